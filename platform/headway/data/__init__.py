@@ -1,0 +1,1 @@
+"""Text → tokenizer → token store → batches, all deterministic, without Ray or MLflow."""

@@ -1,0 +1,61 @@
+"""Which rows each step trains on: a pure function of the seed and the step."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Draw(NamedTuple):
+    """One row of a batch: its index, and the epoch it is drawn in."""
+
+    epoch: int
+    row: int
+
+
+def random_generator(*key: int) -> np.random.Generator:
+    """A generator that depends on the key alone (Philox, Salmon et al. 2011), not on earlier draws."""
+    seed = np.random.SeedSequence(key)
+    return np.random.Generator(np.random.Philox(seed))
+
+
+def derived_seed(*key: int) -> int:
+    """A 32-bit seed for other generators, a function of the key alone."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
+@lru_cache(maxsize=4)
+def epoch_order(seed: int, epoch: int, rows: int) -> np.ndarray:
+    """The order of an epoch: every row once."""
+    return random_generator(seed, epoch).permutation(rows)
+
+
+def draws_of_step(seed: int, step: int, batch_size: int, rows: int) -> list[Draw]:
+    """The rows of global batch number `step`, counted from 0.
+
+    Batches follow one another through the epochs' orders without a gap, so each row is drawn exactly
+    once an epoch, and a batch may span two.
+    """
+    positions = range(step * batch_size, (step + 1) * batch_size)
+    pairs = (divmod(position, rows) for position in positions)
+    return [Draw(epoch, int(epoch_order(seed, epoch, rows)[place])) for epoch, place in pairs]
+
+
+def deal(lengths: np.ndarray, parts: int) -> list[np.ndarray]:
+    """Share places out so that the parts carry about the same number of tokens.
+
+    The longest go first, to and fro: 0, 1, 2, 2, 1, 0, 0, ….
+
+    Args:
+        lengths: int, shape (places,).
+        parts: how many shares.
+
+    Returns:
+        Int64 places of each share, ascending; together each place once.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    turns = np.arange(len(order)) % (2 * parts)
+    owner = np.minimum(turns, 2 * parts - 1 - turns)
+    return [np.sort(order[owner == part]) for part in range(parts)]

@@ -1,0 +1,21 @@
+"""Documents into sentences, the units that next-sentence prediction pairs."""
+
+from __future__ import annotations
+
+import re
+
+_PARAGRAPH = re.compile(r"\n\s*\n|\r\n\s*\r\n")
+# A full stop, question or exclamation mark, closing quotes, white space, and then what can begin a
+# sentence. Not after a single capital ("George W. Bush") or a common title.
+_SENTENCE = re.compile(
+    r"(?<![A-Z]\.)(?<!\bMr\.)(?<!\bMrs\.)(?<!\bDr\.)(?<!\bSt\.)(?<=[.!?])[\"'”’)]*\s+(?=[\"'“‘(]?[A-Z0-9£$€])"
+)
+
+
+def split_sentences(text: str) -> list[str]:
+    """The sentences of a document in order; a blank line ends a sentence, whatever stands before it."""
+    sentences = []
+    for paragraph in _PARAGRAPH.split(text):
+        flat = " ".join(paragraph.split())
+        sentences += [sentence for sentence in _SENTENCE.split(flat) if sentence]
+    return sentences

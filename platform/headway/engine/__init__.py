@@ -1,0 +1,1 @@
+"""How an encoder learns: pure PyTorch and transformers, without Ray, MLflow or YAML."""

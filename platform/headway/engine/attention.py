@@ -1,0 +1,167 @@
+"""Multi-head attention, padded and unpadded, and its registration with transformers.
+
+Scaled dot-product attention and its split into heads follow Vaswani et al. 2017, "Attention Is All
+You Need", sections 3.2.1 and 3.2.2. The projections belong to the caller: here come queries, keys
+and values that are projected already.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from headway.engine.layout import SequenceLayout
+
+ATTENTION_NAME = "headway"
+"""The value of `attn_implementation` under which transformers finds Headway's attention."""
+
+
+def multi_head_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    num_heads: int,
+    dropout: float = 0.0,
+    *,
+    attention_mask: Tensor | None = None,
+    layout: SequenceLayout | None = None,
+    scale: float | None = None,
+    is_causal: bool = False,
+    training: bool = True,
+) -> Tensor:
+    """Attend from every query to the keys of its own sequence, in `num_heads` independent heads.
+
+    Args:
+        query: floating, shape (batch, query_length, embed_dim), or (total_tokens, embed_dim) with `layout`.
+            Without a batch dimension it is one sequence.
+        key: same dtype as `query`, shape (batch, key_length, embed_dim), or (total_tokens, embed_dim).
+        value: same dtype as `query`, shape (batch, key_length, value_dim), or (total_tokens, value_dim).
+        num_heads: heads that `embed_dim` and `value_dim` are split into, each a multiple of it.
+        dropout: probability in [0, 1) of dropping an attention weight; only while `training`.
+        attention_mask: broadcastable to (batch, num_heads, query_length, key_length): boolean with True
+            where attention is allowed, or floating and added to the scores. A mask of shape
+            (batch, key_length) marks the keys that are not padding. Not together with `layout`.
+        layout: where the sequences lie when the tokens of a batch are given unpadded, in one row.
+        scale: factor on the scores; 1/sqrt(head_dim) when None.
+        is_causal: let a query see only keys at its own place or before it. Not together with `layout`.
+        training: whether dropout is applied.
+
+    Returns:
+        Same dtype, shape (batch, query_length, value_dim), or (total_tokens, value_dim) with `layout`.
+
+    Raises:
+        ValueError: shapes that do not fit, a dropout outside [0, 1), or a mask together with a layout.
+    """
+    _check_arguments(query, key, value, num_heads, dropout)
+    dropout = dropout if training else 0.0
+    if layout is None:
+        heads = [_split_heads(tensor, num_heads) for tensor in (query, key, value)]
+        mask = _expand_key_mask(attention_mask)
+        attended = F.scaled_dot_product_attention(
+            *heads, attn_mask=mask, dropout_p=dropout, is_causal=is_causal, scale=scale
+        )
+        return attended.transpose(-3, -2).flatten(-2)
+    if attention_mask is not None or is_causal:
+        raise ValueError("multi_head_attention: a layout says it all; give no attention_mask or is_causal")
+    return _attend_unpadded(query, key, value, num_heads, dropout, layout, scale)
+
+
+def _check_arguments(query: Tensor, key: Tensor, value: Tensor, num_heads: int, dropout: float) -> None:
+    if num_heads < 1 or query.size(-1) % num_heads or value.size(-1) % num_heads:
+        raise ValueError(
+            f"multi_head_attention: widths {query.size(-1)} and {value.size(-1)} "
+            f"do not split into {num_heads} heads"
+        )
+    if query.size(-1) != key.size(-1) or key.shape[:-1] != value.shape[:-1]:
+        raise ValueError(
+            f"multi_head_attention: query {tuple(query.shape)}, key {tuple(key.shape)} "
+            f"and value {tuple(value.shape)} do not fit together"
+        )
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"multi_head_attention: dropout is {dropout}, not in [0, 1)")
+
+
+def _split_heads(tensor: Tensor, num_heads: int) -> Tensor:
+    """(batch, length, width) → (batch, num_heads, length, width / num_heads), without a copy."""
+    return tensor.unflatten(-1, (num_heads, -1)).transpose(-2, -3)
+
+
+def _expand_key_mask(attention_mask: Tensor | None) -> Tensor | None:
+    if attention_mask is None or attention_mask.dim() != 2:
+        return attention_mask
+    return attention_mask.to(torch.bool)[:, None, None, :]
+
+
+def _attend_unpadded(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    num_heads: int,
+    dropout: float,
+    layout: SequenceLayout,
+    scale: float | None,
+) -> Tensor:
+    """Attention over sequences of like length together: little padding, and few, large products."""
+    attended = []
+    for group in layout.groups:
+        heads = [
+            _split_heads(tensor.index_select(0, group.gather).view(*group.shape, -1), num_heads)
+            for tensor in (query, key, value)
+        ]
+        output = F.scaled_dot_product_attention(
+            *heads, attn_mask=group.key_mask, dropout_p=dropout, scale=scale
+        )
+        attended.append(output.transpose(1, 2).flatten(2).flatten(0, 1))
+    return torch.cat(attended).index_select(0, layout.scatter)
+
+
+def headway_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    layout: SequenceLayout | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Run `multi_head_attention` for a transformers layer, which hands its heads over split.
+
+    Args:
+        module: the attention layer that calls.
+        query: floating, shape (batch, num_heads, length, head_dim); `key` and `value` likewise.
+        key: see `query`.
+        value: see `query`.
+        attention_mask: broadcastable to (batch, num_heads, length, length), or None.
+        dropout: probability of dropping a weight; transformers gives 0 outside training.
+        scaling: factor on the scores.
+        layout: present when the batch is one row of unpadded sequences (batch is then 1).
+
+    Returns:
+        The attended values, shape (batch, length, num_heads, head_dim), and None for the weights,
+        which are never formed.
+    """
+    batch, num_heads, length, head_dim = query.shape
+    merged = [tensor.transpose(1, 2).flatten(2) for tensor in (query, key, value)]
+    if layout is not None:
+        merged = [tensor.squeeze(0) for tensor in merged]
+    attended = multi_head_attention(
+        *merged,
+        num_heads,
+        dropout,
+        attention_mask=attention_mask,
+        layout=layout,
+        scale=scaling,
+        is_causal=bool(getattr(module, "is_causal", False)) and attention_mask is None and layout is None,
+    )
+    return attended.view(batch, length, num_heads, head_dim), None
+
+
+AttentionInterface.register(ATTENTION_NAME, headway_attention)
+AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
