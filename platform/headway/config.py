@@ -212,17 +212,16 @@ class ServeConfig(Config):
     replicas: Annotated[tuple[Positive, Positive], BeforeValidator(_one_or_range)] = (1, 4)
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
-    max_length: Annotated[int, Field(ge=8, le=8192)] = 128
     max_batch_tokens: Positive = Field(8192, description="tokens a replica computes at once")
     demo_texts: Annotated[int, Field(ge=0)] = Field(0, description="held-out texts to ask once it is up")
-    task: ClassificationTask | None = Field(None, description="where the demo texts come from")
+    demo_source: SourceConfig | None = Field(None, description="where the demo texts come from")
 
     @model_validator(mode="after")
     def _consistent(self) -> ServeConfig:
         if self.replicas[0] > self.replicas[1]:
             raise ValueError(f"replicas [{self.replicas[0]}, {self.replicas[1]}] should be [least, most]")
-        if self.demo_texts and self.task is None:
-            raise ValueError("demo_texts needs a task to take the texts from")
+        if self.demo_texts and self.demo_source is None:
+            raise ValueError("demo_texts needs a demo_source to take the texts from")
         return self
 
 

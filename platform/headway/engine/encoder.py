@@ -102,7 +102,9 @@ def load_classifier(folder: Path, labels: list[str], *, random_weights: bool, se
 
 def _from_folder(auto_class: Any, folder: Path, **settings: Any) -> Any:
     if not (folder / "config.json").is_file():
-        raise ConfigError(f"model: {str(folder)!r} is not a folder with a transformers model (no config.json)")
+        raise ConfigError(
+            f"model: {str(folder)!r} is not a folder with a transformers model (no config.json)"
+        )
     try:
         return auto_class.from_pretrained(folder, local_files_only=True, **settings)
     except (OSError, ValueError, KeyError) as error:

@@ -42,7 +42,12 @@ class Meter:
 
 
 class Trainer:
-    """Minimises an objective over batches, for a number of steps, from where a saved state left off."""
+    """Minimises an objective over batches, for a number of steps, from where a saved state left off.
+
+    Attributes:
+        start_step: steps that the saved state had behind it; 0 when there was none.
+        total_steps: steps of the whole run.
+    """
 
     def __init__(
         self,
@@ -66,6 +71,7 @@ class Trainer:
         self.dtype = compute_dtype(config.precision, self.worker.device)
         self.optimizer = build_optimizer(self.objective, config.optimizer)
         self.schedule = build_schedule(self.optimizer, config.schedule, self.total_steps)
+        self.start_step = self._resume()
         self.replica = self.worker.replicate(self.objective)
 
     def run(self) -> None:
@@ -74,7 +80,7 @@ class Trainer:
         Raises:
             TrainingError: a gradient that is not finite.
         """
-        step = self._resume()
+        step = self.start_step
         if step == 0:
             self.report(0, self.evaluate())
         meter = Meter()

@@ -1,0 +1,47 @@
+"""From raw text to a served encoder, on Ray.
+
+Importing this package loads nothing heavy: each name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headway.api import finetune, pretrain, run, serve, sweep
+    from headway.config import ConfigError
+    from headway.engine.attention import multi_head_attention
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConfigError",
+    "__version__",
+    "finetune",
+    "multi_head_attention",
+    "pretrain",
+    "run",
+    "serve",
+    "sweep",
+]
+
+_HOMES = {
+    "ConfigError": "headway.config",
+    "finetune": "headway.api",
+    "multi_head_attention": "headway.engine.attention",
+    "pretrain": "headway.api",
+    "run": "headway.api",
+    "serve": "headway.api",
+    "sweep": "headway.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'headway' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,109 @@
+"""What a person sees while Headway works: live on a terminal, one plain line at a time elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+_LINE_EVERY_SECONDS = 5.0
+
+
+class Display:
+    """Writes to standard output; `quiet` writes nothing."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        # Elsewhere than on a terminal rich would wrap at 80 columns and break lines that tools read.
+        width = None if sys.stdout.isatty() else 200
+        self.console = Console(quiet=quiet, highlight=False, width=width, soft_wrap=width is not None)
+        self._live: Live | None = None
+        self._last_line = 0.0
+
+    @staticmethod
+    def now() -> float:
+        """The clock that `training` reckons the time left with."""
+        return time.monotonic()
+
+    def line(self, text: str, style: str = "") -> None:
+        """A line that stays."""
+        self.console.print(Text(text, style=style))
+
+    def step(self, name: str, text: str) -> None:
+        """A line about a step of a pipeline."""
+        self.console.print(Text.assemble((f"{name:<10}", "bold cyan"), text))
+
+    def training(
+        self, name: str, step: int, total: int, metrics: Mapping[str, float], started: float
+    ) -> None:
+        """How far training has come; overwritten on a terminal, a line every few seconds elsewhere."""
+        text = Text.assemble((f"{name:<10}", "bold cyan"), _training_line(step, total, metrics, started))
+        now = time.monotonic()
+        if self.console.is_terminal:
+            self._show(text)
+        elif now - self._last_line > _LINE_EVERY_SECONDS or step == total:
+            self._last_line = now
+            self.console.print(text)
+
+    def live_table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """A table that is drawn anew with each call on a terminal; elsewhere nothing until `table`."""
+        if self.console.is_terminal:
+            self._show(_table(title, columns, rows))
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """A table that stays."""
+        self.settle()
+        self.console.print(_table(title, columns, rows))
+
+    def settle(self) -> None:
+        """Leave the last live view on the screen and go on below it."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _show(self, renderable: Any) -> None:
+        if self._live is None:
+            self._live = Live(console=self.console, refresh_per_second=8)
+            self._live.start()
+        self._live.update(renderable)
+
+
+def _training_line(step: int, total: int, metrics: Mapping[str, float], started: float) -> str:
+    parts = [f"step {step}/{total}"]
+    parts += [
+        f"{name.removesuffix('_loss')} loss {value:.3f}"
+        for name, value in metrics.items()
+        if name.endswith("_loss") and not name.startswith("validation")
+    ]
+    if "validation_loss" in metrics:
+        parts.append(f"validation loss {metrics['validation_loss']:.3f}")
+    if "tokens_per_second" in metrics:
+        parts.append(f"{metrics['tokens_per_second']:,.0f} tokens/s")
+    if 0 < step < total:
+        parts.append(f"{duration((time.monotonic() - started) / step * (total - step))} left")
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 42 s, 3 min 05 s, 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold", title_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row))
+    return table

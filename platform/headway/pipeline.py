@@ -1,0 +1,220 @@
+"""Order, cache, resume and report of a pipeline's steps.
+
+A step is a pure function of its settings, of the steps it refers to and of the files it reads. A digest
+of these names its folder, `runs/<pipeline>/<step>/<digest>`; `result.json` there is written last, so a
+folder with it is finished and one without it is gone on with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import headway
+from headway.config import Config, ConfigError, PipelineConfig, SourceConfig
+from headway.config_files import check_pipeline, step_config
+from headway.data.atomic import write_atomically
+from headway.data.sources import fingerprint
+from headway.display import Display, duration
+from headway.steps.context import Context, StepResult
+from headway.tracking import Tracking
+
+_REFERENCE = re.compile(r"^\$\{([^.}]+)(?:\.([^}]+))?\}$")
+_NEVER_CACHED = {"serve"}
+
+
+@dataclass(frozen=True)
+class FinishedStep:
+    """A step that is done: its digest, what it left, how long it took now, and whether it had to run."""
+
+    digest: str
+    result: StepResult
+    seconds: float
+    cached: bool
+
+
+def run_pipeline(
+    config: PipelineConfig,
+    root: Path,
+    display: Display,
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Run what is not done yet, step by step in the order written.
+
+    Args:
+        config: the pipeline.
+        root: folder of everything that is made, `runs/`.
+        display: the screen.
+        address: of a Ray cluster; None for `RAY_ADDRESS`, or a local one.
+
+    Returns:
+        The summary, also written to `<root>/<name>/summary.json`.
+
+    Raises:
+        ConfigError: a mistake in the settings; nothing has run and nothing is written.
+    """
+    check_pipeline(config)
+    check_references(config)
+    check_sources(config)
+    tracking = Tracking.at(root)
+    finished: dict[str, FinishedStep] = {}
+    for name, settings in config.steps.items():
+        context = Context(
+            experiment=config.name,
+            step=name,
+            root=root,
+            folder=root / config.name / name,
+            tracking=tracking,
+            display=display,
+            address=address,
+        )
+        finished[name] = _run_step(settings, context, finished)
+    summary = _summary(config, finished)
+    write_atomically(root / config.name / "summary.json", json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def step_function(verb: str) -> Callable[[Any, Context], StepResult]:
+    """The function behind a verb, imported when needed: some bring Ray or a web server with them."""
+    function: Callable[[Any, Context], StepResult] = getattr(
+        importlib.import_module(f"headway.steps.{verb}"), f"run_{verb}"
+    )
+    return function
+
+
+def _run_step(settings: dict[str, Any], context: Context, finished: dict[str, FinishedStep]) -> FinishedStep:
+    started = time.monotonic()
+    verb = settings["use"]
+    digest = _digest(settings, finished)
+    folder = context.folder / digest
+    result = None if verb in _NEVER_CACHED else _cached_result(folder, context.tracking)
+    if result is not None:
+        context.display.step(context.step, f"cached: {result.headline}")
+        return FinishedStep(digest, result, time.monotonic() - started, cached=True)
+    config = step_config(context.step, _resolve(settings, finished))
+    context.display.step(context.step, f"{verb} …")
+    folder.mkdir(parents=True, exist_ok=True)
+    result = step_function(verb)(config, _in_folder(context, folder))
+    write_atomically(folder / "result.json", json.dumps(asdict(result), indent=2))
+    seconds = time.monotonic() - started
+    context.display.step(context.step, f"{result.headline}  ({duration(seconds)})")
+    return FinishedStep(digest, result, seconds, cached=False)
+
+
+def _in_folder(context: Context, folder: Path) -> Context:
+    return Context(**(vars(context) | {"folder": folder}))
+
+
+def _cached_result(folder: Path, tracking: Tracking) -> StepResult | None:
+    """What a finished step left, if what it made is still there."""
+    path = folder / "result.json"
+    if not path.exists():
+        return None
+    result = StepResult(**json.loads(path.read_text(encoding="utf-8")))
+    if result.output.startswith("models:/"):
+        try:
+            tracking.registered_version(result.output)
+        except ConfigError:
+            return None
+        return result
+    return result if Path(result.output).exists() else None
+
+
+def _digest(settings: dict[str, Any], finished: dict[str, FinishedStep]) -> str:
+    """Digest of all that a step's result depends on."""
+
+    def by_content(value: str) -> str:
+        match = _REFERENCE.match(value)
+        return f"${{{finished[match[1]].digest}.{match[2]}}}" if match else value
+
+    config = step_config("step", settings)
+    parts = [
+        headway.__version__,
+        json.dumps(_map_text(settings, by_content), sort_keys=True),
+        *(fingerprint(source) for source in _sources(config)),
+    ]
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
+
+
+def _resolve(settings: dict[str, Any], finished: dict[str, FinishedStep]) -> dict[str, Any]:
+    """Settings with every `${step}` and `${step.name}` replaced by what it stands for."""
+
+    def by_value(value: str) -> str:
+        match = _REFERENCE.match(value)
+        if not match:
+            return value
+        result = finished[match[1]].result
+        if match[2] is None:
+            return result.output
+        if match[2] not in result.outputs:
+            known = ", ".join(result.outputs) or "none"
+            raise ConfigError(f"{value}: step {match[1]!r} has no output {match[2]!r}; it has: {known}")
+        return result.outputs[match[2]]
+
+    resolved: dict[str, Any] = _map_text(settings, by_value)
+    return resolved
+
+
+def check_references(config: PipelineConfig) -> None:
+    """Refuse a reference to a step that is not there or comes later."""
+    before: list[str] = []
+    for name, settings in config.steps.items():
+        for text in _texts(settings):
+            match = _REFERENCE.match(text)
+            if match and match[1] not in before:
+                known = ", ".join(before) or "none"
+                raise ConfigError(f"{name}: {text} names no earlier step; earlier steps: {known}")
+        before.append(name)
+
+
+def check_sources(config: PipelineConfig) -> None:
+    """Refuse a source that is missing before anything is computed."""
+    for name, settings in config.steps.items():
+        for source in _sources(step_config(name, settings)):
+            try:
+                fingerprint(source)
+            except ConfigError as error:
+                raise ConfigError(f"{name}.{error}") from error
+
+
+def _sources(config: Config) -> Iterator[SourceConfig]:
+    if isinstance(config, SourceConfig):
+        yield config
+    for value in vars(config).values():
+        if isinstance(value, Config):
+            yield from _sources(value)
+
+
+def _map_text(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _map_text(item, change) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_map_text(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value
+
+
+def _summary(config: PipelineConfig, finished: dict[str, FinishedStep]) -> dict[str, Any]:
+    steps = {name: step.result.summary for name, step in finished.items()}
+    return {
+        "name": config.name,
+        "headway_version": headway.__version__,
+        **steps,
+        "wall_seconds": {name: round(step.seconds, 2) for name, step in finished.items()},
+        "cached": [name for name, step in finished.items() if step.cached],
+        "outputs": {name: step.result.output for name, step in finished.items()},
+    }

@@ -1,0 +1,1 @@
+"""Trained encoders behind HTTP, on Ray Serve."""

@@ -1,0 +1,80 @@
+"""A trained classifier in memory: texts in, class probabilities out, no padding computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from transformers import AutoConfig
+
+from headway.data.batches import Batch, LabelledBatches, collate
+from headway.data.sampling import Draw
+from headway.data.tokenizer import load_tokenizer, tokenize
+from headway.engine.device import compute_dtype, default_device, precision_context
+from headway.engine.encoder import load_classifier
+from headway.engine.objectives import ClassificationObjective
+
+
+class Prediction(NamedTuple):
+    """The winning class of a text, its probability, and those of all classes."""
+
+    label: str
+    score: float
+    scores: dict[str, float]
+
+
+class Classifier:
+    """Loads a classifier folder once and classifies lists of texts."""
+
+    def __init__(self, folder: Path, max_batch_tokens: int = 8192) -> None:
+        self.labels = list(AutoConfig.from_pretrained(folder, local_files_only=True).id2label.values())
+        self.tokenizer = load_tokenizer(folder)
+        model = load_classifier(folder, self.labels, random_weights=False, seed=0)
+        self.max_length = int(min(self.tokenizer.model_max_length, model.config.max_position_embeddings))
+        self.max_batch_tokens = max_batch_tokens
+        self.device = default_device()
+        self.objective = ClassificationObjective(model).to(self.device).eval()
+        self.dtype = compute_dtype("auto", self.device)
+
+    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+        """Classify texts of any length; what lies beyond the model's longest input is cut off."""
+        if not texts:
+            return []
+        rows = LabelledBatches(
+            tokenize(self.tokenizer, texts),
+            np.zeros(len(texts), np.int64),
+            self.tokenizer,
+            max_length=self.max_length,
+            batch_size=1,
+            seed=0,
+        )
+        probabilities = np.empty((len(texts), len(self.labels)), dtype=np.float32)
+        for batch in self._packed(rows):
+            probabilities[batch.row_ids.numpy()] = self._probabilities(batch)
+        return [self._prediction(row) for row in probabilities]
+
+    def _packed(self, rows: LabelledBatches) -> Iterator[Batch]:
+        """Batches of at most `max_batch_tokens` tokens, like lengths together."""
+        waiting: list[int] = []
+        tokens = 0
+        for row in np.argsort(rows.lengths, kind="stable"):
+            length = int(rows.lengths[row]) + 2
+            if waiting and tokens + length > self.max_batch_tokens:
+                yield collate([rows.sequence(Draw(0, place)) for place in waiting])
+                waiting, tokens = [], 0
+            waiting.append(int(row))
+            tokens += length
+        yield collate([rows.sequence(Draw(0, place)) for place in waiting])
+
+    def _probabilities(self, batch: Batch) -> np.ndarray:
+        with torch.inference_mode(), precision_context(self.dtype, self.device):
+            logits = self.objective.logits(batch.to(self.device))
+        return logits.float().softmax(-1).cpu().numpy()
+
+    def _prediction(self, row: np.ndarray) -> Prediction:
+        best = int(row.argmax())
+        scores = {label: float(score) for label, score in zip(self.labels, row, strict=True)}
+        return Prediction(self.labels[best], float(row[best]), scores)

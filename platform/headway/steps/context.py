@@ -1,0 +1,55 @@
+"""What a step is given besides its settings, and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from headway.display import Display
+from headway.tracking import Tracking
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a step works.
+
+    Attributes:
+        experiment: the pipeline's name, and that of its MLflow experiment.
+        step: the step's name in the pipeline.
+        root: folder of everything Headway makes: `runs/`.
+        folder: where this step puts what it makes; exists, and may hold what an unfinished run left.
+        tracking: MLflow.
+        display: the screen.
+        address: of the Ray cluster; None for what `RAY_ADDRESS` names, or a local one.
+    """
+
+    experiment: str
+    step: str
+    root: Path
+    folder: Path
+    tracking: Tracking
+    display: Display
+    address: str | None = None
+
+    @property
+    def stores(self) -> Path:
+        """Folder of prepared corpora and tasks, shared by all pipelines under `root`."""
+        return self.root / "stores"
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a finished step leaves; kept as JSON, so that it need not run again.
+
+    Attributes:
+        output: what `${step}` stands for in later steps: a folder or a model's address.
+        headline: its result in one line.
+        outputs: what `${step.name}` stands for.
+        summary: its figures, for `summary.json`.
+    """
+
+    output: str
+    headline: str
+    outputs: dict[str, str] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,20 @@
+"""The step `corpus`: text → tokenizer → token store."""
+
+from __future__ import annotations
+
+from headway.config import CorpusConfig
+from headway.data.corpus import prepare_corpus, read_splits
+from headway.steps.context import Context, StepResult
+
+
+def run_corpus(config: CorpusConfig, context: Context) -> StepResult:
+    """Read, split, tokenise and store a corpus; found again if its content was stored before."""
+    train, held_out, duplicates = read_splits(config)
+    corpus = prepare_corpus(train, held_out, config, context.stores / "corpora", duplicates)
+    facts = corpus.facts
+    headline = (
+        f"{facts['documents']['train']:,} documents to train on, {facts['documents']['validation']:,} held "
+        f"out, {facts['documents']['duplicates']:,} duplicates dropped; {facts['tokens']['train']:,} tokens, "
+        f"vocabulary {facts['vocab_size']:,}"
+    )
+    return StepResult(str(corpus.folder), headline, summary=facts)

@@ -1,0 +1,83 @@
+"""The step `serve`: a classifier behind HTTP on Ray Serve, asked a few held-out texts over the wire."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import httpx
+
+from headway import cluster
+from headway.config import ServeConfig
+from headway.data.sources import Document, read_documents
+from headway.data.splitting import drop_duplicates, split_documents
+from headway.serving.deploy import check_port, deploy
+from headway.steps.context import Context, StepResult
+from headway.steps.models import model_folder
+
+_SHOWN = 5
+
+
+def run_serve(config: ServeConfig, context: Context) -> StepResult:
+    """Deploy the model and wait until it answers; it stays up until the caller disconnects from Ray.
+
+    Raises:
+        ConfigError: no such model, or the port is taken.
+    """
+    check_port(config.host, config.port)
+    folder = model_folder(config.model, context.tracking)
+    name, version = config.model, "local"
+    if config.model.startswith("models:/"):
+        name, version = context.tracking.registered_version(config.model)
+    started = time.monotonic()
+    cluster.connect(context.address, context.tracking.uri)
+    cores = max(1, cluster.available_cpus() // config.replicas[0])
+    url = deploy(config, folder, name, version, cores)
+    ready = time.monotonic() - started
+    summary: dict[str, Any] = {
+        "url": url,
+        "model": name,
+        "version": version,
+        "ready_seconds": round(ready, 2),
+    }
+    summary |= _ask(config, url, context)
+    asked = f"; {summary['requests']} requests, {summary['failed']} failed" if summary["requests"] else ""
+    headline = f"{name} version {version} at {url}, ready after {ready:.1f} s{asked}"
+    return StepResult(url, headline, summary=summary)
+
+
+def _ask(config: ServeConfig, url: str, context: Context) -> dict[str, Any]:
+    """Send held-out texts one by one, show the first answers, and count."""
+    documents = _held_out(config)
+    rows, latencies, failed, right = [], [], 0, 0
+    with httpx.Client(base_url=url, timeout=30.0, trust_env=False) as client:
+        for document in documents:
+            started = time.perf_counter()
+            try:
+                response = client.post("/v1/classify", json={"input": document.text})
+                response.raise_for_status()
+            except httpx.HTTPError:
+                failed += 1
+                continue
+            latencies.append(time.perf_counter() - started)
+            answer = response.json()["data"][0]
+            right += answer["label"] == document.label
+            rows.append((_opening(document.text), document.label or "", answer["label"], answer["score"]))
+    if rows:
+        context.display.table("Held-out texts over HTTP", ["text", "true", "answer", "score"], rows[:_SHOWN])
+    median = sorted(latencies)[len(latencies) // 2] * 1000 if latencies else None
+    return {"requests": len(documents), "failed": failed, "right": right, "median_latency_ms": median}
+
+
+def _held_out(config: ServeConfig) -> list[Document]:
+    if config.demo_source is None or not config.demo_texts:
+        return []
+    documents = drop_duplicates(read_documents(config.demo_source))
+    held_out = split_documents(documents, config.demo_source.held_out)[1]
+    # Sources are read class by class; every so many-th text shows them all.
+    return held_out[:: max(1, len(held_out) // config.demo_texts)][: config.demo_texts]
+
+
+def _opening(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= 48 else flat[:47] + "…"

@@ -1,0 +1,280 @@
+"""Runs, metrics and models in MLflow. The only file that imports it, and only when first used.
+
+Every address is explicit: nothing here reads or changes MLflow's global state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from headway.config import ConfigError
+
+_QUIET = {
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # Otherwise a lock file of the user's own project, in the working folder, travels into the model.
+    "MLFLOW_UV_AUTO_DETECT": "false",
+    "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
+}
+_WEIGHTS = "artifacts/weights"
+_MOST_METRICS_A_CALL = 900
+
+
+def tracking_uri(root: Path) -> str:
+    """`MLFLOW_TRACKING_URI` where set, otherwise a SQLite file under `root`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve()}/mlflow.db"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One MLflow run; `close` it with a status."""
+
+    client: Any
+    run_id: str
+
+    def log_metrics(self, rows: list[tuple[int, Mapping[str, float]]]) -> None:
+        """Log metrics of several steps, given as (step, name → value), in few calls."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        flat = [Metric(name, value, now, step) for step, metrics in rows for name, value in metrics.items()]
+        for start in range(0, len(flat), _MOST_METRICS_A_CALL):
+            self.client.log_batch(self.run_id, metrics=flat[start : start + _MOST_METRICS_A_CALL])
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log settings; nested ones under dotted names."""
+        from mlflow.entities import Param
+
+        flat = [Param(name, str(value)[:6000]) for name, value in _flatten(params)]
+        for start in range(0, len(flat), 100):
+            self.client.log_batch(self.run_id, params=flat[start : start + 100])
+
+    def log_dict(self, value: Mapping[str, Any], name: str) -> None:
+        """Log a JSON artifact."""
+        self.client.log_dict(self.run_id, dict(value), name)
+
+    def close(self, status: str = "FINISHED") -> None:
+        """End the run: FINISHED, FAILED or KILLED."""
+        self.client.set_terminated(self.run_id, status)
+
+
+def _flatten(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """An MLflow server or database, and where its artifacts go if it is a local one.
+
+    Attributes:
+        uri: tracking and registry address.
+        root: folder of the embedded default's files.
+    """
+
+    uri: str
+    root: Path
+
+    @classmethod
+    def at(cls, root: Path) -> Tracking:
+        """What the environment names, or the embedded default under `root`."""
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
+        return cls(tracking_uri(root), root)
+
+    @cached_property
+    def client(self) -> Any:
+        """The MLflow client.
+
+        Raises:
+            ConfigError: nothing answers at the address.
+        """
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        try:
+            with self._creation_lock():
+                return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        except MlflowException as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"MLFLOW_TRACKING_URI: {self.uri!r} cannot be used: {reason}") from error
+
+    @contextlib.contextmanager
+    def _creation_lock(self) -> Iterator[None]:
+        """Two processes that create the same SQLite file at once would both fail."""
+        if not self.uri.startswith("sqlite:"):
+            yield
+            return
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".mlflow.lock").open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield
+
+    def start_run(
+        self, experiment: str, name: str, params: Mapping[str, Any] | None = None, parent: Run | None = None
+    ) -> Run:
+        """A new run in an experiment (made if missing), a child of `parent` if given."""
+        tags = {"mlflow.source.name": "headway"}
+        if parent is not None:
+            tags["mlflow.parentRunId"] = parent.run_id
+        created = self.client.create_run(self._experiment_id(experiment), run_name=name, tags=tags)
+        run = Run(self.client, created.info.run_id)
+        if params:
+            run.log_params(params)
+        return run
+
+    def check(self) -> None:
+        """Refuse an address where nothing answers, with a `ConfigError`."""
+        self._experiment_id("headway doctor")
+
+    @contextlib.contextmanager
+    def run(self, experiment: str, name: str, params: Mapping[str, Any] | None = None) -> Iterator[Run]:
+        """A run that ends with the block: FINISHED, or FAILED if the block raises."""
+        run = self.start_run(experiment, name, params)
+        try:
+            yield run
+        except BaseException:
+            run.close("FAILED")
+            raise
+        run.close()
+
+    def _experiment_id(self, name: str) -> str:
+        from mlflow.exceptions import MlflowException
+
+        location = None
+        if self.uri.startswith("sqlite:"):
+            location = (self.root / "artifacts").resolve().as_uri()
+        try:
+            found = self.client.get_experiment_by_name(name)
+            return found.experiment_id if found else self.client.create_experiment(name, location)
+        except MlflowException as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"MLFLOW_TRACKING_URI: {self.uri!r} cannot be used: {reason}") from error
+
+    def register_classifier(
+        self, run: Run, experiment: str, weights: Path, name: str, alias: str, example: str, max_length: int
+    ) -> int:
+        """Register a classifier folder as an MLflow pyfunc model without any pickle.
+
+        Args:
+            run: the run it belongs to.
+            experiment: that run's experiment.
+            weights: a folder of transformers' `save_pretrained`, with the tokenizer.
+            name: in the registry.
+            alias: that shall point to the new version.
+            example: a text, stored as the input example.
+            max_length: tokens a text is cut at.
+
+        Returns:
+            The version's number.
+        """
+        from mlflow.entities import LoggedModelOutput
+
+        logged = self.client.create_logged_model(
+            self._experiment_id(experiment), name=name, source_run_id=run.run_id, model_type="classifier"
+        )
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                _save_pyfunc(Path(folder) / "model", logged, run.run_id, weights, example, max_length)
+                self.client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
+        except BaseException:
+            self.client.finalize_logged_model(logged.model_id, "FAILED")
+            raise
+        self.client.finalize_logged_model(logged.model_id, "READY")
+        self.client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        self._ensure_registered(name)
+        version = self.client.create_model_version(
+            name, source=logged.artifact_location, run_id=run.run_id, model_id=logged.model_id
+        )
+        self.client.set_registered_model_alias(name, alias, version.version)
+        return int(version.version)
+
+    def _ensure_registered(self, name: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def registered_version(self, model_uri: str) -> tuple[str, str]:
+        """Name and version that `models:/name@alias` or `models:/name/version` stands for.
+
+        Raises:
+            ConfigError: no such model, alias or version.
+        """
+        from mlflow.exceptions import MlflowException
+
+        name, separator, rest = model_uri.removeprefix("models:/").partition("@")
+        if not separator:
+            name, _, rest = name.partition("/")
+        if not name or not rest:
+            raise ConfigError(f"model: {model_uri!r}; write models:/name@alias or models:/name/version")
+        try:
+            get = self.client.get_model_version_by_alias if separator else self.client.get_model_version
+            return name, str(get(name, rest).version)
+        except MlflowException as error:
+            raise ConfigError(f"model: {model_uri!r} is not in the registry at {self.uri}") from error
+
+    def download_weights(self, model_uri: str) -> Path:
+        """A local folder with the transformers files of a registered model; not to be written to."""
+        import mlflow
+
+        name, version = self.registered_version(model_uri)
+        source = self.client.get_model_version_download_uri(name, version)
+        return Path(
+            mlflow.artifacts.download_artifacts(artifact_uri=f"{source}/{_WEIGHTS}", tracking_uri=self.uri)
+        )
+
+
+def _save_pyfunc(
+    target: Path, logged: Any, run_id: str, weights: Path, example: str, max_length: int
+) -> None:
+    import mlflow
+    import pandas
+    import torch
+    import transformers
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    signature = ModelSignature(
+        inputs=Schema([ColSpec("string", "text")]),
+        outputs=Schema([ColSpec("string", "label"), ColSpec("double", "score")]),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        # MLflow keeps the folder's own name; a link gives it a fixed one.
+        link = Path(folder) / "weights"
+        link.symlink_to(weights.resolve())
+        mlflow.pyfunc.save_model(
+            target,
+            python_model=str(Path(__file__).parent / "serving" / "pyfunc_classifier.py"),
+            artifacts={"weights": str(link)},
+            signature=signature,
+            input_example=pandas.DataFrame({"text": [example]}),
+            pip_requirements=[
+                f"mlflow=={mlflow.__version__}",
+                f"torch=={torch.__version__.partition('+')[0]}",
+                f"transformers=={transformers.__version__}",
+            ],
+            model_config={"max_length": max_length},
+            mlflow_model=Model(
+                artifact_path=logged.artifact_location,
+                run_id=run_id,
+                model_uuid=logged.model_id,
+                model_id=logged.model_id,
+            ),
+        )
