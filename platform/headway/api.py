@@ -10,7 +10,6 @@ result.validation_loss, result.model
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -260,8 +259,9 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _trained(result: StepResult) -> TrainedModel:
-    loss = result.summary.get("validation_loss_end", result.summary.get("validation_loss"))
-    return TrainedModel(Path(result.output), float(loss), result.summary)
+    summary = result.summary
+    loss = summary["validation_loss_end"] if "validation_loss_end" in summary else summary["validation_loss"]
+    return TrainedModel(Path(result.output), loss, summary)
 
 
 def _pretrain_config(
@@ -335,6 +335,6 @@ def _reference(model: Any) -> str:
 
 def _plain(settings: Any) -> Any:
     """Typed settings as a mapping of those that were set; anything else as it is."""
-    return (
-        json.loads(settings.model_dump_json(exclude_unset=True)) if isinstance(settings, Config) else settings
-    )
+    if isinstance(settings, Config):
+        return settings.model_dump(mode="json", exclude_unset=True)
+    return settings

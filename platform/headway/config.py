@@ -86,7 +86,7 @@ class ScheduleConfig(Config):
     """The course of the learning rate."""
 
     name: Literal["linear", "cosine", "constant"] = "linear"
-    warmup: Fraction = Field(0.1, description="share of all steps")
+    warmup: Fraction = Field(default=0.1, description="share of all steps")
 
 
 class TrainingConfig(Config):

@@ -88,9 +88,7 @@ def _truncate_pair(
     half = budget // 2
     room_a = max(half, budget - len(segment_b))
     room_b = max(budget - half, budget - len(segment_a))
-    return _shorten(segment_a, room_a, rng), _shorten(
-        segment_b, min(room_b, budget - min(room_a, len(segment_a))), rng
-    )
+    return _shorten(segment_a, room_a, rng), _shorten(segment_b, room_b, rng)
 
 
 def _shorten(segment: np.ndarray, room: int, rng: np.random.Generator) -> np.ndarray:

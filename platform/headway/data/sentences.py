@@ -8,7 +8,8 @@ _PARAGRAPH = re.compile(r"\n\s*\n|\r\n\s*\r\n")
 # A full stop, question or exclamation mark, closing quotes, white space, and then what can begin a
 # sentence. Not after a single capital ("George W. Bush") or a common title.
 _SENTENCE = re.compile(
-    r"(?<![A-Z]\.)(?<!\bMr\.)(?<!\bMrs\.)(?<!\bDr\.)(?<!\bSt\.)(?<=[.!?])[\"'”’)]*\s+(?=[\"'“‘(]?[A-Z0-9£$€])"
+    r"(?<![A-Z]\.)(?<!\bMr\.)(?<!\bMrs\.)(?<!\bDr\.)(?<!\bSt\.)(?<=[.!?])"
+    r"[\"'\u201d\u2019)]*\s+(?=[\"'\u201c\u2018(]?[A-Z0-9£$€])"
 )
 
 

@@ -195,7 +195,7 @@ def documents_of_dataset(
     """Documents of a `datasets.Dataset`; class numbers become their names."""
     feature = dataset.features.get(label_column) if label_column else None
     for number, row in enumerate(dataset, start=1):
-        if hasattr(feature, "int2str") and row[label_column] is not None:
+        if feature is not None and hasattr(feature, "int2str") and row[label_column] is not None:
             row = row | {label_column: feature.int2str(row[label_column])}
         yield _document_of_row(row, text_column, label_column, f"{origin}, row {number}")
 

@@ -148,7 +148,7 @@ def encode_unpadded(
     return output.last_hidden_state[0]
 
 
-def pool_first_tokens(encoder: nn.Module, hidden_states: Tensor, layout: SequenceLayout) -> Tensor:
+def pool_first_tokens(encoder: Any, hidden_states: Tensor, layout: SequenceLayout) -> Tensor:
     """The encoder's pooler on the [CLS] of each sequence.
 
     Args:

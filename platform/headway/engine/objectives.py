@@ -23,20 +23,25 @@ class Term(NamedTuple):
 
     Attributes:
         total: float32 scalar, the loss summed over its predictions.
-        count: int64 scalar, how many predictions there are.
-        correct: int64 scalar, how many of them are right.
+        predictions: int64 scalar, how many predictions there are.
+        correct: int64 scalar, how many of them are right; not counted while training, where it is 0.
     """
 
     total: Tensor
-    count: Tensor
+    predictions: Tensor
     correct: Tensor
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Term:
     """Sum of cross-entropies; logits of shape (predictions, classes), labels int64 (predictions,)."""
     total = F.cross_entropy(logits.float(), labels, reduction="sum")
-    correct = (logits.detach().argmax(-1) == labels).sum()
+    # The search for the largest of many logits would cost as much as a layer in each training step.
+    correct = labels.new_zeros(()) if torch.is_grad_enabled() else _hits(logits, labels)
     return Term(total, torch.tensor(len(labels), device=labels.device), correct)
+
+
+def _hits(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits.argmax(-1) == labels).sum()
 
 
 class PretrainingObjective(nn.Module):

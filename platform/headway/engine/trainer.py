@@ -36,9 +36,9 @@ class Meter:
     losses: dict[str, float] = field(default_factory=dict)
     tokens: int = 0
     steps: int = 0
+    seconds: float = 0.0
     gradient_norm: float = 0.0
     learning_rate: float = 0.0
-    since: float = field(default_factory=time.perf_counter)
 
 
 class Trainer:
@@ -85,7 +85,9 @@ class Trainer:
             self.report(0, self.evaluate())
         meter = Meter()
         while step < self.total_steps:
+            started = time.perf_counter()
             self._train_step(step, meter)
+            meter.seconds += time.perf_counter() - started
             step += 1
             metrics: Metrics = {}
             if step % self.config.log_every == 0 or step in (1, self.total_steps):
@@ -93,12 +95,10 @@ class Trainer:
                 meter = Meter()
             if self._is_due(step, self.config.evaluate_every, 10):
                 metrics |= self.evaluate()
-                meter.since = time.perf_counter()
             if metrics:
                 self.report(step, metrics)
             if self._is_due(step, self.config.checkpoint_every, 5):
                 self._save(step)
-                meter.since = time.perf_counter()
 
     def evaluate(self) -> Metrics:
         """Mean losses and accuracies over the validation rows; nothing where there are none."""
@@ -167,7 +167,6 @@ class Trainer:
 
     def _drain(self, meter: Meter) -> Metrics:
         """What the meter gathered, over all workers; a loss is the mean over the steps measured."""
-        seconds = time.perf_counter() - meter.since
         names = sorted(meter.losses)
         row = torch.tensor([*(meter.losses[name] for name in names), meter.tokens], dtype=torch.float64)
         *losses, tokens = self.worker.sum(row.to(self.worker.device)).tolist()
@@ -175,7 +174,7 @@ class Trainer:
         return metrics | {
             "gradient_norm": meter.gradient_norm,
             "learning_rate": meter.learning_rate,
-            "tokens_per_second": tokens / seconds,
+            "tokens_per_second": tokens / meter.seconds,
         }
 
     def _is_due(self, step: int, every: int | None, times: int) -> bool:

@@ -49,7 +49,7 @@ def deploy(config: ServeConfig, folder: Path, name: str, version: str, cores: in
     quiet = {"log_level": "ERROR", "enable_access_log": False}
     serve.start(http_options={"host": config.host, "port": config.port}, logging_config=quiet)
     least, most = config.replicas
-    application = EncoderApp.options(
+    application = EncoderApp.options(  # type: ignore[attr-defined]
         # A replica shares the cores with the others; asking for a whole one would keep all but the
         # first few from ever starting on a small machine.
         ray_actor_options={"num_cpus": 0},

@@ -98,13 +98,9 @@ def _few_labels(
     seeds = range(config.seeds)
     base = _job(encoder, task, config.finetune)
     jobs = [
-        replace(
-            base,
-            config=base.config.model_copy(update={"random_weights": weights, "seed": seed}),
-            labels_per_class=few,
-        )
+        _variant(base, few, random_weights=random_weights, seed=seed)
         for few in config.few_labels
-        for weights in (False, True)
+        for random_weights in (False, True)
         for seed in seeds
     ]
     accuracies = iter([scores["accuracy"] for scores in _run_all(jobs, context)])
@@ -118,6 +114,11 @@ def _few_labels(
             "tfidf": _spread([_tfidf_accuracy(task, few, seed) for seed in seeds]),
         }
     return result
+
+
+def _variant(base: FinetuningJob, few: int, *, random_weights: bool, seed: int) -> FinetuningJob:
+    config = base.config.model_copy(update={"random_weights": random_weights, "seed": seed})
+    return replace(base, config=config, labels_per_class=few)
 
 
 def _tfidf_accuracy(task: PreparedTask, few: int, seed: int) -> float:

@@ -94,7 +94,7 @@ def run_pretrain(config: PretrainConfig, context: Context) -> StepResult:
         summary["validation_nsp_accuracy"] = last_value(entries, "validation_nsp_accuracy")
     headline = (
         f"held-out loss {summary['validation_loss_start']:.3f} → {summary['validation_loss_end']:.3f}, "
-        f"{summary['tokens_per_second']:,.0f} tokens/s, training began {summary[STARTUP]:.1f} s after the call"
+        f"{summary['tokens_per_second']:,.0f} tokens/s; call to first step {summary[STARTUP]:.1f} s"
     )
     return StepResult(str(context.folder / "model"), headline, summary=summary)
 

@@ -31,7 +31,11 @@ class Leaderboard:
 
         board = self
 
-        class Follow(tune.Callback):  # type: ignore[misc]
+        class Follow(tune.Callback):
+            def __reduce__(self) -> Any:
+                # Tune stores its callbacks with the experiment; this one belongs to the living driver.
+                return tune.Callback, ()
+
             def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
                 board.started(trials, trial)
 
