@@ -1,0 +1,47 @@
+# Everything a fresh machine needs: `make demo` shows Headway at work, `make test` proves it.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test drill check format bench clean
+
+demo: .venv/demo
+	$(BIN)/headway run pipelines/quickstart.yaml
+
+test: .venv/dev
+	$(BIN)/pytest -q
+
+# Slow fault drills: processes killed at random moments.
+drill: .venv/dev
+	$(BIN)/pytest -q -m drill
+
+check: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+BENCHMARKS := train_speed quality_for_time ray_overhead exact_resume checkpoint_cost parallel_layouts elastic \
+	tasks tweets bbc_few_labels sweep serve_speed serve_overhead serve_drill
+
+# The figures in benchmarks/RESULTS.md; hours on 2 cores. Leave the machine alone meanwhile.
+bench: .venv/dev
+	for benchmark in $(BENCHMARKS); do $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
+
+clean:
+	rm -rf .venv runs build dist platform/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# Stamps: installed once, and again when the dependencies change. No uv here: it does not find torch's
+# build without CUDA by itself.
+.venv/demo: .venv/bin/python pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo]'
+	touch $@
+
+.venv/dev: .venv/bin/python pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo,dev]'
+	touch $@ .venv/demo
