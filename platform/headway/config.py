@@ -5,37 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-Preset = Literal["bert-tiny", "bert-mini", "bert-small", "bert-medium", "bert-base", "bert-large"]
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[int, Field(ge=1)]
+from headway.config_base import Config as Config
+from headway.config_base import ConfigError as ConfigError
+from headway.config_base import Fraction, Positive, SourceConfig
+from headway.config_serve import ServeConfig as ServeConfig
+from headway.config_tasks import AnyTask
+from headway.config_tasks import ClassificationTask as ClassificationTask
+from headway.config_tasks import TaskConfig as TaskConfig
 
-
-class ConfigError(ValueError):
-    """Something the user can put right: a bad value, a missing file, text that is no text.
-
-    Its message is one line that names the field, the value and what is allowed.
-    """
-
-
-class Config(BaseModel):
-    """Base of all settings: an unknown key is an error, and nothing changes after validation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-class SourceConfig(Config):
-    """Where text comes from."""
-
-    source: str = Field(
-        min_length=1,
-        description="a folder of .txt, a .jsonl/.csv/.parquet file, a `datasets` name or path, or bbc-news",
-    )
-    text_column: str = "text"
-    split: str = Field("train", description="which split of a `datasets` source")
-    encoding: str = Field("utf-8", description="of .txt, .jsonl and .csv files")
-    held_out: Fraction = Field(0.2, gt=0.0, description="share of documents never trained on")
+Preset = Literal[
+    "bert-tiny", "bert-mini", "bert-small", "bert-medium", "bert-base", "bert-large", "modernbert-base"
+]
 
 
 class CorpusConfig(SourceConfig):
@@ -45,6 +27,15 @@ class CorpusConfig(SourceConfig):
     lowercase: bool = True
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
     tokenizer: Path | None = Field(None, description="folder of a tokenizer to use instead of training one")
+    extend_tokenizer: Annotated[int, Field(ge=0)] = Field(
+        0, description="so many of the corpus' words that `tokenizer` cuts up are added to it whole"
+    )
+
+    @model_validator(mode="after")
+    def _extends_something(self) -> CorpusConfig:
+        if self.extend_tokenizer and self.tokenizer is None:
+            raise ValueError("extend_tokenizer needs a tokenizer to extend")
+        return self
 
 
 class ModelConfig(Config):
@@ -70,23 +61,68 @@ class MaskingConfig(Config):
 
     rate: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
     whole_words: bool = False
+    static: bool = Field(default=False, description="the same masks in every epoch, instead of new ones")
 
 
 class OptimizerConfig(Config):
     """An optimizer by name."""
 
-    name: Literal["adamw", "lamb", "lion", "adafactor"] = "adamw"
+    name: Literal["adamw", "lamb", "lion", "adafactor", "muon", "schedule_free_adamw"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0.0)] = 1e-6
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        default=1.0, description="each layer's learning rate as a share of that of the layer above it"
+    )
 
 
 class ScheduleConfig(Config):
     """The course of the learning rate."""
 
-    name: Literal["linear", "cosine", "constant"] = "linear"
+    name: Literal["linear", "cosine", "constant", "wsd", "polynomial"] = "linear"
     warmup: Fraction = Field(default=0.1, description="share of all steps")
+    decay: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        default=0.2, description="wsd: share of the steps after warm-up over which the rate falls"
+    )
+    power: Annotated[float, Field(gt=0.0)] = Field(default=2.0, description="polynomial: its degree")
+
+
+class BatchWarmupConfig(Config):
+    """Smaller batches at first: `batch_size` grows from `start` in equal steps."""
+
+    start: Positive
+    share: Fraction = Field(0.1, gt=0.0, description="share of all steps")
+
+
+class ParallelConfig(Config):
+    """How workers share the work: their number is data x shard x tensor."""
+
+    data: Positive | None = Field(
+        default=None, description="copies of the model; as many as fit when not set"
+    )
+    shard: Positive = Field(default=1, description="workers that each hold a slice of every weight")
+    tensor: Positive = Field(default=1, description="workers that share the heads and neurons of every layer")
+
+    @property
+    def splits_model(self) -> bool:
+        """Whether a worker holds less than the whole model."""
+        return self.shard * self.tensor > 1
+
+    def mesh_shape(self, workers: int) -> tuple[int, int, int]:
+        """Workers along data, shard and tensor.
+
+        Raises:
+            ValueError: the number of workers does not fit.
+        """
+        split = self.shard * self.tensor
+        data = self.data or max(1, workers // split)
+        if data * split != workers:
+            raise ValueError(
+                f"workers {workers} should be parallel.data x shard x tensor, "
+                f"{data} x {self.shard} x {self.tensor} = {data * split}"
+            )
+        return data, self.shard, self.tensor
 
 
 class TrainingConfig(Config):
@@ -95,27 +131,75 @@ class TrainingConfig(Config):
     epochs: Annotated[float, Field(gt=0.0)] | None = None
     steps: Positive | None = None
     batch_size: Positive = Field(64, description="sequences an optimizer step, over all workers")
+    batch_warmup: BatchWarmupConfig | None = None
     accumulation: Positive = Field(1, description="micro-batches an optimizer step, on each worker")
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it is fast")
+    compile: bool = Field(default=False, description="torch.compile the layers; pays off on a GPU")
+    activation_checkpointing: bool = Field(default=False, description="compute activations twice, keep few")
     seed: Annotated[int, Field(ge=0)] = 0
-    workers: Annotated[int, Field(ge=0)] = Field(0, description="Ray Train workers; 0 trains without Ray")
+    workers: Annotated[int, Field(ge=0)] | tuple[Positive, Positive] = Field(
+        0, description="Ray Train workers, or [least, most] of them; 0 trains without Ray"
+    )
+    parallel: ParallelConfig = ParallelConfig()
     log_every: Positive = Field(10, description="steps between reports of the training loss")
     evaluate_every: Positive | None = Field(None, description="steps; a tenth of the run when not set")
     checkpoint_every: Positive | None = Field(None, description="steps; a fifth of the run when not set")
+    checkpoint_folder: str | None = Field(
+        None, min_length=1, description="for states: a folder or s3://…; with the run when not set"
+    )
+    keep_checkpoints: Positive = Field(2, description="newest states that are kept")
+    keep_best_checkpoints: Annotated[int, Field(ge=0)] = Field(
+        0, description="states with the lowest validation loss that are kept besides"
+    )
+    log_rows: bool = Field(
+        False, description="keep the row ids of every step in rows/: proof of what was seen"
+    )
+    best_by: str | None = Field(
+        None, description="measure on the validation rows whose best model is kept; the last when not set"
+    )
+    early_stopping: Positive | None = Field(
+        None, description="evaluations without a better `best_by` (`loss` when not set) that end the run"
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainingConfig:
         if self.steps is not None and self.epochs is not None:
             raise ValueError("give steps or epochs, not both")
-        if self.batch_size < max(1, self.workers) * self.accumulation:
+        least = self.most_workers * self.accumulation
+        smallest = self.batch_warmup.start if self.batch_warmup else self.batch_size
+        if smallest < least:
+            name = "batch_warmup.start" if self.batch_warmup else "batch_size"
+            raise ValueError(f"{name} {smallest} is less than workers x accumulation, {least}")
+        if smallest > self.batch_size:
+            raise ValueError(f"batch_warmup.start {smallest} is more than batch_size {self.batch_size}")
+        return self
+
+    @model_validator(mode="after")
+    def _workers_in_order(self) -> TrainingConfig:
+        if isinstance(self.workers, tuple) and self.workers[0] > self.workers[1]:
+            raise ValueError(f"workers [{self.workers[0]}, {self.workers[1]}] should be [least, most]")
+        return self
+
+    @model_validator(mode="after")
+    def _layout_fits(self) -> TrainingConfig:
+        if self.parallel.splits_model or self.parallel.data is not None:
+            if isinstance(self.workers, tuple):
+                raise ValueError("parallel needs a fixed number of workers")
+            self.parallel.mesh_shape(self.workers)
+        # The others reckon with whole matrices, or with norms of whole tensors.
+        if self.parallel.splits_model and self.optimizer.name != "adamw":
             raise ValueError(
-                f"batch_size {self.batch_size} is less than workers x accumulation, "
-                f"{max(1, self.workers) * self.accumulation}"
+                f"parallel.shard and tensor need optimizer.name adamw, not {self.optimizer.name!r}"
             )
         return self
+
+    @property
+    def most_workers(self) -> int:
+        """The largest group that trains; 1 without Ray."""
+        return self.workers[1] if isinstance(self.workers, tuple) else max(1, self.workers)
 
     def total_steps(self, rows: int) -> int:
         """Optimizer steps of the whole run over `rows` training rows; one epoch if nothing is set."""
@@ -124,30 +208,49 @@ class TrainingConfig(Config):
         return max(1, round((self.epochs or 1.0) * rows / self.batch_size))
 
 
+class PhaseConfig(Config):
+    """A part of pretraining with a length of its own: BERT's first 90 % at 128 tokens, the rest at 512."""
+
+    max_length: Annotated[int, Field(ge=8, le=8192)]
+    share: Annotated[float, Field(gt=0.0, le=1.0)] = Field(description="of all steps")
+    batch_size: Positive | None = Field(default=None, description="that of the run when not set")
+
+
 class PretrainConfig(TrainingConfig):
     """The step `pretrain`."""
 
     corpus: str | CorpusConfig = Field(description="a prepared corpus, or what to prepare one from")
     model: str | ModelConfig = Field(ModelConfig(), description="a shape, or a folder to continue from")
-    objective: list[Literal["mlm", "nsp"]] = ["mlm", "nsp"]
+    objective: list[Literal["mlm", "nsp", "sop"]] = Field(["mlm", "nsp"])
     masking: MaskingConfig = MaskingConfig()
+    phases: list[PhaseConfig] = Field(
+        [], description="one after the other; one, of the corpus' length, if empty"
+    )
     validation_rows: Positive = Field(512, description="held-out rows that the validation loss is over")
 
     @model_validator(mode="after")
     def _masks_words(self) -> PretrainConfig:
-        if "mlm" not in self.objective or len(set(self.objective)) != len(self.objective):
-            raise ValueError("objective must be [mlm] or [mlm, nsp]")
+        if self.objective not in (["mlm"], ["mlm", "nsp"], ["mlm", "sop"]):
+            raise ValueError(f"objective {self.objective} should be [mlm], [mlm, nsp] or [mlm, sop]")
+        shares = sum(phase.share for phase in self.phases)
+        if self.phases and abs(shares - 1.0) > 1e-6:
+            raise ValueError(f"the shares of the phases add up to {shares:g}; they should to 1")
         return self
 
 
-class ClassificationTask(SourceConfig):
-    """Texts with one label each."""
+class LoraConfig(Config):
+    """Low-rank adaptation (Hu et al. 2021): W + alpha / rank · B A is trained in place of W."""
 
-    kind: Literal["classification"] = "classification"
-    label_column: str = "label"
-    max_length: Annotated[int, Field(ge=8, le=8192)] = 128
-    validation: Fraction = Field(0.15, gt=0.0, description="share of the training texts that selects")
-    labels_per_class: Positive | None = Field(None, description="train on so many only; all when not set")
+    rank: Positive = 8
+    alpha: Annotated[float, Field(gt=0.0)] = 16.0
+    dropout: Fraction = 0.0
+    modules: list[str] = Field(
+        [], description="names of the linear layers that are adapted; all of the encoder's when empty"
+    )
+
+
+def _prepared_or_described(task: Any) -> str:
+    return "str" if isinstance(task, str) else "dictTask"
 
 
 class FinetuneConfig(TrainingConfig):
@@ -157,39 +260,72 @@ class FinetuneConfig(TrainingConfig):
     batch_size: Positive = 32
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-4)
     model: str = Field(min_length=1, description="a folder, a step, or models:/name@alias")
-    task: str | ClassificationTask = Field(description="a prepared task, or what to prepare one from")
+    task: Annotated[
+        Annotated[str, Tag("str")] | Annotated[AnyTask, Tag("dictTask")],
+        Discriminator(_prepared_or_described),
+    ] = Field(description="a prepared task, or what to prepare one from")
     random_weights: bool = Field(False, description="the model's shape without its weights: a baseline")
+    dropout: Fraction | None = Field(None, description="of hidden states; the model's own when not set")
+    attention_dropout: Fraction | None = Field(None, description="likewise, of attention")
+    class_weights: Literal["balanced"] | None = Field(None, description="rare labels count for more")
+    label_smoothing: Fraction = Field(0.0, description="share of a label spread over all of them")
+    frozen_layers: Annotated[int, Field(ge=0)] = Field(
+        0, description="lowest layers, with the embeddings below them, that are not trained"
+    )
+    lora: LoraConfig | None = Field(None, description="train few weights beside the model's, then merge them")
+    seeds: Positive = Field(1, description="runs from consecutive seeds; the best on validation is kept")
+    folds: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="score with so many-fold cross-validation besides, stratified by label"
+    )
 
 
 SearchSpace = dict[str, str | list[Any]]
 
 
 class SweepConfig(Config):
-    """The step `sweep`: fine-tuning over a search space, on Ray Tune."""
+    """The step `sweep`: fine-tuning, or pretraining, over a search space, on Ray Tune."""
 
-    model: str = Field(min_length=1)
-    task: ClassificationTask
+    model: str | None = Field(None, min_length=1, description="what is fine-tuned")
+    task: AnyTask | None = None
+    pretrain: dict[str, Any] | None = Field(
+        None, description="settings of pretraining that every trial shares; in place of model and task"
+    )
+    finetune: dict[str, Any] = Field({}, description="settings of fine-tuning that every trial shares")
     search: SearchSpace = Field(
         {"optimizer.learning_rate": "loguniform(1e-5, 1e-3)", "optimizer.name": ["adamw", "lamb"]},
         min_length=1,
-        description="dotted path of a fine-tuning setting → loguniform(a, b), uniform(a, b) or a list",
+        description="dotted path of a setting → loguniform(a, b), uniform(a, b), choice(a, b, …) or a list",
     )
-    samples: Positive = 8
-    scheduler: Literal["asha", "fifo"] = "asha"
-    metric: Literal["accuracy", "loss"] = "accuracy"
+    algorithm: Literal["random", "grid", "tpe"] = Field(
+        "random", description="grid: all combinations of lists; tpe: Optuna's, learns from earlier trials"
+    )
+    samples: Positive = Field(8, description="trials; grid has as many as there are combinations")
+    scheduler: Literal["asha", "fifo", "median", "pbt"] = "asha"
+    metric: str | None = Field(None, min_length=1, description="on the validation rows; the task's own")
     concurrency: Positive | None = Field(None, description="trials at once; a core each when not set")
-    finetune: dict[str, Any] = Field({}, description="settings that every trial shares")
+    cpus_per_trial: Positive | None = Field(None, description="shared out evenly when not set")
+    gpus_per_trial: Annotated[float, Field(ge=0.0)] = Field(0.0, description="may be a fraction of one")
+    reports: Positive = Field(6, description="evaluations a trial, where a scheduler can stop it")
+    test: bool = Field(True, description="score the winner once on the held-out rows")
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _one_stage(self) -> SweepConfig:
+        if (self.pretrain is None) == (self.model is None or self.task is None):
+            raise ValueError("give model and task to fine-tune, or pretrain, not both")
+        if self.pretrain is not None and (self.model is not None or self.task is not None or self.finetune):
+            raise ValueError("a sweep over pretrain takes no model, task or finetune")
+        return self
 
 
 class EvaluateConfig(Config):
     """The step `evaluate`: the held-out score, beside baselines on the same split."""
 
-    model: str = Field(min_length=1, description="a classifier")
+    model: str = Field(min_length=1, description="a fine-tuned model")
     encoder: str | None = Field(None, description="the encoder it came from; needed for baselines")
-    task: ClassificationTask
+    task: AnyTask
     finetune: dict[str, Any] = Field({}, description="the budget of every run with few labels")
-    few_labels: list[Positive] = []
+    few_labels: list[Positive] = Field([], description="labels a class, of a learning curve")
     seeds: Positive = 3
 
 
@@ -199,30 +335,6 @@ class RegisterConfig(Config):
     model: str = Field(min_length=1)
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     alias: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")] = "champion"
-
-
-def _one_or_range(value: Any) -> Any:
-    return [value, value] if isinstance(value, int) else value
-
-
-class ServeConfig(Config):
-    """The step `serve`: a classifier behind HTTP, on Ray Serve."""
-
-    model: str = Field(min_length=1, description="a folder, a step, or models:/name@alias")
-    replicas: Annotated[tuple[Positive, Positive], BeforeValidator(_one_or_range)] = (1, 4)
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=1, le=65535)] = 8000
-    max_batch_tokens: Positive = Field(8192, description="tokens a replica computes at once")
-    demo_texts: Annotated[int, Field(ge=0)] = Field(0, description="held-out texts to ask once it is up")
-    demo_source: SourceConfig | None = Field(None, description="where the demo texts come from")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> ServeConfig:
-        if self.replicas[0] > self.replicas[1]:
-            raise ValueError(f"replicas [{self.replicas[0]}, {self.replicas[1]}] should be [least, most]")
-        if self.demo_texts and self.demo_source is None:
-            raise ValueError("demo_texts needs a demo_source to take the texts from")
-        return self
 
 
 STEP_CONFIGS: dict[str, type[Config]] = {
