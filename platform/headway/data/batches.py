@@ -12,9 +12,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from headway.config import MaskingConfig
+from headway.data.framing import Framing, cut_longest_first
 from headway.data.masking import Vocabulary, mask_sequence
-from headway.data.pairs import check_pairable, plan_rows, sentence_pair
-from headway.data.sampling import Draw, deal, draws_of_step, random_generator
+from headway.data.pairs import PairObjective, check_pairable, plan_rows, sentence_pair
+from headway.data.sampling import BatchSizes, Draw, deal, draws_of_step, parts_of, random_generator
 from headway.data.store import TokenStore
 from headway.data.tokenizer import continuation_table
 
@@ -27,9 +28,10 @@ class Batch:
         input_ids: int64, shape (tokens,).
         token_type_ids: int64, shape (tokens,): 0 in segment A, 1 in segment B.
         lengths: int64, shape (sequences,).
-        labels: int64, shape (sequences,): a class, or whether B follows A; 0 where there is neither.
-        masked_places: int64, shape (masked,): hidden tokens, by place in the row.
-        masked_labels: int64, shape (masked,): what they were.
+        labels: int64 or float32, shape (sequences,) or (sequences, …): what is learnt of each sequence: a
+            class, a number, whether B follows A; 0 where there is nothing of the kind.
+        masked_places: int64, shape (masked,): hidden tokens, or those that have labels, by place in the row.
+        masked_labels: int64, shape (masked,): what they were, or their labels.
         row_ids: int64, shape (sequences,): the rows of the data set they come from.
     """
 
@@ -52,7 +54,7 @@ class Example:
 
     input_ids: np.ndarray
     token_type_ids: np.ndarray
-    label: int
+    label: int | float | np.ndarray
     masked_places: np.ndarray
     masked_labels: np.ndarray
     row: int
@@ -66,8 +68,12 @@ class BatchSource(Protocol):
         """How many rows an epoch has."""
         ...
 
-    def micro_batches(self, step: int, rank: int, world_size: int, accumulation: int) -> list[Batch]:
-        """What one worker computes in a step; over all workers, the global batch of that step."""
+    def micro_batches(self, step: int, rank: int, world_size: int, parts: int) -> list[Batch]:
+        """What one worker computes in a step; over all workers, the global batch of that step.
+
+        The batch is dealt into `parts` whatever the number of workers, and each takes its share of them;
+        so the parts, and what depends on them, stay the same in a group of another size.
+        """
         ...
 
     def in_order(self, rank: int, world_size: int, batch_size: int) -> Iterator[Batch]:
@@ -87,7 +93,7 @@ def collate(sequences: Sequence[Example]) -> Batch:
         input_ids=joined([sequence.input_ids for sequence in sequences]),
         token_type_ids=joined([sequence.token_type_ids for sequence in sequences]),
         lengths=torch.from_numpy(lengths),
-        labels=torch.tensor([sequence.label for sequence in sequences]),
+        labels=torch.from_numpy(np.stack([np.asarray(sequence.label) for sequence in sequences])),
         masked_places=joined(
             [sequence.masked_places + start for sequence, start in zip(sequences, starts, strict=True)]
         ),
@@ -96,12 +102,12 @@ def collate(sequences: Sequence[Example]) -> Batch:
     )
 
 
-class _DealtBatches:
+class DealtBatches:
     """Shares global batches out over workers and micro-batches; subclasses make the sequences."""
 
-    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int) -> None:
+    def __init__(self, lengths: np.ndarray, batch_sizes: BatchSizes, seed: int) -> None:
         self.lengths = lengths
-        self.batch_size = batch_size
+        self.batch_sizes = batch_sizes
         self.seed = seed
 
     @property
@@ -113,24 +119,31 @@ class _DealtBatches:
         """The sequence that a row gives in an epoch."""
         raise NotImplementedError
 
-    def micro_batches(self, step: int, rank: int, world_size: int, accumulation: int) -> list[Batch]:
+    def sequences(self, draw: Draw) -> list[Example]:
+        """All sequences that a row gives, where it is more than one."""
+        return [self.sequence(draw)]
+
+    def micro_batches(self, step: int, rank: int, world_size: int, parts: int) -> list[Batch]:
         """See `BatchSource`."""
-        draws = draws_of_step(self.seed, step, self.batch_size, self.rows)
+        draws = draws_of_step(self.seed, step, self.batch_sizes, self.rows)
         lengths = self.lengths[[draw.row for draw in draws]]
-        parts = deal(lengths, world_size * accumulation)
-        mine = parts[rank * accumulation : (rank + 1) * accumulation]
-        return [collate([self.sequence(draws[place]) for place in part]) for part in mine]
+        dealt = deal(lengths, parts)
+        mine = [dealt[part] for part in parts_of(rank, world_size, parts)]
+        return [self._collated([draws[place] for place in part]) for part in mine]
 
     def in_order(self, rank: int, world_size: int, batch_size: int) -> Iterator[Batch]:
         """See `BatchSource`."""
         mine = np.argsort(self.lengths, kind="stable")[rank::world_size]
         for start in range(0, len(mine), batch_size):
             rows = mine[start : start + batch_size]
-            yield collate([self.sequence(Draw(0, int(row))) for row in rows])
+            yield self._collated([Draw(0, int(row)) for row in rows])
+
+    def _collated(self, draws: Sequence[Draw]) -> Batch:
+        return collate([sequence for draw in draws for sequence in self.sequences(draw)])
 
 
-class PretrainingBatches(_DealtBatches):
-    """Masked sequences, in pairs for next-sentence prediction; new pairs and masks each epoch."""
+class PretrainingBatches(DealtBatches):
+    """Masked sequences, in pairs if pairs are judged; new pairs each epoch, and new masks unless static."""
 
     def __init__(
         self,
@@ -139,17 +152,17 @@ class PretrainingBatches(_DealtBatches):
         *,
         max_length: int,
         masking: MaskingConfig,
-        next_sentence: bool,
-        batch_size: int,
+        pairs: PairObjective | None,
+        batch_sizes: BatchSizes,
         seed: int,
         most_rows: int | None = None,
     ) -> None:
-        if next_sentence:
+        if pairs is not None:
             check_pairable(store)
         self.store = store
         self.masking = masking
-        self.next_sentence = next_sentence
-        self.budget = max_length - (3 if next_sentence else 2)
+        self.pairs = pairs
+        self.budget = max_length - (2 if pairs is None else 3)
         self.cls, self.sep = np.int32(tokenizer.cls_token_id), np.int32(tokenizer.sep_token_id)
         special = np.sort(np.asarray(tokenizer.all_special_ids, dtype=np.int32))
         continues = continuation_table(tokenizer)
@@ -160,14 +173,16 @@ class PretrainingBatches(_DealtBatches):
             chosen = np.sort(random_generator(0).permutation(len(lengths))[:most_rows])
             self.plan = type(self.plan)(*(column[chosen] for column in self.plan))
             lengths = lengths[chosen]
-        super().__init__(lengths, batch_size, seed)
+        super().__init__(lengths, batch_sizes, seed)
 
     def sequence(self, draw: Draw) -> Example:
         """The row's segments, masked; a function of (seed, epoch, row)."""
-        rng = random_generator(self.seed, draw.epoch, draw.row)
+        rng = random_generator(self.seed, 0 if self.masking.static else draw.epoch, draw.row)
         label = 0
-        if self.next_sentence:
-            first, second, label = sentence_pair(self.store, self.plan, draw.row, self.budget, rng)
+        if self.pairs is not None:
+            first, second, label = sentence_pair(
+                self.store, self.plan, draw.row, self.budget, rng, self.pairs
+            )
             head = np.concatenate([[self.cls], first, [self.sep]])
             tail = np.concatenate([second, [self.sep]])
         else:
@@ -181,8 +196,8 @@ class PretrainingBatches(_DealtBatches):
         return Example(masked.input_ids, token_types, label, masked.places, masked.labels, draw.row)
 
 
-class LabelledBatches(_DealtBatches):
-    """Whole texts with their classes, framed as [CLS] text [SEP] and cut at `max_length` tokens."""
+class LabelledBatches(DealtBatches):
+    """Whole texts, or pairs of them, with what is learnt of each; cut at `max_length` tokens."""
 
     def __init__(
         self,
@@ -193,17 +208,27 @@ class LabelledBatches(_DealtBatches):
         max_length: int,
         batch_size: int,
         seed: int,
+        second_texts: Sequence[np.ndarray] | None = None,
     ) -> None:
+        """Take int32 tokens of each text, and labels: int64 or float32, shape (texts, …)."""
         self.texts = texts
+        self.second_texts = second_texts
         self.labels = labels
-        self.room = max_length - 2
-        self.cls, self.sep = tokenizer.cls_token_id, tokenizer.sep_token_id
-        lengths = np.asarray([min(len(text), self.room) for text in texts])
-        super().__init__(lengths, batch_size, seed)
+        self.framing = Framing.of(tokenizer)
+        self.room = max_length - (self.framing.single if second_texts is None else self.framing.pair)
+        sizes = [len(text) for text in texts]
+        if second_texts is not None:
+            sizes = [size + len(second) for size, second in zip(sizes, second_texts, strict=True)]
+        super().__init__(np.minimum(sizes, self.room), BatchSizes(batch_size), seed)
 
     def sequence(self, draw: Draw) -> Example:
-        """The row's text; the same in every epoch."""
-        ids = np.concatenate([[self.cls], self.texts[draw.row][: self.room], [self.sep]])
+        """The row's text or pair; the same in every epoch."""
+        text = self.texts[draw.row]
+        if self.second_texts is None:
+            ids, types = self.framing.one(text[: self.room])
+        else:
+            second = self.second_texts[draw.row]
+            kept, kept_of_second = cut_longest_first(len(text), len(second), self.room)
+            ids, types = self.framing.two(text[:kept], second[:kept_of_second])
         nothing = np.empty(0, np.int64)
-        label = int(self.labels[draw.row])
-        return Example(ids, np.zeros(len(ids), np.int64), label, nothing, nothing, draw.row)
+        return Example(ids, types, self.labels[draw.row], nothing, nothing, draw.row)

@@ -18,7 +18,7 @@ from headway.data.sentences import split_sentences
 from headway.data.sources import Document, read_documents
 from headway.data.splitting import drop_duplicates, split_documents
 from headway.data.store import TokenStore, open_store, write_store
-from headway.data.tokenizer import load_tokenizer, tokenize, train_tokenizer
+from headway.data.tokenizer import extend_tokenizer, load_tokenizer, tokenize, train_tokenizer
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,9 @@ def prepare_corpus(
 
 
 def _content_digest(train: Sequence[Document], held_out: Sequence[Document], config: CorpusConfig) -> str:
-    settings = config.model_dump(mode="json", include={"vocab_size", "lowercase", "max_length"})
+    settings = config.model_dump(
+        mode="json", include={"vocab_size", "lowercase", "max_length", "extend_tokenizer"}
+    )
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=10)
     if config.tokenizer is not None:
         digest.update(load_tokenizer(config.tokenizer).backend_tokenizer.to_str().encode())
@@ -121,8 +123,11 @@ def _content_digest(train: Sequence[Document], held_out: Sequence[Document], con
 
 def _tokenizer_for(train: Sequence[Document], config: CorpusConfig) -> PreTrainedTokenizerBase:
     if config.tokenizer is not None:
-        return load_tokenizer(config.tokenizer)
-    texts = (document.text for document in train)
+        tokenizer = load_tokenizer(config.tokenizer)
+        if config.extend_tokenizer:
+            extend_tokenizer(tokenizer, [document.text for document in train], config.extend_tokenizer)
+        return tokenizer
+    texts = [document.text for document in train]
     return train_tokenizer(texts, config.vocab_size, config.lowercase, config.max_length)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from headway.config import ConfigError
@@ -23,7 +23,7 @@ def documents_in_memory(data: Any, name: str, labelled: bool) -> list[Document]:
     """
     if hasattr(data, "features"):
         found = list(documents_of_dataset(data, "text", "label" if labelled else None, name))
-    elif isinstance(data, Iterable):
+    elif isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping):
         found = [_document(item, f"{name}[{place}]", labelled) for place, item in enumerate(data)]
     else:
         raise ConfigError(f"{name}: {type(data).__name__} is not allowed; give a list or a datasets.Dataset")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -10,6 +10,10 @@ from headway.config import ConfigError
 from headway.data.store import TokenStore
 
 IS_NEXT, IS_RANDOM = 0, 1
+IN_ORDER, SWAPPED = 0, 1
+
+PairObjective = Literal["nsp", "sop"]
+"""What is judged of a pair: whether B follows A or is random, or whether the two stand in order."""
 
 
 class Rows(NamedTuple):
@@ -55,18 +59,29 @@ def check_pairable(store: TokenStore) -> None:
 
 
 def sentence_pair(
-    store: TokenStore, rows: Rows, row: int, budget: int, rng: np.random.Generator
+    store: TokenStore,
+    rows: Rows,
+    row: int,
+    budget: int,
+    rng: np.random.Generator,
+    objective: PairObjective = "nsp",
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Segments A and B of a row, `budget` tokens at most together, and whether B follows or is random.
+    """Segments A and B of a row, `budget` tokens at most together, and their label.
 
-    Devlin et al. 2018, appendix A.2: half of the time B is what follows A, otherwise it comes from
-    another document. A row of one sentence always takes a random B.
+    Next sentences, Devlin et al. 2018, appendix A.2: half of the time B is what follows A, otherwise it
+    comes from another document; a row of one sentence always takes a random B. Sentence order, Lan et al.
+    2019, section 3.1: half of the time the two are swapped; a row of one sentence is cut in two.
     """
     first, last = int(rows.first[row]), int(rows.last[row])
     split = first + (1 if last - first == 1 else int(rng.integers(1, last - first)))
-    segment_a = store.span(first, split)
+    segment_a, segment_b = store.span(first, split), store.span(split, last)
+    if objective == "sop":
+        if not len(segment_b):
+            segment_a, segment_b = np.array_split(segment_a, 2)
+        segment_a, segment_b = _truncate_pair(segment_a, segment_b, budget, rng)
+        return (segment_b, segment_a, SWAPPED) if rng.random() < 0.5 else (segment_a, segment_b, IN_ORDER)
     if last - first > 1 and rng.random() < 0.5:
-        label, segment_b = IS_NEXT, store.span(split, last)
+        label = IS_NEXT
     else:
         wanted = max(budget - len(segment_a), budget // 4)
         label, segment_b = IS_RANDOM, _random_segment(store, int(rows.document[row]), wanted, rng)

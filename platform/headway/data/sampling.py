@@ -32,13 +32,39 @@ def epoch_order(seed: int, epoch: int, rows: int) -> np.ndarray:
     return random_generator(seed, epoch).permutation(rows)
 
 
-def draws_of_step(seed: int, step: int, batch_size: int, rows: int) -> list[Draw]:
+class BatchSizes(NamedTuple):
+    """How many rows each step draws: `full`, after growing from `start` over the first steps.
+
+    Attributes:
+        full: rows of a step after warm-up.
+        start: rows of the first step.
+        warmup_steps: steps until `full` is reached; 0 for none.
+    """
+
+    full: int
+    start: int = 0
+    warmup_steps: int = 0
+
+    def of_step(self, step: int) -> int:
+        """Rows of one step."""
+        if step >= self.warmup_steps:
+            return self.full
+        return self.start + (self.full - self.start) * step // self.warmup_steps
+
+    def before_step(self, step: int) -> int:
+        """Rows of all steps before one."""
+        growing = min(step, self.warmup_steps)
+        return sum(self.of_step(s) for s in range(growing)) + (step - growing) * self.full
+
+
+def draws_of_step(seed: int, step: int, batch: BatchSizes, rows: int) -> list[Draw]:
     """The rows of global batch number `step`, counted from 0.
 
     Batches follow one another through the epochs' orders without a gap, so each row is drawn exactly
     once an epoch, and a batch may span two.
     """
-    positions = range(step * batch_size, (step + 1) * batch_size)
+    first = batch.before_step(step)
+    positions = range(first, first + batch.of_step(step))
     pairs = (divmod(position, rows) for position in positions)
     return [Draw(epoch, int(epoch_order(seed, epoch, rows)[place])) for epoch, place in pairs]
 
@@ -59,3 +85,11 @@ def deal(lengths: np.ndarray, parts: int) -> list[np.ndarray]:
     turns = np.arange(len(order)) % (2 * parts)
     owner = np.minimum(turns, 2 * parts - 1 - turns)
     return [np.sort(order[owner == part]) for part in range(parts)]
+
+
+def parts_of(rank: int, world_size: int, parts: int) -> range:
+    """The parts of a global batch that one worker computes; each worker has one at least.
+
+    A batch dealt into more parts than workers is the idea of virtual workers (Or et al. 2022, VirtualFlow).
+    """
+    return range(rank * parts // world_size, (rank + 1) * parts // world_size)

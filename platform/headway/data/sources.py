@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import importlib.util
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 from headway.config import ConfigError, SourceConfig
 
 BBC_NEWS = "bbc-news"
+_BYTE_ORDER_MARK = "\ufeff"
 _FILE_TYPES = (".jsonl", ".json", ".csv", ".parquet")
 
 
@@ -39,7 +41,7 @@ def read_documents(source: SourceConfig, label_column: str | None = None) -> lis
         found = _read_bbc_news()
     else:
         path = Path(source.source).expanduser()
-        if path.is_dir() and not _is_saved_dataset(path):
+        if path.is_dir() and not is_saved_dataset(path):
             found = _read_folder(path, source.encoding)
         elif path.is_file():
             found = _read_file(path, source, label_column)
@@ -59,16 +61,21 @@ def fingerprint(source: SourceConfig) -> str:
     Raises:
         ConfigError: a path that leads nowhere, or an extra that is not installed.
     """
-    if source.source == BBC_NEWS:
+    kept_apart = [getattr(source, name, None) for name in ("validation_source", "test_source")]
+    return "\n".join(_fingerprint(place) for place in [source.source, *kept_apart] if place is not None)
+
+
+def _fingerprint(source: str) -> str:
+    if source == BBC_NEWS:
         return _fingerprint_of(sorted(_bbc_folder().rglob("*.txt")))
-    path = Path(source.source).expanduser()
+    path = Path(source).expanduser()
     if path.is_dir():
         return _fingerprint_of(sorted(file for file in path.rglob("*") if file.is_file()))
     if path.is_file():
         return _fingerprint_of([path])
-    if path.suffix.lower() in (".txt", *_FILE_TYPES) or source.source.startswith((".", "/", "~")):
-        raise ConfigError(f"source: {source.source!r} does not exist")
-    return source.source
+    if path.suffix.lower() in (".txt", *_FILE_TYPES) or source.startswith((".", "/", "~")):
+        raise ConfigError(f"source: {source!r} does not exist")
+    return source
 
 
 def _fingerprint_of(files: list[Path]) -> str:
@@ -117,25 +124,61 @@ def _read_text(path: Path, encoding: str, fallback: str | None = None) -> str:
         text = content.decode(fallback)
     if "\0" in text:
         raise ConfigError(f"{path}: not text (it holds zero bytes)")
-    return text
+    return text.removeprefix(_BYTE_ORDER_MARK)
 
 
 def _read_file(path: Path, source: SourceConfig, label_column: str | None) -> Iterator[Document]:
-    suffix = path.suffix.lower()
-    if suffix == ".txt":
+    if path.suffix.lower() == ".txt":
         yield Document(_read_text(path, source.encoding), None, str(path))
         return
-    if suffix not in _FILE_TYPES:
-        allowed = ", ".join([".txt", *_FILE_TYPES])
-        raise ConfigError(f"source: {str(path)!r} is of no known type; allowed: a folder, {allowed}")
-    readers = {".csv": _csv_rows, ".parquet": _parquet_rows}
-    rows = readers.get(suffix, _json_rows)(path, source.encoding)
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(file_rows(path, source), start=1):
         yield _document_of_row(row, source.text_column, label_column, f"{path}, row {number}")
 
 
+def file_rows(path: Path, source: SourceConfig) -> Iterator[dict[str, Any]]:
+    """The rows of a .jsonl, .json, .csv or .parquet file.
+
+    Raises:
+        ConfigError: a file of another type, or one that does not hold what its name says.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in _FILE_TYPES:
+        allowed = ", ".join([".txt", *_FILE_TYPES])
+        raise ConfigError(f"source: {str(path)!r} is of no known type; allowed: a folder, {allowed}")
+    readers = {".csv": _csv_rows, ".parquet": _parquet_rows, ".json": _json_rows}
+    return readers.get(suffix, _json_line_rows)(path, source.encoding)
+
+
 def _json_rows(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(_read_text(path, encoding).splitlines(), start=1):
+    """A list of objects, SQuAD's own nested format, or an object a line."""
+    try:
+        content = json.loads(_read_text(path, encoding))
+    except json.JSONDecodeError:
+        return _json_line_rows(path, encoding)
+    if isinstance(content, dict):
+        content = content.get("data", [content])
+    rows = [row for item in content for row in _flat_article(item)]
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise ConfigError(f"{path}, row {number}: not a JSON object")
+    return iter(rows)
+
+
+def _flat_article(item: Any) -> Iterator[Any]:
+    """The questions of an article of SQuAD, each with its passage; anything else as it is."""
+    if not isinstance(item, dict) or "paragraphs" not in item:
+        yield item
+        return
+    for paragraph in item["paragraphs"]:
+        for question in paragraph["qas"]:
+            answers = question.get("answers", [])
+            columns = {name: [answer[name] for answer in answers] for name in ("text", "answer_start")}
+            yield {**question, "context": paragraph["context"], "answers": columns}
+
+
+def _json_line_rows(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
+    # Not splitlines(): a value may hold U+2028, U+0085 and other characters that end a line there.
+    for number, line in enumerate(_read_text(path, encoding).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -149,9 +192,8 @@ def _json_rows(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
 
 def _csv_rows(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(sys.maxsize)
-    lines = _read_text(path, encoding).splitlines(keepends=True)
     try:
-        yield from csv.DictReader(lines)
+        yield from csv.DictReader(io.StringIO(_read_text(path, encoding), newline=""))
     except csv.Error as error:
         raise ConfigError(f"{path}: not CSV: {error}") from error
 
@@ -168,25 +210,33 @@ def _parquet_rows(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
         raise ConfigError(f"{path}: not Parquet: {str(error).splitlines()[0]}") from error
 
 
-def _is_saved_dataset(path: Path) -> bool:
+def is_saved_dataset(path: Path) -> bool:
+    """Whether a folder was made by `save_to_disk` of `datasets`."""
     return (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()
 
 
 def _read_dataset(source: SourceConfig, label_column: str | None) -> Iterator[Document]:
+    yield from documents_of_dataset(load_dataset(source), source.text_column, label_column, source.source)
+
+
+def load_dataset(source: SourceConfig) -> Any:
+    """The split of a `datasets.Dataset` that a source names, from the hub or a folder.
+
+    Raises:
+        ConfigError: there is none.
+    """
     import datasets
 
     try:
-        if _is_saved_dataset(Path(source.source)):
+        if is_saved_dataset(Path(source.source)):
             loaded = datasets.load_from_disk(source.source)
-            dataset = loaded[source.split] if isinstance(loaded, datasets.DatasetDict) else loaded
-        else:
-            dataset = datasets.load_dataset(source.source, split=source.split)
+            return loaded[source.split] if isinstance(loaded, datasets.DatasetDict) else loaded
+        return datasets.load_dataset(source.source, source.subset, split=source.split)
     except Exception as error:  # the library raises a dozen unrelated kinds for "there is no such thing"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
             f"source: {source.source!r} is no folder, no file and no `datasets` name that loads: {reason}"
         ) from error
-    yield from documents_of_dataset(dataset, source.text_column, label_column, source.source)
 
 
 def documents_of_dataset(

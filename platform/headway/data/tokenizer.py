@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from tokenizers import BertWordPieceTokenizer
+from tokenizers import AddedToken, BertWordPieceTokenizer
 from transformers import AutoTokenizer, BertTokenizerFast, PreTrainedTokenizerBase
 
 from headway.config import ConfigError
@@ -16,23 +18,35 @@ _CHUNK = 4096
 
 
 def train_tokenizer(
-    texts: Iterable[str], vocab_size: int, lowercase: bool, max_length: int
+    texts: Sequence[str], vocab_size: int, lowercase: bool, max_length: int
 ) -> PreTrainedTokenizerBase:
     """A BERT tokenizer whose WordPiece vocabulary (Schuster and Nakajima 2012) is learnt from `texts`.
 
+    The same texts give the same vocabulary in the same order.
+
     Args:
-        texts: what to learn from; gone through once.
+        texts: what to learn from.
         vocab_size: entries at most, special tokens included.
         lowercase: fold case and strip accents.
         max_length: recorded as the longest input, in tokens.
     """
+    # The library numbers the pieces of one character in the order of a hash table, a new one each time,
+    # and breaks ties between merges by these numbers. Given first, sorted, their numbers are fixed.
+    alphabet = _learn_vocabulary(texts, 0, lowercase, SPECIAL_TOKENS).keys() - set(SPECIAL_TOKENS)
+    pieces = sorted(piece for piece in alphabet if piece.startswith("##") and len(piece) == 3)
+    vocabulary = _learn_vocabulary(texts, vocab_size, lowercase, SPECIAL_TOKENS + pieces)
+    return BertTokenizerFast(vocab=vocabulary, do_lower_case=lowercase, model_max_length=max_length)
+
+
+def _learn_vocabulary(
+    texts: Sequence[str], vocab_size: int, lowercase: bool, first: list[str]
+) -> dict[str, int]:
+    """Token → number: those of `first`, then the characters, then merges while there is room."""
     wordpiece = BertWordPieceTokenizer(lowercase=lowercase)
     wordpiece.train_from_iterator(
-        texts, vocab_size=vocab_size, min_frequency=2, special_tokens=SPECIAL_TOKENS, show_progress=False
+        texts, vocab_size=vocab_size, min_frequency=2, special_tokens=first, show_progress=False
     )
-    return BertTokenizerFast(
-        vocab=wordpiece.get_vocab(), do_lower_case=lowercase, model_max_length=max_length
-    )
+    return wordpiece.get_vocab()
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -52,6 +66,20 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if missing:
         raise ConfigError(f"tokenizer: {str(folder)!r} has no {' and no '.join(missing)}")
     return tokenizer
+
+
+def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], words: int) -> None:
+    """Add the words that a tokenizer cuts up most: those whose cutting costs the texts the most tokens."""
+    backend = tokenizer.backend_tokenizer
+    counts: Counter[str] = Counter()
+    for text in texts:
+        normal = backend.normalizer.normalize_str(text) if backend.normalizer else text
+        counts.update(re.findall(r"\w+", normal))
+    candidates = sorted(counts)
+    pieces = [len(row) for row in tokenize(tokenizer, candidates)]
+    saved = {word: counts[word] * (n - 1) for word, n in zip(candidates, pieces, strict=True) if n > 1}
+    best = sorted(saved, key=lambda word: (-saved[word], word))[:words]
+    tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=True) for word in best])
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[np.ndarray]:

@@ -1,0 +1,71 @@
+"""The special tokens a tokenizer puts around a text, and around and between the texts of a pair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Framing:
+    """What stands before, between and after, as int64 token ids.
+
+    BERT frames a pair as [CLS] A [SEP] B [SEP], with token type 0 up to the first [SEP], then 1; RoBERTa
+    as <s> A </s></s> B </s>.
+    """
+
+    before: np.ndarray
+    between: np.ndarray
+    after: np.ndarray
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Framing:
+        """Learnt from what the tokenizer itself makes of a pair."""
+        backend = tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        encoding = backend.encode("a", "a")
+        owners = np.asarray([-1 if owner is None else owner for owner in encoding.sequence_ids])
+        ids = np.asarray(encoding.ids, dtype=np.int64)
+        first, second = np.flatnonzero(owners == 0), np.flatnonzero(owners == 1)
+        return cls(ids[: first[0]], ids[first[-1] + 1 : second[0]], ids[second[-1] + 1 :])
+
+    @property
+    def single(self) -> int:
+        """How many tokens the frame of one text has."""
+        return len(self.before) + len(self.after)
+
+    @property
+    def pair(self) -> int:
+        """How many tokens the frame of a pair has."""
+        return self.single + len(self.between)
+
+    def one(self, text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids of a framed text, and their types: all 0."""
+        ids = np.concatenate([self.before, text, self.after])
+        return ids, np.zeros(len(ids), np.int64)
+
+    def two(self, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids of a framed pair, and their types: 1 from the second text on."""
+        # The types are BERT's; encoders that know one type only ignore them.
+        gap = min(1, len(self.between))
+        ids = np.concatenate([self.before, first, self.between, second, self.after])
+        head = len(self.before) + len(first) + gap
+        return ids, (np.arange(len(ids)) >= head).astype(np.int64)
+
+
+def cut_longest_first(first: int, second: int, room: int) -> tuple[int, int]:
+    """Lengths of a pair's texts cut, token by token from the longer one, until both fit into `room`.
+
+    As transformers' truncation `longest_first` does: where both are cut, the longer keeps the odd token.
+    """
+    if first + second <= room:
+        return first, second
+    half = room // 2
+    if first <= second:
+        kept = min(first, half)
+        return kept, room - kept
+    kept = min(second, half)
+    return room - kept, kept
