@@ -12,10 +12,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from headway.engine.layout import SequenceLayout
+from headway.engine.dropout import dropout
+from headway.engine.layout import HeadPlaces, SequenceGroup, SequenceLayout
 
 ATTENTION_NAME = "headway"
 """The value of `attn_implementation` under which transformers finds Headway's attention."""
@@ -32,6 +34,7 @@ def multi_head_attention(
     *,
     attention_mask: Tensor | None = None,
     layout: SequenceLayout | None = None,
+    window: int | None = None,
     scale: float | None = None,
     is_causal: bool = False,
     training: bool = True,
@@ -49,6 +52,7 @@ def multi_head_attention(
             where attention is allowed, or floating and added to the scores. A mask of shape
             (batch, key_length) marks the keys that are not padding. Not together with `layout`.
         layout: where the sequences lie when the tokens of a batch are given unpadded, in one row.
+        window: with `layout`, let a query see only keys fewer than so many places away, on either side.
         scale: factor on the scores; 1/sqrt(head_dim) when None.
         is_causal: let a query see only keys at its own place or before it. Not together with `layout`.
         training: whether dropout is applied.
@@ -60,21 +64,21 @@ def multi_head_attention(
         ValueError: shapes that do not fit, a dropout outside [0, 1), or a mask together with a layout.
     """
     _check_arguments(query, key, value, num_heads, dropout)
-    dropout = dropout if training else 0.0
+    probability = dropout if training else 0.0
     if layout is None:
         attended = F.scaled_dot_product_attention(
             _split_heads(query, num_heads),
             _split_heads(key, num_heads),
             _split_heads(value, num_heads),
             attn_mask=_expand_key_mask(attention_mask),
-            dropout_p=dropout,
+            dropout_p=probability,
             is_causal=is_causal,
             scale=scale,
         )
         return attended.transpose(-3, -2).flatten(-2)
     if attention_mask is not None or is_causal:
         raise ValueError("multi_head_attention: a layout says it all; give no attention_mask or is_causal")
-    return _attend_unpadded(query, key, value, num_heads, dropout, layout, scale)
+    return _attend_unpadded(query, key, value, num_heads, probability, layout, window, scale)
 
 
 def _check_arguments(query: Tensor, key: Tensor, value: Tensor, num_heads: int, dropout: float) -> None:
@@ -108,46 +112,105 @@ def _attend_unpadded(
     key: Tensor,
     value: Tensor,
     num_heads: int,
-    dropout: float,
+    dropout_probability: float,
     layout: SequenceLayout,
+    window: int | None,
     scale: float | None,
 ) -> Tensor:
     """Attention over sequences of like length together: little padding, and few, large products."""
-    attended = []
-    for group in layout.groups:
-        block = [
-            tensor.index_select(0, group.gather).view(*group.shape, -1) for tensor in (query, key, value)
-        ]
-        output = _attend_block(block, num_heads, dropout, group.key_mask, scale)
-        attended.append(output.transpose(1, 2).flatten(2).flatten(0, 1))
-    return torch.cat(attended).index_select(0, layout.scatter)
+    places = layout.places(num_heads)
+    sizes = [group.count * num_heads * group.longest for group in layout.groups]
+    blocks = [
+        _ToBlocks.apply(tensor.unflatten(-1, (num_heads, -1)).flatten(0, 1), places).split(sizes)
+        for tensor in (query, key, value)
+    ]
+    attended = [
+        _attend_block(
+            [block.view(group.count, num_heads, group.longest, -1) for block in trio],
+            group,
+            dropout_probability,
+            window,
+            scale,
+        )
+        for group, *trio in zip(layout.groups, *blocks, strict=True)
+    ]
+    rows = _FromBlocks.apply(torch.cat([block.flatten(0, 2) for block in attended]), places)
+    return rows.view(len(query), -1)
+
+
+class _ToBlocks(torch.autograd.Function):
+    """Rows of the row's heads into the groups' blocks.
+
+    What padding repeats is masked or left out later, so its gradient is zero and only real places count.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, places: HeadPlaces) -> Tensor:
+        ctx.scatter = places.scatter
+        return rows.index_select(0, places.gather)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient.index_select(0, ctx.scatter), None
+
+
+class _FromBlocks(torch.autograd.Function):
+    """The real places of the groups' blocks back into the row."""
+
+    @staticmethod
+    def forward(ctx: Any, blocks: Tensor, places: HeadPlaces) -> Tensor:
+        ctx.scatter, ctx.num_places = places.scatter, len(blocks)
+        return blocks.index_select(0, places.scatter)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        blocks = gradient.new_zeros(ctx.num_places, gradient.size(1))
+        return blocks.index_copy_(0, ctx.scatter, gradient), None
+
+
+def _windowed(group: SequenceGroup, window: int | None, device: torch.device) -> Tensor | None:
+    """The group's mask, (count or 1, 1, 1 or longest, longest), with keys outside the window hidden too."""
+    if window is None or group.longest <= window:
+        return group.key_mask
+    places = torch.arange(group.longest, device=device)
+    near = ((places[:, None] - places).abs() < window)[None, None]
+    if group.key_mask is None:
+        return near
+    # A query that is padding itself must see something, or its row would not be a number.
+    return (near & group.key_mask) | torch.eye(group.longest, dtype=torch.bool, device=device)
 
 
 def _attend_block(
-    block: list[Tensor], num_heads: int, dropout: float, key_mask: Tensor | None, scale: float | None
+    block: list[Tensor],
+    group: SequenceGroup,
+    dropout_probability: float,
+    window: int | None,
+    scale: float | None,
 ) -> Tensor:
-    """Attention over a small padded block of queries, keys and values, (count, longest, width) each.
+    """Attention over a group's queries, keys and values, (count, num_heads, longest, head_dim) each.
 
     Returns:
-        Shape (count, num_heads, longest, head_dim).
+        The same shape.
     """
-    query, key, value = (_split_heads(tensor, num_heads) for tensor in block)
-    longest = query.size(-2)
-    if query.is_cuda or longest > _LONGEST_DENSE:
+    query, key, value = block
+    mask = _windowed(group, window, query.device)
+    if query.is_cuda or group.longest > _LONGEST_DENSE:
         return F.scaled_dot_product_attention(
-            query, key, value, attn_mask=key_mask, dropout_p=dropout, scale=scale
+            query, key, value, attn_mask=mask, dropout_p=dropout_probability, scale=scale
         )
     # On a processor the fused kernel pays off for long sequences only: for 16 of 126 tokens in 4 heads,
     # forward and backward, bf16, 1 core: fused 33 ms, these products 14 ms.
-    batch, heads, _, head_dim = query.shape
-    scale = head_dim**-0.5 if scale is None else scale
+    count, num_heads, longest, head_dim = query.shape
     bias = query.new_zeros(())
-    if key_mask is not None:
-        bias = query.new_zeros(key_mask.shape).masked_fill_(~key_mask, float("-inf"))
-        bias = bias.expand(batch, heads, 1, longest).reshape(batch * heads, 1, longest)
+    if mask is not None:
+        bias = query.new_zeros(mask.shape).masked_fill_(~mask, float("-inf"))
+        bias = bias.expand(count, num_heads, -1, longest).reshape(count * num_heads, -1, longest)
+    scale = head_dim**-0.5 if scale is None else scale
     scores = torch.baddbmm(bias, query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2), alpha=scale)
-    weights = F.dropout(scores.softmax(-1), dropout, training=dropout > 0.0)
-    return torch.bmm(weights, value.flatten(0, 1)).unflatten(0, (batch, heads))
+    weights = dropout(scores.softmax(-1), dropout_probability)
+    return torch.bmm(weights, value.flatten(0, 1)).unflatten(0, (count, num_heads))
 
 
 def headway_attention(
@@ -159,6 +222,7 @@ def headway_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     layout: SequenceLayout | None = None,
+    sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Run `multi_head_attention` for a transformers layer, which hands its heads over split.
@@ -172,6 +236,7 @@ def headway_attention(
         dropout: probability of dropping a weight; transformers gives 0 outside training.
         scaling: factor on the scores.
         layout: present when the batch is one row of unpadded sequences (batch is then 1).
+        sliding_window: keys as many places away, or more, are not seen (ModernBERT's local layers).
 
     Returns:
         The attended values, shape (batch, length, num_heads, head_dim), and None for the weights,
@@ -189,6 +254,7 @@ def headway_attention(
         dropout,
         attention_mask=attention_mask,
         layout=layout,
+        window=sliding_window if layout is not None else None,
         scale=scaling,
     )
     return attended.view(batch, length, num_heads, head_dim), None

@@ -1,26 +1,30 @@
-"""Build, load, save and run encoders: transformers owns their shape, Headway how they run."""
+"""Build, load and save encoders: transformers owns their shape, Headway how they run."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from transformers import (
     AutoConfig,
-    AutoModelForPreTraining,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     BertConfig,
-    BertForMaskedLM,
     BertForPreTraining,
+    ModernBertConfig,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from headway.config import ConfigError, ModelConfig, Preset
 from headway.engine.attention import ATTENTION_NAME
-from headway.engine.layout import SequenceLayout
+from headway.engine.dropout import use_fast_dropout
+from headway.engine.unpadded import check_supported
 
 # Turc et al. 2019, "Well-Read Students Learn Better", table 1; Devlin et al. 2018, section 3.
 _PRESETS: dict[Preset, dict[str, int]] = {
@@ -30,7 +34,44 @@ _PRESETS: dict[Preset, dict[str, int]] = {
     "bert-medium": {"num_hidden_layers": 8, "hidden_size": 512, "num_attention_heads": 8},
     "bert-base": {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12},
     "bert-large": {"num_hidden_layers": 24, "hidden_size": 1024, "num_attention_heads": 16},
+    # Warner et al. 2024, "Smarter, Better, Faster, Longer", table 4.
+    "modernbert-base": {"num_hidden_layers": 22, "hidden_size": 768, "num_attention_heads": 12},
 }
+
+
+def config_for(model: ModelConfig, tokenizer: PreTrainedTokenizerBase, max_length: int) -> PreTrainedConfig:
+    """The transformers configuration of an encoder to be trained from scratch with a tokenizer.
+
+    Raises:
+        ConfigError: sizes that do not fit together.
+    """
+    if not model.preset.startswith("modernbert"):
+        return bert_config(model, len(tokenizer), max_length, tokenizer.pad_token_id)
+    shape = _shape(model)
+    return ModernBertConfig(
+        vocab_size=len(tokenizer),
+        intermediate_size=shape["hidden_size"] * 3 // 2,
+        max_position_embeddings=max(8192, max_length),
+        embedding_dropout=model.dropout,
+        mlp_dropout=model.dropout,
+        attention_dropout=model.attention_dropout,
+        pad_token_id=tokenizer.pad_token_id,
+        cls_token_id=tokenizer.cls_token_id,
+        sep_token_id=tokenizer.sep_token_id,
+        bos_token_id=tokenizer.cls_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+        **shape,
+    )
+
+
+def _shape(model: ModelConfig) -> dict[str, int]:
+    shape = _PRESETS[model.preset] | model.shape_overrides()
+    if shape["hidden_size"] % shape["num_attention_heads"]:
+        raise ConfigError(
+            f"model.hidden_size: {shape['hidden_size']} is not a multiple of "
+            f"num_attention_heads, {shape['num_attention_heads']}"
+        )
+    return shape
 
 
 def bert_config(model: ModelConfig, vocab_size: int, max_length: int, pad_token_id: int) -> BertConfig:
@@ -45,12 +86,7 @@ def bert_config(model: ModelConfig, vocab_size: int, max_length: int, pad_token_
     Raises:
         ConfigError: a hidden size that does not split into the heads.
     """
-    shape = _PRESETS[model.preset] | model.shape_overrides()
-    if shape["hidden_size"] % shape["num_attention_heads"]:
-        raise ConfigError(
-            f"model.hidden_size: {shape['hidden_size']} is not a multiple of "
-            f"num_attention_heads, {shape['num_attention_heads']}"
-        )
+    shape = _shape(model)
     return BertConfig(
         vocab_size=vocab_size,
         intermediate_size=4 * shape["hidden_size"],
@@ -63,20 +99,29 @@ def bert_config(model: ModelConfig, vocab_size: int, max_length: int, pad_token_
 
 
 def new_pretraining_model(config: PreTrainedConfig, next_sentence: bool, seed: int) -> PreTrainedModel:
-    """A BERT with its pretraining heads and random weights, the same for the same seed."""
-    model_class = BertForPreTraining if next_sentence else BertForMaskedLM
+    """An encoder with its pretraining heads and random weights, the same for the same seed."""
     torch.manual_seed(seed)
-    return _with_headway_attention(model_class(config))
+    if next_sentence:
+        return _made_ours(BertForPreTraining(config))
+    return _made_ours(AutoModelForMaskedLM.from_config(config))
 
 
-def load_pretraining_model(folder: Path, next_sentence: bool) -> PreTrainedModel:
+def load_pretraining_model(folder: Path, next_sentence: bool, vocab_size: int = 0) -> PreTrainedModel:
     """An encoder saved by transformers, with pretraining heads; those it lacks start at random.
 
+    A `vocab_size` beyond the model's adds words to it, each starting near the mean of the known ones
+    (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models").
+
     Raises:
-        ConfigError: the folder holds no model.
+        ConfigError: the folder holds no model, or one without a head for next sentences if they are wanted.
     """
-    model_class = AutoModelForPreTraining if next_sentence else BertForMaskedLM
-    return _with_headway_attention(_from_folder(model_class, folder))
+    config = _from_folder(AutoConfig, folder)
+    if next_sentence and config.model_type != "bert":
+        raise ConfigError(f"objective: pairs need a BERT; {str(folder)!r} holds a {config.model_type!r}")
+    model = _from_folder(BertForPreTraining if next_sentence else AutoModelForMaskedLM, folder)
+    if vocab_size > model.config.vocab_size:
+        model.resize_token_embeddings(vocab_size)
+    return _made_ours(model)
 
 
 def load_classifier(folder: Path, labels: list[str], *, random_weights: bool, seed: int) -> PreTrainedModel:
@@ -91,13 +136,50 @@ def load_classifier(folder: Path, labels: list[str], *, random_weights: bool, se
     Raises:
         ConfigError: the folder holds no model.
     """
+    return load_model(
+        folder,
+        AutoModelForSequenceClassification,
+        random_weights=random_weights,
+        seed=seed,
+        **label_settings(labels),
+    )
+
+
+def label_settings(labels: list[str]) -> dict[str, Any]:
+    """The names of a head's outputs, as transformers' configurations hold them."""
     id2label = dict(enumerate(labels))
-    settings = {"id2label": id2label, "label2id": {label: i for i, label in id2label.items()}}
+    return {"id2label": id2label, "label2id": {label: index for index, label in id2label.items()}}
+
+
+def dropout_settings(folder: Path, hidden: float | None, attention: float | None) -> dict[str, float]:
+    """Dropouts by the names that the configuration in a folder has for them; those that are None stay."""
+    config = _from_folder(AutoConfig, folder)
+    wanted = dict.fromkeys(("hidden_dropout_prob", "dropout", "embedding_dropout", "mlp_dropout"), hidden)
+    wanted |= dict.fromkeys(("attention_probs_dropout_prob", "attention_dropout"), attention)
+    return {name: value for name, value in wanted.items() if value is not None and hasattr(config, name)}
+
+
+def load_model(
+    folder: Path, auto_class: Any, *, random_weights: bool, seed: int, **settings: Any
+) -> PreTrainedModel:
+    """An encoder with the head of one of transformers' auto classes.
+
+    Args:
+        folder: where transformers saved an encoder, with or without such a head.
+        auto_class: `AutoModelFor…`.
+        random_weights: take the shape from the folder, and no weight: the baseline without pretraining.
+        seed: of every weight the folder does not give.
+        **settings: of the model's configuration that differ from the folder's.
+
+    Raises:
+        ConfigError: the folder holds no model.
+    """
     torch.manual_seed(seed)
     if random_weights:
-        config = _from_folder(AutoConfig, folder, num_labels=len(labels), **settings)
-        return _with_headway_attention(AutoModelForSequenceClassification.from_config(config))
-    return _with_headway_attention(_from_folder(AutoModelForSequenceClassification, folder, **settings))
+        config = _from_folder(AutoConfig, folder, **settings)
+        return _made_ours(auto_class.from_config(config))
+    # A head over other labels than the folder's begins anew.
+    return _made_ours(_from_folder(auto_class, folder, ignore_mismatched_sizes=True, **settings))
 
 
 def _from_folder(auto_class: Any, folder: Path, **settings: Any) -> Any:
@@ -106,13 +188,30 @@ def _from_folder(auto_class: Any, folder: Path, **settings: Any) -> Any:
             f"model: {str(folder)!r} is not a folder with a transformers model (no config.json)"
         )
     try:
-        return auto_class.from_pretrained(folder, local_files_only=True, **settings)
+        with _quietly():
+            return auto_class.from_pretrained(folder, local_files_only=True, **settings)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"model: {str(folder)!r} cannot be loaded: {str(error).splitlines()[0]}") from error
 
 
-def _with_headway_attention(model: PreTrainedModel) -> PreTrainedModel:
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without transformers' progress bars, and its report of heads that begin anew, as they shall."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _made_ours(model: PreTrainedModel) -> PreTrainedModel:
+    check_supported(model.config)
     model.set_attn_implementation(ATTENTION_NAME)
+    use_fast_dropout(model)
     return model
 
 
@@ -120,44 +219,7 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
     """Write weights (safetensors) and configuration in transformers' format, readable without Headway."""
     model.set_attn_implementation("sdpa")
     try:
-        model.save_pretrained(folder)
+        with _quietly():
+            model.save_pretrained(folder)
     finally:
         model.set_attn_implementation(ATTENTION_NAME)
-
-
-def encode_unpadded(
-    encoder: nn.Module, input_ids: Tensor, token_type_ids: Tensor, layout: SequenceLayout
-) -> Tensor:
-    """Run an encoder's trunk over a row of sequences, computing no padding.
-
-    Args:
-        encoder: a transformers encoder with Headway's attention (`BertModel`).
-        input_ids: int64, shape (tokens,).
-        token_type_ids: int64, shape (tokens,).
-        layout: the sequences' boundaries in the row.
-
-    Returns:
-        The last hidden states, floating, shape (tokens, hidden_size).
-    """
-    output = encoder(
-        input_ids=input_ids[None],
-        token_type_ids=token_type_ids[None],
-        position_ids=layout.position_ids[None],
-        layout=layout,
-    )
-    return output.last_hidden_state[0]
-
-
-def pool_first_tokens(encoder: Any, hidden_states: Tensor, layout: SequenceLayout) -> Tensor:
-    """The encoder's pooler on the [CLS] of each sequence.
-
-    Args:
-        encoder: a transformers encoder with a pooler.
-        hidden_states: floating, shape (tokens, hidden_size).
-        layout: the sequences' boundaries in the row.
-
-    Returns:
-        Floating, shape (sequences, hidden_size).
-    """
-    first = hidden_states.index_select(0, layout.first_tokens)
-    return encoder.pooler(first[:, None])

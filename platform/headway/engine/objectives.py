@@ -6,7 +6,7 @@ losses with the counts they are over, so that means over several workers and mic
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from headway.data.batches import Batch
-from headway.engine.encoder import encode_unpadded, pool_first_tokens
-from headway.engine.layout import layout_of_lengths
+from headway.data.pairs import PairObjective
+from headway.engine.cross_entropy import cross_entropy_sum
+from headway.engine.heads import next_sentence_logits, sequence_logits, vocabulary_logits
+from headway.engine.layout import SequenceLayout, layout_of_lengths
+from headway.engine.unpadded import encode_unpadded
 
 
 class Term(NamedTuple):
@@ -32,9 +35,14 @@ class Term(NamedTuple):
     correct: Tensor
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Term:
+def cross_entropy(
+    logits: Tensor, labels: Tensor, weights: Tensor | None = None, smoothing: float = 0.0
+) -> Term:
     """Sum of cross-entropies; logits of shape (predictions, classes), labels int64 (predictions,)."""
-    total = F.cross_entropy(logits.float(), labels, reduction="sum")
+    if weights is None and not smoothing:
+        total = cross_entropy_sum(logits, labels)
+    else:
+        total = F.cross_entropy(logits.float(), labels, weights, reduction="sum", label_smoothing=smoothing)
     # The search for the largest of many logits would cost as much as a layer in each training step.
     correct = labels.new_zeros(()) if torch.is_grad_enabled() else _hits(logits, labels)
     return Term(total, torch.tensor(len(labels), device=labels.device), correct)
@@ -45,44 +53,100 @@ def _hits(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class PretrainingObjective(nn.Module):
-    """Masked language modelling, and next-sentence prediction where the model has its head.
+    """Masked language modelling, and a judgement of sentence pairs where the model has a head for it.
 
     Devlin et al. 2018, section 3.1. The vocabulary head runs on the masked tokens only.
     """
 
-    def __init__(self, model: PreTrainedModel, next_sentence: bool) -> None:
+    def __init__(self, model: PreTrainedModel, pairs: PairObjective | None) -> None:
         super().__init__()
         self.model = model
-        self.next_sentence = next_sentence
+        self.pairs = pairs
+
+    def predictions(self, batch: Batch) -> dict[str, int]:
+        """How many predictions each loss is over."""
+        counts = {"mlm": len(batch.masked_labels)}
+        return counts | ({self.pairs: len(batch.labels)} if self.pairs is not None else {})
 
     def forward(self, batch: Batch) -> dict[str, Term]:
-        """Losses `mlm` and, with next sentences, `nsp`."""
-        encoder = self.model.base_model
+        """Losses `mlm` and, with pairs, `nsp` or `sop`."""
         layout = layout_of_lengths(batch.lengths)
-        hidden = encode_unpadded(encoder, batch.input_ids, batch.token_type_ids, layout)
+        hidden = encode_unpadded(self.model.base_model, batch.input_ids, batch.token_type_ids, layout)
         masked = hidden.index_select(0, batch.masked_places)
-        terms = {"mlm": _cross_entropy(self.model.cls.predictions(masked), batch.masked_labels)}
-        if self.next_sentence:
-            pooled = pool_first_tokens(encoder, hidden, layout)
-            terms["nsp"] = _cross_entropy(self.model.cls.seq_relationship(pooled), batch.labels)
+        terms = {"mlm": cross_entropy(vocabulary_logits(self.model, masked), batch.masked_labels)}
+        if self.pairs is not None:
+            judged = next_sentence_logits(self.model, hidden, layout)
+            terms[self.pairs] = cross_entropy(judged, batch.labels)
         return terms
 
 
-class ClassificationObjective(nn.Module):
-    """Cross-entropy over classes, read from the pooled first token."""
+class TaskObjective(nn.Module):
+    """One loss over what a model says of each row of a task; subclasses say which.
+
+    Attributes:
+        name: of the loss.
+        unit: what the outputs' first dimension counts: sequences, tokens, or the places with a label.
+    """
+
+    name: ClassVar[str]
+    unit: ClassVar[Literal["sequence", "token", "place"]] = "sequence"
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
-    def logits(self, batch: Batch) -> Tensor:
-        """Scores before softmax, shape (sequences, classes)."""
-        encoder = self.model.base_model
+    def encode(self, batch: Batch) -> tuple[Tensor, SequenceLayout]:
+        """The last hidden states, shape (tokens, hidden_size), and where the sequences lie in them."""
         layout = layout_of_lengths(batch.lengths)
-        hidden = encode_unpadded(encoder, batch.input_ids, batch.token_type_ids, layout)
-        pooled = pool_first_tokens(encoder, hidden, layout)
-        return self.model.classifier(self.model.dropout(pooled))
+        hidden = encode_unpadded(self.model.base_model, batch.input_ids, batch.token_type_ids, layout)
+        return hidden, layout
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """What the model says, floating, shape (units, …)."""
+        raise NotImplementedError
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Term:
+        """The loss of what the model said, summed."""
+        raise NotImplementedError
+
+    def predictions(self, batch: Batch) -> dict[str, int]:
+        """How many predictions the loss is over."""
+        return {self.name: len(batch.masked_places if self.unit == "place" else batch.lengths)}
 
     def forward(self, batch: Batch) -> dict[str, Term]:
-        """The loss `classification`."""
-        return {"classification": _cross_entropy(self.logits(batch), batch.labels)}
+        """The loss under its name."""
+        return {self.name: self.loss(self.outputs(batch), batch)}
+
+
+class ClassificationObjective(TaskObjective):
+    """Cross-entropy over classes, with rare classes weighted up and labels smoothed if wanted.
+
+    The mean is over sequences, whatever their weights.
+    """
+
+    name = "classification"
+    class_weights: Tensor | None
+
+    def __init__(
+        self, model: PreTrainedModel, *, class_weights: Tensor | None = None, label_smoothing: float = 0.0
+    ) -> None:
+        """Take float32 weights of shape (classes,), and the share of a label that is spread over all.
+
+        Szegedy et al. 2016, section 7, for the smoothing.
+        """
+        super().__init__(model)
+        self.register_buffer("class_weights", class_weights, persistent=False)
+        self.label_smoothing = label_smoothing
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Scores before softmax, shape (sequences, classes)."""
+        hidden, layout = self.encode(batch)
+        return sequence_logits(self.model, hidden, layout)
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """See `logits`."""
+        return self.logits(batch)
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Term:
+        """Cross-entropy with the batch's labels, int64 of shape (sequences,)."""
+        return cross_entropy(outputs, batch.labels, self.class_weights, self.label_smoothing)

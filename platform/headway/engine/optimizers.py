@@ -1,59 +1,90 @@
-"""Optimizers and learning-rate schedules by name."""
+"""Optimizers by name, all from libraries that are kept well."""
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Adafactor, AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
-from headway.config import OptimizerConfig, ScheduleConfig
+from headway.config import OptimizerConfig
+from headway.engine.parameter_groups import parameter_groups, split_hidden_matrices, with_layer_decay
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
     """The named optimizer over the model's trainable parameters; biases and norms are not decayed."""
     groups = parameter_groups(model, config.weight_decay)
-    learning_rate = config.learning_rate
-    if config.name == "adafactor":
-        return Adafactor(groups, lr=learning_rate)
-    if config.name == "adamw":
-        return AdamW(groups, lr=learning_rate, betas=config.betas, eps=config.eps, fused=True)
+    if config.layer_decay < 1.0:
+        groups = with_layer_decay(model, groups, config.learning_rate, config.layer_decay)
+    match config.name:
+        case "adafactor":
+            return Adafactor(groups, lr=config.learning_rate)
+        case "adamw":
+            return _adamw(groups, config)
+        case "muon":
+            return _muon(split_hidden_matrices(model, groups), config)
+        case _:
+            return _from_library(groups, config)
+
+
+def _adamw(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
+    # One kernel for all weights, unless they are split over different meshes.
+    is_split = any(isinstance(parameter, DTensor) for group in groups for parameter in group["params"])
+    return AdamW(
+        groups,
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.eps,
+        fused=not is_split,
+        foreach=False if is_split else None,
+    )
+
+
+def _muon(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
+    """Jordan et al. 2024 for matrices inside layers, AdamW for embeddings, norms and heads.
+
+    Both take the same learning rate: updates are scaled to AdamW's size (Liu et al. 2025, "Muon is
+    Scalable for LLM Training", section 2.2).
+    """
+    from pytorch_optimizer import Muon
+
+    for group in groups:
+        group.setdefault("lr", config.learning_rate)
+        if group["use_muon"]:
+            group["use_adjusted_lr"] = True
+        else:
+            group |= {"betas": config.betas, "eps": config.eps}
+    return Muon(groups)
+
+
+def _from_library(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
     # Imported only when asked for: the library takes a second to load.
-    from pytorch_optimizer import Lamb, Lion
+    from pytorch_optimizer import Lamb, Lion, ScheduleFreeAdamW
 
-    if config.name == "lion":
-        return Lion(groups, lr=learning_rate, betas=config.betas)
-    # You et al. 2019, algorithm 2: the decay is part of the update that the trust ratio scales.
-    return Lamb(groups, lr=learning_rate, betas=config.betas, eps=config.eps, weight_decouple=False)
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Matrices with the decay, vectors (biases, norms) without."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
-    ]
+    rate, betas, eps = config.learning_rate, config.betas, config.eps
+    match config.name:
+        case "lion":
+            return Lion(groups, lr=rate, betas=betas)
+        case "schedule_free_adamw":
+            return ScheduleFreeAdamW(groups, lr=rate, betas=betas, eps=eps)
+        case _:
+            # You et al. 2019, algorithm 2: the decay is part of the update that the trust ratio scales.
+            # Without `adam_debias` the library divides the scaled step by 1 - beta1^t: ten times the rate
+            # at the start.
+            return Lamb(groups, lr=rate, betas=betas, eps=eps, weight_decouple=False, adam_debias=True)
 
 
-def build_schedule(optimizer: Optimizer, config: ScheduleConfig, total_steps: int) -> LambdaLR:
-    """Linear warm-up from 0 to the optimizer's rate, then the named course down to the last step."""
-    warmup_steps = round(config.warmup * total_steps)
+def use_result_weights(optimizer: Any) -> None:
+    """Give the model the weights to evaluate and to keep; only schedule-free ones differ from training's.
 
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / (warmup_steps + 1)
-        progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-        return _decay(config.name, min(1.0, progress))
-
-    return LambdaLR(optimizer, factor)
+    Defazio et al. 2024, "The Road Less Scheduled", section 2: gradients are taken at y, the result is x.
+    """
+    if hasattr(optimizer, "eval"):
+        optimizer.eval()
 
 
-def _decay(name: str, progress: float) -> float:
-    """Share of the peak rate when `progress` (0 to 1) of the steps after warm-up are done."""
-    if name == "linear":
-        return 1.0 - progress
-    if name == "cosine":
-        return 0.5 * (1.0 + math.cos(math.pi * progress))
-    return 1.0
+def use_training_weights(optimizer: Any) -> None:
+    """Give the model the weights that training goes on with; undoes `use_result_weights`."""
+    if hasattr(optimizer, "train"):
+        optimizer.train()

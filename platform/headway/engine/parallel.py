@@ -1,17 +1,47 @@
-"""One worker among several that train the same model on shares of each batch."""
+"""One worker among several that train the same model: on shares of each batch, or on parts of the model.
+
+The workers form a mesh of three dimensions. Along `data` each has the whole model and a share of the batch;
+along `shard` a share of the batch and a slice of every weight (Rajbhandari et al. 2020, "ZeRO", stage 3, by
+PyTorch's `fully_shard`); along `tensor` the same share of the batch, and the heads and intermediate neurons
+of a layer are split (Shoeybi et al. 2019, "Megatron-LM", section 3).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    ParallelStyle,
+    RowwiseParallel,
+    parallelize_module,
+)
 from torch.nn.parallel import DistributedDataParallel
 
+from headway.config import ConfigError, ParallelConfig
 from headway.engine.device import default_device
+
+_BATCH_DIMENSIONS = ("data", "shard")
+
+# A pair of matrices a layer: the first is split by its outputs, the second by its inputs, so that the pair
+# needs one sum over the workers. Names are those of transformers' BERT, RoBERTa and ELECTRA.
+_TENSOR_PLAN: dict[str, type[ParallelStyle]] = {
+    "attention.self.query": ColwiseParallel,
+    "attention.self.key": ColwiseParallel,
+    "attention.self.value": ColwiseParallel,
+    "attention.output.dense": RowwiseParallel,
+    "intermediate.dense": ColwiseParallel,
+    "output.dense": RowwiseParallel,
+}
 
 
 @dataclass(frozen=True)
@@ -22,33 +52,132 @@ class Worker:
         rank: number among the workers.
         world_size: how many there are.
         device: what this one computes on.
+        mesh: the workers by data, shard and tensor, where the model is split over them; otherwise None.
+        is_leaving: whether a machine of the group is about to be taken away.
     """
 
     rank: int = 0
     world_size: int = 1
     device: torch.device = field(default_factory=default_device)
+    mesh: DeviceMesh | None = None
+    is_leaving: Callable[[], bool] = lambda: False
+
+    def arranged(self, layout: ParallelConfig) -> Worker:
+        """The same worker with its place in the mesh that a layout wants; every worker calls it."""
+        if not layout.splits_model:
+            return self
+        shape = layout.mesh_shape(self.world_size)
+        mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=(*_BATCH_DIMENSIONS, "tensor"))
+        mesh[_BATCH_DIMENSIONS]._flatten("batch")
+        return replace(self, mesh=mesh)
+
+    @property
+    def share(self) -> int:
+        """Which share of each batch this worker computes, counted from 0."""
+        return self.rank if self.mesh is None else self.rank // self.mesh["tensor"].size()
+
+    @property
+    def shares(self) -> int:
+        """How many shares each batch is split into."""
+        return self.world_size if self.mesh is None else self.world_size // self.mesh["tensor"].size()
 
     def sum(self, values: Tensor) -> Tensor:
-        """`values` summed over all workers, on each of them; any shape."""
-        if self.world_size > 1:
-            dist.all_reduce(values)
+        """`values` summed over the shares of a batch, on each worker; any shape."""
+        if self.shares > 1:
+            dist.all_reduce(values, group=None if self.mesh is None else self.mesh["batch"].get_group())
         return values
 
+    def any(self, value: bool) -> bool:
+        """Whether `value` is true on any worker."""
+        flag = torch.tensor(int(value), device=self.device)
+        if self.world_size > 1:
+            dist.all_reduce(flag)
+        return bool(flag)
+
+    def split(self, module: nn.Module, dtype: torch.dtype) -> nn.Module:
+        """Split a module's weights over the mesh, in place, to be computed with in `dtype`.
+
+        Raises:
+            ConfigError: the heads do not divide by the size of the tensor dimension.
+        """
+        if self.mesh is None:
+            return module
+        layers = transformer_layers(module)
+        if self.mesh["tensor"].size() > 1:
+            _split_tensors(layers, self.mesh["tensor"])
+        policy = MixedPrecisionPolicy(
+            param_dtype=None if dtype == torch.float32 else dtype, reduce_dtype=torch.float32
+        )
+        for part in [*layers, module]:
+            fully_shard(part, mesh=self.mesh[_BATCH_DIMENSIONS], mp_policy=policy)
+        return module
+
     def replicate(self, module: nn.Module) -> nn.Module:
-        """`module` with gradients averaged over the workers after each backward pass."""
-        if self.world_size == 1:
+        """`module` with gradients averaged over the shares of a batch after each backward pass."""
+        if self.world_size == 1 or self.mesh is not None:
             return module
         device_ids = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(
-            module, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True
+            module,
+            device_ids=device_ids,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            # Otherwise the gradients are laid out anew after the first step of a process. From three workers
+            # on, a sum's rounding depends on its place in the layout, and a resumed run would differ.
+            find_unused_parameters=self.world_size > 2,
         )
+
+
+def transformer_layers(module: nn.Module) -> list[nn.Module]:
+    """The encoder layers of a model, by transformers' naming: the items of its list called `layer(s)`."""
+    lists = [m for name, m in module.named_modules() if name.split(".")[-1] in ("layer", "layers")]
+    return [layer for found in lists if isinstance(found, nn.ModuleList) for layer in found]
+
+
+def _split_tensors(layers: list[nn.Module], mesh: DeviceMesh) -> None:
+    for layer in layers:
+        heads = getattr(getattr(getattr(layer, "attention", None), "self", None), "num_attention_heads", None)
+        if heads is None:
+            raise ConfigError(
+                f"parallel.tensor: {mesh.size()}; only BERT, RoBERTa and ELECTRA can be split so"
+            )
+        if heads % mesh.size():
+            raise ConfigError(f"parallel.tensor: {mesh.size()} does not divide the {heads} attention heads")
+        parallelize_module(layer, mesh, {name: style() for name, style in _TENSOR_PLAN.items()})
 
 
 @contextmanager
 def synchronise_only_if(module: nn.Module, wanted: bool) -> Iterator[None]:
     """Hold back the averaging of gradients in all micro-batches of a step but the last."""
-    if wanted or not isinstance(module, DistributedDataParallel):
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(wanted)
+        yield
+    elif wanted or not isinstance(module, DistributedDataParallel):
         yield
     else:
         with module.no_sync():
             yield
+
+
+def clip_gradients(module: nn.Module, most: float) -> float:
+    """Scale all gradients down so that their norm is at most `most`, whatever they are split over.
+
+    Returns:
+        The Euclidean norm of all gradients together, before.
+    """
+    parameters = [parameter for parameter in module.parameters() if parameter.grad is not None]
+    if not any(isinstance(parameter, DTensor) for parameter in parameters):
+        return float(nn.utils.clip_grad_norm_(parameters, most))
+    by_mesh: dict[Any, list[Tensor]] = {}
+    for parameter in parameters:
+        by_mesh.setdefault(getattr(parameter, "device_mesh", None), []).append(parameter)
+    norms = [_norm_of_gradients(some) for some in by_mesh.values()]
+    norm = torch.linalg.vector_norm(torch.stack(norms))
+    for some in by_mesh.values():
+        nn.utils.clip_grads_with_norm_(some, most, norm)
+    return float(norm)
+
+
+def _norm_of_gradients(parameters: list[Tensor]) -> Tensor:
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm

@@ -5,46 +5,46 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from headway.config import TrainingConfig
 from headway.data.batches import Batch, BatchSource
-from headway.data.sampling import derived_seed
-from headway.engine.device import compute_dtype, precision_context
+from headway.data.sampling import derived_seed, parts_of
+from headway.engine.device import compute_dtype
+from headway.engine.flops import useful_training_flops
+from headway.engine.layers import checkpoint_activations, compile_layers
+from headway.engine.machine import synchronise
+from headway.engine.meter import Meter, Metrics
 from headway.engine.objectives import Term
-from headway.engine.optimizers import build_optimizer, build_schedule
-from headway.engine.parallel import Worker, synchronise_only_if
-from headway.engine.state import restore_state, save_state
+from headway.engine.optimizers import build_optimizer, use_result_weights, use_training_weights
+from headway.engine.parallel import Worker, clip_gradients, synchronise_only_if
+from headway.engine.precision import ComputeCopy
+from headway.engine.prefetch import prefetched
+from headway.engine.schedules import build_schedule
+from headway.engine.state import Checkpoints, Restored
 
-Metrics = dict[str, float]
 Report = Callable[[int, Metrics], None]
 """Called with the number of steps done and what was measured, on every worker alike."""
+Evaluator = Callable[[Any], Metrics]
+"""Measures an objective on the validation rows; called on every worker, and answers the same on each."""
 
 
 class TrainingError(RuntimeError):
     """Training cannot go on: the loss is no number any more."""
 
 
-@dataclass
-class Meter:
-    """What this worker measured since the last report."""
-
-    losses: dict[str, float] = field(default_factory=dict)
-    tokens: int = 0
-    steps: int = 0
-    seconds: float = 0.0
-    gradient_norm: float = 0.0
-    learning_rate: float = 0.0
+class Stopped(RuntimeError):  # noqa: N818, it is no error
+    """Training was asked to stop; its state is saved, and the same run goes on from there."""
 
 
 class Trainer:
     """Minimises an objective over batches, for a number of steps, from where a saved state left off.
 
     Attributes:
+        objective: what is trained; its weights are float32, whatever is computed with.
         start_step: steps that the saved state had behind it; 0 when there was none.
         total_steps: steps of the whole run.
     """
@@ -57,59 +57,96 @@ class Trainer:
         *,
         validation: BatchSource | None = None,
         worker: Worker | None = None,
-        state_folder: Path | None = None,
+        checkpoints: Checkpoints | None = None,
         report: Report = lambda step, metrics: None,
+        evaluator: Evaluator | None = None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.worker = worker or Worker()
-        self.objective = objective.to(self.worker.device)
+        self.objective: Any = objective.to(self.worker.device)
         self.batches = batches
         self.validation = validation
         self.config = config
-        self.state_folder = state_folder
+        self.checkpoints = checkpoints
         self.report = report
+        self.evaluator = evaluator
+        self.stop = stop
         self.total_steps = config.total_steps(batches.rows)
+        most_shares = max(config.most_workers // config.parallel.tensor, self.worker.shares)
+        self.parts = most_shares * config.accumulation
         self.dtype = compute_dtype(config.precision, self.worker.device)
+        self.worker.split(self.objective, self.dtype)
         self.optimizer = build_optimizer(self.objective, config.optimizer)
         self.schedule = build_schedule(self.optimizer, config.schedule, self.total_steps)
-        self.start_step = self._resume()
-        self.replica = self.worker.replicate(self.objective)
+        self.restored = self._resume()
+        self.start_step = self.restored.step
+        if config.activation_checkpointing:
+            checkpoint_activations(self.objective)
+        is_split = self.worker.mesh is not None  # then it casts by itself
+        self.compute = ComputeCopy(self.objective, torch.float32 if is_split else self.dtype)
+        if config.compile:
+            compile_layers(self.compute.module)
+        self.replica = self.worker.replicate(self.compute.module)
 
     def run(self) -> None:
         """Train to the last step, reporting, evaluating and saving on the way.
 
+        The objective's weights are the result's from the last report on.
+
         Raises:
-            TrainingError: a gradient that is not finite.
+            TrainingError: a gradient that is not finite; the state before that step is saved.
+            Stopped: some worker was asked to stop.
         """
-        step = self.start_step
-        if step == 0:
+        if self.start_step == 0:
             self.report(0, self.evaluate())
-        meter = Meter()
-        while step < self.total_steps:
-            started = time.perf_counter()
-            self._train_step(step, meter)
+        meter = self._resumed_meter()
+        validation_loss = self.restored.metric
+        started = time.perf_counter()
+        for index, micro_batches in prefetched(self._micro_batches, self.start_step, self.total_steps):
+            self.train_step(index, micro_batches, meter)
+            synchronise(self.worker.device)
             meter.seconds += time.perf_counter() - started
-            step += 1
+            step = index + 1
             metrics: Metrics = {}
             if step % self.config.log_every == 0 or step in (1, self.total_steps):
-                metrics |= self._drain(meter)
+                metrics |= meter.metrics(self.worker, self.dtype)
                 meter = Meter()
             if self._is_due(step, self.config.evaluate_every, 10):
                 metrics |= self.evaluate()
+            if step == self.total_steps:
+                use_result_weights(self.optimizer)
             if metrics:
                 self.report(step, metrics)
-            if self._is_due(step, self.config.checkpoint_every, 5):
-                self._save(step)
+            validation_loss = metrics.get("validation_loss", validation_loss)
+            stopping = self.worker.any(self.stop())
+            # After the report: where there is a state, there is all that was measured before it.
+            if stopping or self._is_due(step, self.config.checkpoint_every, 5):
+                self._save(step, meter, validation_loss)
+            if stopping:
+                self.finish_saving()
+                raise Stopped(f"stopped after step {step}, whose state is saved")
+            started = time.perf_counter()
+        self.finish_saving()
 
     def evaluate(self) -> Metrics:
-        """Mean losses and accuracies over the validation rows; nothing where there are none."""
-        if self.validation is None:
+        """Mean losses and accuracies over the validation rows, or what `evaluator` measures on them."""
+        if self.validation is None and self.evaluator is None:
             return {}
+        use_result_weights(self.optimizer)
+        self.compute.follow()
+        module = self.compute.module.eval()
+        metrics = self.evaluator(module) if self.evaluator is not None else self._mean_losses(module)
+        use_training_weights(self.optimizer)
+        self.compute.follow()
+        return metrics
+
+    def _mean_losses(self, module: nn.Module) -> Metrics:
+        assert self.validation is not None
         sums: dict[str, Tensor] = {}
-        self.objective.eval()
-        shares = self.validation.in_order(self.worker.rank, self.worker.world_size, self.config.batch_size)
-        with torch.inference_mode(), precision_context(self.dtype, self.worker.device):
+        shares = self.validation.in_order(self.worker.share, self.worker.shares, self.config.batch_size)
+        with torch.no_grad():  # a sharded weight that was gathered in inference mode could not be trained
             for batch in shares:
-                for name, term in self.objective(batch.to(self.worker.device)).items():
+                for name, term in module(batch.to(self.worker.device)).items():
                     row = torch.stack([part.detach().double() for part in term])
                     sums[name] = sums.get(name, torch.zeros_like(row)) + row
         return self._means(sums)
@@ -123,73 +160,87 @@ class Trainer:
         metrics["validation_loss"] = sum(v for k, v in metrics.items() if k.endswith("_loss"))
         return metrics
 
-    def _train_step(self, step: int, meter: Meter) -> None:
-        config, worker = self.config, self.worker
-        # Dropout, too, is a function of (seed, step, rank): a resumed run draws what it would have drawn.
-        torch.manual_seed(derived_seed(config.seed, step, worker.rank))
-        self.objective.train()
-        batches = self.batches.micro_batches(step, worker.rank, worker.world_size, config.accumulation)
-        counts = self._global_counts(batches)
-        for index, batch in enumerate(batches):
-            with synchronise_only_if(self.replica, wanted=index == len(batches) - 1):
-                self._backward(batch.to(worker.device), counts, meter)
-        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), config.max_grad_norm)
-        if not math.isfinite(norm):
-            raise TrainingError(f"the gradient of step {step + 1} is not finite; try a lower learning_rate")
+    def _micro_batches(self, step: int) -> list[Batch]:
+        worker = self.worker
+        return self.batches.micro_batches(step, worker.share, worker.shares, self.parts)
+
+    def train_step(self, step: int, micro_batches: list[Batch], meter: Meter) -> None:
+        """One optimizer step, the one after `step` others, on this worker's share of its batch."""
+        self.compute.module.train()
+        counts = self._global_counts(micro_batches)
+        parts = parts_of(self.worker.share, self.worker.shares, self.parts)
+        for index, batch in enumerate(micro_batches):
+            # Dropout, too, is a function of (seed, step, part): a resumed or resized run draws the same.
+            torch.manual_seed(derived_seed(self.config.seed, step, parts[index]))
+            is_last = index == len(micro_batches) - 1
+            with synchronise_only_if(self.replica, wanted=is_last):
+                self._backward(batch.to(self.worker.device), counts, meter)
+            if is_last or self.worker.world_size == 1:
+                self.compute.collect_gradients()
+        self._update(step, micro_batches, meter)
+
+    def _update(self, step: int, micro_batches: list[Batch], meter: Meter) -> None:
+        """Clip the gradients, move the weights, and bring the compute copy up to them."""
+        meter.gradient_norm = clip_gradients(self.objective, self.config.max_grad_norm)
+        if not math.isfinite(meter.gradient_norm):
+            self._save(step, Meter(), None)
+            self.finish_saving()
+            rows = torch.cat([batch.row_ids for batch in micro_batches]).tolist()
+            raise TrainingError(
+                f"the gradient of step {step + 1} is not finite; try a lower learning_rate "
+                f"(worker {self.worker.rank}, rows {rows[:16]}; the state before the step is saved)"
+            )
         meter.steps += 1
-        meter.gradient_norm = float(norm)
         meter.learning_rate = self.optimizer.param_groups[0]["lr"]
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.compute.follow()
 
-    def _global_counts(self, batches: list[Batch]) -> tuple[int, int]:
-        """Masked tokens and sequences of the whole step, over all workers."""
-        masked = sum(len(batch.masked_labels) for batch in batches)
-        sequences = sum(len(batch.labels) for batch in batches)
-        counts = torch.tensor([masked, sequences], device=self.worker.device)
-        masked, sequences = self.worker.sum(counts).tolist()
-        return masked, sequences
+    def _global_counts(self, batches: list[Batch]) -> dict[str, int]:
+        """Predictions of each loss in the whole step, over all workers."""
+        mine = [self.objective.predictions(batch) for batch in batches]
+        names = list(mine[0])
+        counts = [sum(row[name] for row in mine) for name in names]
+        if self.worker.shares > 1:
+            counts = self.worker.sum(torch.tensor(counts, device=self.worker.device)).tolist()
+        return dict(zip(names, counts, strict=True))
 
-    def _backward(self, batch: Batch, counts: tuple[int, int], meter: Meter) -> None:
-        with precision_context(self.dtype, self.worker.device):
-            terms: dict[str, Term] = self.replica(batch)
-        shares = {
-            name: term.total / max(1, counts[0] if name == "mlm" else counts[1])
-            for name, term in terms.items()
-        }
-        # Replicas average their gradients; the loss is a mean over all of them, hence the factor.
-        loss = torch.stack(list(shares.values())).sum() * self.worker.world_size
+    def _backward(self, batch: Batch, counts: dict[str, int], meter: Meter) -> None:
+        terms: dict[str, Term] = self.replica(batch)
+        shares = {name: term.total / max(1, counts[name]) for name, term in terms.items()}
+        # Gradients are averaged over the shares; the loss is a mean over all of them, hence the factor.
+        loss = torch.stack(list(shares.values())).sum() * self.worker.shares
         loss.backward()
         for name, share in shares.items():
-            meter.losses[f"{name}_loss"] = meter.losses.get(f"{name}_loss", 0.0) + float(share.detach())
+            meter.add_loss(name, share)
         meter.tokens += len(batch.input_ids)
-
-    def _drain(self, meter: Meter) -> Metrics:
-        """What the meter gathered, over all workers; a loss is the mean over the steps measured."""
-        names = sorted(meter.losses)
-        row = torch.tensor([*(meter.losses[name] for name in names), meter.tokens], dtype=torch.float64)
-        *losses, tokens = self.worker.sum(row.to(self.worker.device)).tolist()
-        metrics = {name: loss / meter.steps for name, loss in zip(names, losses, strict=True)}
-        return metrics | {
-            "gradient_norm": meter.gradient_norm,
-            "learning_rate": meter.learning_rate,
-            "tokens_per_second": tokens / meter.seconds,
-        }
+        meter.flops += useful_training_flops(self.objective, batch)
 
     def _is_due(self, step: int, every: int | None, times: int) -> bool:
         """Whether something done `every` so many steps, or `times` a run, is due; always at the end."""
         interval = every or max(1, self.total_steps // times)
         return step == self.total_steps or step % interval == 0
 
-    def _resume(self) -> int:
-        if self.state_folder is None:
-            return 0
-        step = restore_state(self.state_folder, self.objective, self.optimizer, self.worker.device)
-        for _ in range(step):
+    def _resume(self) -> Restored:
+        if self.checkpoints is None:
+            return Restored()
+        restored = self.checkpoints.restore(self.objective, self.optimizer)
+        for _ in range(restored.step):
             self.schedule.step()
-        return step
+        return restored
 
-    def _save(self, step: int) -> None:
-        if self.state_folder is not None and self.worker.rank == 0:
-            save_state(self.state_folder, step, self.objective, self.optimizer)
+    def _resumed_meter(self) -> Meter:
+        # Workers that split the model over one share of the batch measured the same.
+        by_share = {own["share"]: own["meter"] for own in self.restored.own}
+        return Meter.resumed(list(by_share.values()), self.worker)
+
+    def _save(self, step: int, meter: Meter, validation_loss: float | None) -> None:
+        if self.checkpoints is not None:
+            own = {"share": self.worker.share, "meter": meter.state()}
+            self.checkpoints.save(step, self.objective, self.optimizer, own, validation_loss)
+
+    def finish_saving(self) -> None:
+        """Wait until the last state is saved whole."""
+        if self.checkpoints is not None:
+            self.checkpoints.wait()

@@ -1,0 +1,92 @@
+"""Which weights of a pretrained encoder are trained: all, the upper layers, or low-rank additions."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from headway.config import ConfigError, LoraConfig
+
+
+def encoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The layers of an encoder, lowest first."""
+    encoder = model.base_model
+    depth = encoder.config.num_hidden_layers
+    stacks = [part for part in encoder.modules() if isinstance(part, nn.ModuleList) and len(part) == depth]
+    return stacks[0]
+
+
+def freeze_layers(model: PreTrainedModel, count: int) -> None:
+    """Stop training the embeddings and the `count` lowest layers; 0 leaves everything trained.
+
+    Raises:
+        ConfigError: the encoder has fewer layers.
+    """
+    if count == 0:
+        return
+    layers = encoder_layers(model)
+    if count > len(layers):
+        raise ConfigError(f"frozen_layers: {count} is not allowed; the encoder has {len(layers)} layers")
+    for part in [model.base_model.embeddings, *layers[:count]]:
+        part.requires_grad_(False)
+
+
+def add_lora(model: PreTrainedModel, config: LoraConfig) -> None:
+    """Train low-rank additions to linear layers, in place, and the head whole; nothing else.
+
+    Raises:
+        ConfigError: peft is not installed, or no linear layer has one of the names.
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise ConfigError("lora: needs an extra; install it with: pip install 'headway[lora]'") from error
+    head = [parameter for parameter in _head(model) if parameter.requires_grad]
+    settings = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=_targets(model, config.modules),
+    )
+    # Drawn from torch's generator, which the caller has seeded: every worker draws the same.
+    peft.inject_adapter_in_model(settings, model)
+    for parameter in head:
+        parameter.requires_grad_(True)
+
+
+def _targets(model: PreTrainedModel, names: list[str]) -> list[str]:
+    """Full names of the encoder's linear layers whose last name is among `names`; all where that is empty."""
+    layers = encoder_layers(model)
+    inside = {id(part) for part in layers.modules()}
+    linear = [
+        name for name, part in model.named_modules() if isinstance(part, nn.Linear) and id(part) in inside
+    ]
+    chosen = [name for name in linear if not names or name.rpartition(".")[2] in names]
+    if not chosen:
+        known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+        raise ConfigError(f"lora.modules: {names!r} names no linear layer; allowed: {known}")
+    return chosen
+
+
+def _head(model: PreTrainedModel) -> list[nn.Parameter]:
+    """What transformers put beside the encoder, and BERT's pooler, which only a head uses."""
+    base = {id(parameter) for parameter in model.base_model.parameters()}
+    head = [parameter for parameter in model.parameters() if id(parameter) not in base]
+    pooler = getattr(model.base_model, "pooler", None)
+    return head + (list(pooler.parameters()) if pooler is not None else [])
+
+
+def merged(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with its low-rank additions multiplied out, readable without peft; itself if it has none."""
+    if not any(hasattr(part, "lora_A") for part in model.modules()):
+        return model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    result = copy.deepcopy(model)
+    for name, part in list(result.named_modules()):
+        if isinstance(part, BaseTunerLayer):
+            part.merge(safe_merge=True)
+            result.set_submodule(name, part.get_base_layer())
+    return result

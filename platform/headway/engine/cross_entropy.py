@@ -1,0 +1,57 @@
+"""Cross-entropy over a large vocabulary without a float32 copy of its scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_CHUNK_ELEMENTS = 2**19
+"""Scores worked on at once: what fits a core's cache in float32."""
+
+
+def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
+    """The sum of -log softmax(logits)[label] over all rows, computed in float32.
+
+    Args:
+        logits: floating, shape (predictions, classes).
+        labels: int64, shape (predictions,).
+
+    Returns:
+        Float32 (float64 for float64 logits), a scalar.
+    """
+    return _CrossEntropySum.apply(logits, labels)
+
+
+class _CrossEntropySum(torch.autograd.Function):
+    """Keeps the scores in their own precision and normalises some rows at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        precise = torch.promote_types(logits.dtype, torch.float32)
+        normalisers = [chunk.to(precise).logsumexp(-1) for chunk in _chunks(logits)]
+        normaliser = torch.cat(normalisers) if normalisers else logits.new_zeros(0, dtype=precise)
+        ctx.save_for_backward(logits, labels, normaliser)
+        return (normaliser - logits.gather(1, labels[:, None])[:, 0]).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        logits, labels, normaliser = ctx.saved_tensors
+        result = torch.empty_like(logits)
+        rows = 0
+        for chunk in _chunks(logits):
+            here = slice(rows, rows + len(chunk))
+            probabilities = (chunk.to(normaliser.dtype) - normaliser[here, None]).exp_()
+            probabilities.scatter_add_(1, labels[here, None], probabilities.new_full((len(chunk), 1), -1.0))
+            result[here] = probabilities.mul_(gradient)
+            rows += len(chunk)
+        return result, None
+
+
+def _chunks(logits: Tensor) -> tuple[Tensor, ...]:
+    if not len(logits):
+        return ()
+    return logits.split(max(1, _CHUNK_ELEMENTS // logits.size(-1)))

@@ -1,0 +1,82 @@
+"""Dropout that costs little on a processor.
+
+PyTorch draws a number at a time there: for 4,416 tokens of width 768, 2 cores, 21 ms a call against 3 ms
+here, which was a tenth of a training step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+_LEVELS = 2**15
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def dropout(values: Tensor, probability: float, training: bool = True) -> Tensor:
+    """Set each element to zero with a probability, and scale the others to keep the mean.
+
+    Srivastava et al. 2014, section 4, in its inverted form. The numbers drawn depend on PyTorch's generator
+    alone. On a processor the probability is rounded to a multiple of 2^-15.
+
+    Args:
+        values: floating, any shape.
+        probability: of zero, in [0, 1).
+        training: whether anything is dropped.
+    """
+    if not training or probability == 0.0:
+        return values
+    if values.device.type != "cpu":
+        return F.dropout(values, probability)
+    return _ProcessorDropout.apply(values, probability)
+
+
+class Dropout(nn.Dropout):
+    """`nn.Dropout` by `dropout`."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """`values`, some of them zero while training."""
+        return dropout(values, self.p, self.training)
+
+
+def use_fast_dropout(model: nn.Module) -> None:
+    """Put `Dropout` in the place of every `nn.Dropout` of a model."""
+    for parent in model.modules():
+        for name, child in parent.named_children():
+            if type(child) is nn.Dropout:
+                setattr(parent, name, Dropout(child.p))
+
+
+class _ProcessorDropout(torch.autograd.Function):
+    """Bits are cleared, not numbers multiplied: masks are all ones or all zeros, as wide as an element."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, probability: float) -> Tensor:
+        kept_levels = round((1.0 - probability) * _LEVELS)
+        ctx.scale = _LEVELS / max(1, kept_levels)
+        ctx.mask = _random_mask(values, kept_levels)
+        return _masked(values, ctx.mask, ctx.scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _masked(gradient, ctx.mask, ctx.scale), None
+
+
+def _random_mask(values: Tensor, kept_levels: int) -> Tensor:
+    """-1 (all ones) with probability kept_levels / 2^15, else 0; int16, in the shape of `values`."""
+    seed = int(torch.randint(2**62, ()))
+    words = np.random.SFC64(seed).random_raw(-(-values.numel() // 4))
+    draws = torch.from_numpy(words.view(np.int16)[: values.numel()]).view(values.shape)
+    return draws.bitwise_and_(_LEVELS - 1).sub_(kept_levels).bitwise_right_shift_(15)
+
+
+def _masked(values: Tensor, mask: Tensor, scale: float) -> Tensor:
+    integer = _INTEGERS[values.element_size()]
+    kept = values.contiguous().view(integer) & mask.to(integer)
+    return kept.view(values.dtype).mul_(scale)

@@ -1,0 +1,129 @@
+"""The heads of transformers' models over the hidden states of an unpadded row.
+
+Each function runs the head's own modules in the order of the model's own `forward`, so a head trained
+here gives the same numbers in transformers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from headway.engine.layout import SequenceLayout
+
+
+def vocabulary_logits(model: Any, hidden_states: Tensor) -> Tensor:
+    """Scores of every word at some tokens: the head of `…ForMaskedLM` and `BertForPreTraining`.
+
+    Args:
+        model: a model of a supported kind with that head.
+        hidden_states: floating, shape (places, hidden_size).
+
+    Returns:
+        Floating, shape (places, vocab_size).
+    """
+    match model.config.model_type:
+        case "bert":
+            return model.cls.predictions(hidden_states)
+        case "distilbert":
+            transformed = model.activation(model.vocab_transform(hidden_states))
+            return model.vocab_projector(model.vocab_layer_norm(transformed))
+        case "electra":
+            return model.generator_lm_head(model.generator_predictions(hidden_states))
+        case "modernbert":
+            return model.decoder(model.head(hidden_states))
+        case _:
+            return model.lm_head(hidden_states)
+
+
+def next_sentence_logits(model: Any, hidden_states: Tensor, layout: SequenceLayout) -> Tensor:
+    """Scores of "follows" and "does not": the second head of `BertForPreTraining`.
+
+    Returns:
+        Floating, shape (sequences, 2).
+    """
+    return model.cls.seq_relationship(_pooled_first_tokens(model, hidden_states, layout))
+
+
+def sequence_logits(model: Any, hidden_states: Tensor, layout: SequenceLayout) -> Tensor:
+    """Scores of each sequence: the head of `…ForSequenceClassification`.
+
+    Args:
+        model: a model of a supported kind with that head.
+        hidden_states: floating, shape (tokens, hidden_size).
+        layout: the sequences' boundaries in the row.
+
+    Returns:
+        Floating, shape (sequences, num_labels).
+    """
+    first = hidden_states.index_select(0, layout.first_tokens)
+    match model.config.model_type:
+        case "bert":
+            pooled = _pooled_first_tokens(model, hidden_states, layout)
+            return model.classifier(model.dropout(pooled))
+        case "distilbert":
+            return model.classifier(model.dropout(F.relu(model.pre_classifier(first))))
+        case "modernbert":
+            if model.config.classifier_pooling == "mean":
+                first = mean_pooled(hidden_states, layout)
+            return model.classifier(model.drop(model.head(first)))
+        case _:
+            return model.classifier(first[:, None])
+
+
+def token_logits(model: Any, hidden_states: Tensor) -> Tensor:
+    """Scores of each token: the head of `…ForTokenClassification`.
+
+    Args:
+        model: a model of a supported kind with that head.
+        hidden_states: floating, shape (tokens, hidden_size).
+
+    Returns:
+        Floating, shape (tokens, num_labels).
+    """
+    if model.config.model_type == "modernbert":
+        return model.classifier(model.drop(model.head(hidden_states)))
+    return model.classifier(model.dropout(hidden_states))
+
+
+def answer_logits(model: Any, hidden_states: Tensor) -> Tensor:
+    """Scores of each token as an answer's first and last: the head of `…ForQuestionAnswering`.
+
+    Args:
+        model: a model of a supported kind with that head.
+        hidden_states: floating, shape (tokens, hidden_size).
+
+    Returns:
+        Floating, shape (tokens, 2).
+    """
+    match model.config.model_type:
+        case "modernbert":
+            return model.classifier(model.drop(model.head(hidden_states)))
+        case "distilbert":
+            return model.qa_outputs(model.dropout(hidden_states))
+        case _:
+            return model.qa_outputs(hidden_states)
+
+
+def mean_pooled(hidden_states: Tensor, layout: SequenceLayout) -> Tensor:
+    """The mean of each sequence's tokens, as sentence encoders pool (Reimers and Gurevych 2019, section 3).
+
+    Args:
+        hidden_states: floating, shape (tokens, hidden_size).
+        layout: the sequences' boundaries in the row.
+
+    Returns:
+        Floating, shape (sequences, hidden_size).
+    """
+    owner = torch.arange(len(layout.lengths), device=hidden_states.device).repeat_interleave(layout.lengths)
+    sums = hidden_states.new_zeros(len(layout.lengths), hidden_states.size(1))
+    return sums.index_add(0, owner, hidden_states) / layout.lengths[:, None]
+
+
+def _pooled_first_tokens(model: Any, hidden_states: Tensor, layout: SequenceLayout) -> Tensor:
+    """BERT's pooler on the [CLS] of each sequence, shape (sequences, hidden_size)."""
+    first = hidden_states.index_select(0, layout.first_tokens)
+    return model.base_model.pooler(first[:, None])

@@ -1,0 +1,118 @@
+"""An encoder loaded to infer, not to learn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+
+from headway.config import ConfigError
+from headway.engine.attention import ATTENTION_NAME, multi_head_attention
+from headway.engine.device import compute_dtype
+from headway.engine.layout import SequenceLayout
+from headway.engine.unpadded import check_supported, encode_unpadded, token_type_arguments
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+_FUSABLE = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
+"""Kinds whose layers are BERT's, under the same names."""
+
+
+class FusedLayers(nn.Module):
+    """BERT's layers with one product for queries, keys and values, and little between the products.
+
+    Measured on 2 cores, MiniLM in bf16, packs of texts of 29 tokens on average: 128 tokens take 11 ms
+    instead of 18, 2,048 take 142 ms instead of 155.
+    """
+
+    def __init__(self, layers: Any) -> None:
+        super().__init__()
+        self.original = layers
+        self.projections = [_fuse(layer.attention.self) for layer in layers.layer]
+
+    def forward(self, hidden_states: Tensor, layout: SequenceLayout | None = None, **settings: Any) -> Any:
+        """Run all layers on a row, (1, tokens, hidden_size); without a layout as transformers does."""
+        if layout is None:
+            return self.original(hidden_states, **settings)
+        hidden = hidden_states[0]
+        for layer, (weight, bias) in zip(self.original.layer, self.projections, strict=True):
+            attention = layer.attention
+            query, key, value = F.linear(hidden, weight, bias).chunk(3, dim=-1)
+            heads = attention.self.num_attention_heads
+            attended = multi_head_attention(query, key, value, heads, layout=layout, training=False)
+            hidden = attention.output.LayerNorm(attention.output.dense(attended) + hidden)
+            wide = layer.intermediate.intermediate_act_fn(layer.intermediate.dense(hidden))
+            hidden = layer.output.LayerNorm(layer.output.dense(wide) + hidden)
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden[None])
+
+
+def _fuse(attention: Any) -> tuple[Tensor, Tensor]:
+    """One weight and bias for three projections; theirs become views of it, held once in memory."""
+    parts = (attention.query, attention.key, attention.value)
+    weight = torch.cat([part.weight.detach() for part in parts])
+    bias = torch.cat([part.bias.detach() for part in parts])
+    for part, its_weight, its_bias in zip(parts, weight.chunk(3), bias.chunk(3), strict=True):
+        part.weight.data, part.bias.data = its_weight, its_bias
+    return weight, bias
+
+
+class InferenceEncoder:
+    """A model whose weights have the dtype they are multiplied in.
+
+    Attributes:
+        model: the transformers model, heads included.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def __call__(self, input_ids: Tensor, token_type_ids: Tensor, layout: SequenceLayout) -> Tensor:
+        """The last hidden states, shape (tokens, hidden_size); arguments as `encode_unpadded`."""
+        return encode_unpadded(self.model.base_model, input_ids, token_type_ids, layout)
+
+    def attention_weights(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
+        """Who looks at whom in one sequence: float32, shape (layers, heads, length, length)."""
+        arguments = {"input_ids": input_ids[None]}
+        arguments |= token_type_arguments(self.model.config, token_type_ids)
+        self.model.set_attn_implementation("eager")
+        try:
+            layers = self.model.base_model(**arguments, output_attentions=True).attentions
+        finally:
+            self.model.set_attn_implementation(ATTENTION_NAME)
+        return torch.cat(list(layers)).float()
+
+
+def load_for_inference(
+    folder: Path, architecture: str, precision: Precision, device: torch.device
+) -> InferenceEncoder:
+    """Load an encoder and its head from safetensors.
+
+    Args:
+        folder: where transformers saved it.
+        architecture: name of its transformers class.
+        precision: of weights and products; `auto` is bf16 where that is fast.
+        device: where it computes.
+
+    Raises:
+        ConfigError: no such class, no safetensors, or a kind that cannot run unpadded.
+    """
+    model_class = getattr(transformers, architecture, None)
+    if model_class is None:
+        raise ConfigError(f"model: {str(folder)!r} is a {architecture!r}, which transformers does not know")
+    try:
+        model = model_class.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"model: {str(folder)!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+    check_supported(model.config)
+    model.set_attn_implementation(ATTENTION_NAME)
+    model = model.to(device=device, dtype=compute_dtype(precision, device)).eval()
+    if model.config.model_type in _FUSABLE:
+        model.base_model.encoder = FusedLayers(model.base_model.encoder)
+    return InferenceEncoder(model)

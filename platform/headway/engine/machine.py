@@ -1,0 +1,47 @@
+"""What the machine can do at best, measured: the yardstick of every speed that Headway reports."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from functools import lru_cache
+
+import torch
+
+_REPEATS = 4
+
+
+@lru_cache
+def matrix_product_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """FLOP/s of a large matrix product with the threads this process has; the best of a few.
+
+    A product of (n, n) by (n, n) counts 2 n^3 operations; n is 2,048 on a processor, 8,192 on a GPU.
+    """
+    size = 8192 if device.type == "cuda" else 2048
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    seconds = [_seconds_of_product(left, right) for _ in range(_REPEATS)]
+    # The first one also loads the kernel.
+    return 2 * size**3 / min(seconds[1:])
+
+
+def _seconds_of_product(left: torch.Tensor, right: torch.Tensor) -> float:
+    synchronise(left.device)
+    started = time.perf_counter()
+    left @ right
+    synchronise(left.device)
+    return time.perf_counter() - started
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done all it was given; a processor always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory this process ever held: on the GPU, or resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,84 @@
+"""What a training run measures between two reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headway.engine.machine import matrix_product_rate, peak_memory_bytes
+from headway.engine.parallel import Worker
+
+Metrics = dict[str, float]
+
+
+@dataclass
+class Meter:
+    """Sums of this worker since the last report.
+
+    Attributes:
+        losses: name → float32 scalar, each step's share of the mean loss, summed over the steps.
+        tokens: trained on.
+        flops: useful ones, see `flops`.
+        steps: optimizer steps.
+        seconds: spent in them.
+        gradient_norm: of the last step, before clipping.
+        learning_rate: of the last step.
+    """
+
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    tokens: int = 0
+    flops: float = 0.0
+    steps: int = 0
+    seconds: float = 0.0
+    gradient_norm: float = 0.0
+    learning_rate: float = 0.0
+
+    def add_loss(self, name: str, share: Tensor) -> None:
+        """Count a micro-batch's part of a step's loss."""
+        share = share.detach()
+        self.losses[name] = self.losses[name] + share if name in self.losses else share
+
+    def state(self) -> dict[str, Any]:
+        """The sums in JSON's types, to go on from after a restart."""
+        return vars(self) | {"losses": {name: float(loss) for name, loss in self.losses.items()}}
+
+    @classmethod
+    def resumed(cls, states: Sequence[dict[str, Any]], worker: Worker) -> Meter:
+        """What `state` gave for each share of the batch, taken up again.
+
+        In a group of another size the first worker takes over the sums of all of them.
+        """
+        meters = [cls(**state) for state in states]
+        for meter in meters:
+            meter.losses = {
+                name: torch.tensor(loss, device=worker.device) for name, loss in meter.losses.items()
+            }
+        if len(meters) == worker.shares:
+            return meters[worker.share]
+        total = replace(meters[0], losses={}, tokens=0, flops=0.0) if meters else cls()
+        for meter in meters if worker.rank == 0 else []:
+            total.tokens += meter.tokens
+            total.flops += meter.flops
+            for name, loss in meter.losses.items():
+                total.add_loss(name, loss)
+        return total
+
+    def metrics(self, worker: Worker, dtype: torch.dtype) -> Metrics:
+        """What all workers measured together; a loss is the mean over the steps."""
+        names = sorted(self.losses)
+        rate = matrix_product_rate(dtype, worker.device)
+        row = [*(float(self.losses[name]) for name in names), self.tokens, self.flops, rate]
+        sums = worker.sum(torch.tensor(row, dtype=torch.float64, device=worker.device)).tolist()
+        *losses, tokens, flops, rate = sums
+        metrics = {f"{name}_loss": loss / self.steps for name, loss in zip(names, losses, strict=True)}
+        return metrics | {
+            "gradient_norm": self.gradient_norm,
+            "learning_rate": self.learning_rate,
+            "tokens_per_second": tokens / self.seconds,
+            "utilisation": flops / self.seconds / rate,
+            "peak_memory_gib": peak_memory_bytes(worker.device) / 2**30,
+        }

@@ -1,0 +1,68 @@
+"""Which weights an optimizer treats alike: by decay, by depth, and by kind."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import nn
+
+_LAYER = re.compile(r"\blayers?\.(\d+)\.")
+_EMBEDDING = "embedding"
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices with the decay, vectors (biases, norms) without."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
+    ]
+
+
+def with_layer_decay(
+    model: nn.Module, groups: list[dict[str, Any]], learning_rate: float, layer_decay: float
+) -> list[dict[str, Any]]:
+    """Groups split by depth: each layer's rate is `layer_decay` times that of the one above it.
+
+    Howard and Ruder 2018, section 3.2; heads have the full rate, the embeddings the lowest.
+    """
+    depths = _depths(model)
+    split: dict[tuple[int, int], dict[str, Any]] = {}
+    for number, group in enumerate(groups):
+        for parameter in group["params"]:
+            depth = depths[id(parameter)]
+            rate = learning_rate * layer_decay**depth
+            split.setdefault((number, depth), group | {"params": [], "lr": rate})["params"].append(parameter)
+    return list(split.values())
+
+
+def _depths(model: nn.Module) -> dict[int, int]:
+    """How far below the heads each parameter is, by its `id`: 0 heads, 1 the last layer, …"""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    numbers = {key: _LAYER.search(name) for key, name in names.items()}
+    layers = 1 + max((int(match[1]) for match in numbers.values() if match), default=-1)
+    depths = {}
+    for key, name in names.items():
+        match = numbers[key]
+        if match:
+            depths[key] = layers - int(match[1])
+        else:
+            depths[key] = layers + 1 if _EMBEDDING in name else 0
+    return depths
+
+
+def split_hidden_matrices(model: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Groups split in two by `use_muon`: the matrices inside layers, and everything else."""
+    hidden = {
+        id(parameter)
+        for name, parameter in model.named_parameters()
+        if parameter.dim() == 2 and _LAYER.search(name)
+    }
+    split = []
+    for group in groups:
+        for use_muon in (True, False):
+            chosen = [p for p in group["params"] if (id(p) in hidden) == use_muon]
+            if chosen:
+                split.append(group | {"params": chosen, "use_muon": use_muon})
+    return split

@@ -1,0 +1,204 @@
+"""Folders of files on local disks and object stores alike, with a checksum of everything written."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import xxhash
+from pyarrow import fs
+from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystemBase
+
+_CHUNK = 8 << 20
+
+
+class Folder:
+    """A folder at a local path or at a URI that pyarrow knows: `s3://`, `gs://`, `hdfs://`, `file://`.
+
+    Ray's `storage_path` takes the same addresses.
+
+    Attributes:
+        address: as it was given; a local path made absolute.
+    """
+
+    def __init__(self, address: str | Path) -> None:
+        text = str(address)
+        self.address = text if "://" in text else str(Path(text).expanduser().resolve())
+        self._files, self._root = fs.FileSystem.from_uri(self.address)
+        self._is_local = isinstance(self._files, fs.LocalFileSystem)
+
+    def path(self, name: str) -> str:
+        """Where `name` lies, in the filesystem's own words."""
+        return f"{self._root}/{name}"
+
+    def create(self, name: str = "") -> None:
+        """Make the folder, or a folder in it, unless it is there."""
+        self._files.create_dir(self.path(name), recursive=True)
+
+    def names(self) -> list[str]:
+        """What lies in the folder; nothing where there is none."""
+        selector = fs.FileSelector(self._root, allow_not_found=True)
+        return sorted(info.base_name for info in self._files.get_file_info(selector))
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a file or a folder of that name."""
+        return self._files.get_file_info(self.path(name)).type != fs.FileType.NotFound
+
+    def read(self, name: str) -> bytes:
+        """A small file, whole."""
+        with self._files.open_input_stream(self.path(name)) as stream:
+            return stream.read()
+
+    def write(self, name: str, content: bytes) -> None:
+        """A small file that is seen whole or not at all."""
+        # An object store shows an object once it is whole; a local disk does so with a renamed file.
+        draft = f"{name}.draft" if self._is_local else name
+        with self.open(draft, "wb") as stream:
+            stream.write(content)
+        if self._is_local:
+            self._files.move(self.path(draft), self.path(name))
+
+    def move(self, name: str, new_name: str) -> None:
+        """Rename a file."""
+        self._files.move(self.path(name), self.path(new_name))
+
+    def remove(self, name: str) -> None:
+        """Delete a file, or a folder with all in it; nothing happens where there is none."""
+        kind = self._files.get_file_info(self.path(name)).type
+        if kind == fs.FileType.Directory:
+            self._files.delete_dir(self.path(name))
+        elif kind != fs.FileType.NotFound:
+            self._files.delete_file(self.path(name))
+
+    @contextmanager
+    def open(self, name: str, mode: str) -> Iterator[Any]:
+        """A stream to read from ("rb", seekable) or to write to ("wb", on disk when the block ends)."""
+        path = self.path(name)
+        if mode == "rb":
+            with self._files.open_input_file(path) as stream:
+                yield stream
+            return
+        with self._files.open_output_stream(path) as stream:
+            yield stream
+        if self._is_local:
+            _flush_to_disk(path)
+
+    def checksum(self, name: str) -> tuple[int, str]:
+        """Bytes of a file, and its checksum as `CheckedWriter` reckons it."""
+        digest, size = xxhash.xxh3_128(), 0
+        with self._files.open_input_stream(self.path(name)) as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+                size += len(chunk)
+        return size, digest.hexdigest()
+
+
+def _flush_to_disk(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _SummedStream(io.RawIOBase):
+    """Hands on what is written, and sums it up."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._digest = xxhash.xxh3_128()
+        self._size = 0
+
+    def write(self, content: Any) -> int:
+        """See `io.RawIOBase`."""
+        self._digest.update(content)
+        self._stream.write(content)
+        length = memoryview(content).nbytes
+        self._size += length
+        return length
+
+    def tell(self) -> int:
+        """See `io.RawIOBase`."""
+        return self._size
+
+    def flush(self) -> None:
+        """See `io.RawIOBase`."""
+
+    def close(self) -> None:
+        """Left to the stream's owner."""
+
+    def total(self) -> tuple[int, str]:
+        """Bytes written, and their checksum."""
+        return self._size, self._digest.hexdigest()
+
+
+class _CheckpointFiles(FileSystemBase):
+    """What torch.distributed.checkpoint asks of a filesystem; all paths are names in the folder."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self.checksums: dict[str, tuple[int, str]] = {}
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike, mode: str) -> Iterator[io.IOBase]:
+        name = str(path)
+        with self.folder.open(name, mode) as stream:
+            if mode == "rb":
+                yield cast(io.IOBase, stream)
+                return
+            summed = _SummedStream(stream)
+            yield summed
+            self.checksums[name] = summed.total()
+
+    def concat_path(self, path: str | os.PathLike, suffix: str) -> str:
+        return f"{path}/{suffix}"
+
+    def init_path(self, path: str | os.PathLike) -> str:
+        return str(path)
+
+    def rename(self, path: str | os.PathLike, new_path: str | os.PathLike) -> None:
+        self.folder.move(str(path), str(new_path))
+        self.checksums[str(new_path)] = self.checksums.pop(str(path))
+
+    def mkdir(self, path: str | os.PathLike) -> None:
+        self.folder.create(str(path))
+
+    def exists(self, path: str | os.PathLike) -> bool:
+        return self.folder.exists(str(path))
+
+    def rm_file(self, path: str | os.PathLike) -> None:
+        self.folder.remove(str(path))
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike) -> bool:
+        return True
+
+
+class CheckedWriter(FileSystemWriter):
+    """Writes a distributed checkpoint into `folder/name`.
+
+    Attributes:
+        checksums: name in the folder → bytes and xxh3-128 of each file that this process wrote.
+    """
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        # Each file is brought to disk as it is closed; torch's own way without a descriptor syncs all disks.
+        super().__init__(name, sync_files=False)
+        files = _CheckpointFiles(folder)
+        self.fs: Any = files
+        self.path: Any = name
+        self.checksums = files.checksums
+
+
+class CheckedReader(FileSystemReader):
+    """Reads a distributed checkpoint from `folder/name`."""
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        super().__init__(name)
+        self.fs: Any = _CheckpointFiles(folder)
+        self.path: Any = name

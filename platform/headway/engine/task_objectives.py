@@ -1,0 +1,154 @@
+"""What an encoder learns from a task's batch, for the tasks that are not plain classification."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from headway.data.batches import Batch
+from headway.engine.heads import answer_logits, mean_pooled, sequence_logits, token_logits
+from headway.engine.objectives import TaskObjective, Term, cross_entropy
+
+
+def _term(total: Tensor, predictions: int) -> Term:
+    return Term(total, torch.tensor(predictions, device=total.device), total.new_zeros((), dtype=torch.int64))
+
+
+class MultiLabelObjective(TaskObjective):
+    """Binary cross-entropy for each label, averaged over the labels."""
+
+    name = "multi_label"
+    positive_weights: Tensor | None
+
+    def __init__(self, model: PreTrainedModel, *, positive_weights: Tensor | None = None) -> None:
+        """Take float32 weights of shape (labels,) for the rows that have a label."""
+        super().__init__(model)
+        self.register_buffer("positive_weights", positive_weights, persistent=False)
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """Scores before the sigmoid, shape (sequences, labels)."""
+        hidden, layout = self.encode(batch)
+        return sequence_logits(self.model, hidden, layout)
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Term:
+        """Labels are float32 of shape (sequences, labels), 0 or 1."""
+        losses = F.binary_cross_entropy_with_logits(
+            outputs.float(), batch.labels, pos_weight=self.positive_weights, reduction="none"
+        )
+        return _term(losses.mean(-1).sum(), len(outputs))
+
+
+class RegressionObjective(TaskObjective):
+    """Squared error of one number a sequence."""
+
+    name = "regression"
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """Numbers, shape (sequences,)."""
+        hidden, layout = self.encode(batch)
+        return sequence_logits(self.model, hidden, layout)[:, 0]
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Term:
+        """Labels are float32 of shape (sequences,)."""
+        return _term(F.mse_loss(outputs.float(), batch.labels, reduction="sum"), len(outputs))
+
+
+class RerankingObjective(RegressionObjective):
+    """Binary cross-entropy of whether a passage answers a query (Nogueira and Cho 2019, section 3)."""
+
+    name = "reranking"
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Term:
+        """Labels are float32 of shape (sequences,), 0 or 1."""
+        total = F.binary_cross_entropy_with_logits(outputs.float(), batch.labels, reduction="sum")
+        return _term(total, len(outputs))
+
+
+class WordsObjective(TaskObjective):
+    """Cross-entropy over the labels of each word, at its first piece."""
+
+    name = "tokens"
+    unit = "place"
+    class_weights: Tensor | None
+
+    def __init__(
+        self, model: PreTrainedModel, *, class_weights: Tensor | None = None, label_smoothing: float = 0.0
+    ) -> None:
+        """Take float32 weights of shape (labels,), and the share of a label that is spread over all."""
+        super().__init__(model)
+        self.register_buffer("class_weights", class_weights, persistent=False)
+        self.label_smoothing = label_smoothing
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """Scores before softmax, shape (words, labels)."""
+        hidden, _ = self.encode(batch)
+        return token_logits(self.model, hidden.index_select(0, batch.masked_places))
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Term:
+        """Labels are `masked_labels`."""
+        return cross_entropy(outputs, batch.masked_labels, self.class_weights, self.label_smoothing)
+
+
+class AnswerObjective(TaskObjective):
+    """Cross-entropy of an answer's first and last token, averaged (Devlin et al. 2018, section 4.2)."""
+
+    name = "answer"
+    unit = "token"
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """Scores of each token as first and as last, shape (tokens, 2)."""
+        hidden, _ = self.encode(batch)
+        return answer_logits(self.model, hidden)
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Term:
+        """Labels are int64 of shape (sequences, 2): places of first and last token in each sequence."""
+        sequences, longest = len(batch.lengths), int(batch.lengths.max())
+        real = torch.arange(longest, device=outputs.device) < batch.lengths[:, None]
+        padded = outputs.new_full((sequences, longest, 2), float("-inf"), dtype=torch.float32)
+        padded[real] = outputs.float()
+        total = F.cross_entropy(padded, batch.labels, reduction="sum") / 2
+        return _term(total, sequences)
+
+
+class EmbeddingObjective(TaskObjective):
+    """Texts that mean the same lie close to each other, by the cosine of their mean-pooled tokens.
+
+    `multiple-negatives`: of all second texts in the batch, the anchor's own is to be the closest
+    (Henderson et al. 2017, section 4.4). `cosine`: the squared error of a pair's cosine against its score.
+    """
+
+    name = "embedding"
+
+    def __init__(
+        self, model: PreTrainedModel, *, group_size: int, kind: Literal["multiple-negatives", "cosine"]
+    ) -> None:
+        """Take the number of texts that follow one another for each row: anchor, positive, negatives."""
+        super().__init__(model)
+        self.group_size = group_size
+        self.kind = kind
+        # As sentence-transformers scales cosines before the softmax.
+        self.scale = 20.0
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """Vectors of length 1, shape (sequences, hidden_size)."""
+        hidden, layout = self.encode(batch)
+        return F.normalize(mean_pooled(hidden.float(), layout), dim=-1)
+
+    def predictions(self, batch: Batch) -> dict[str, int]:
+        """One a group."""
+        return {self.name: len(batch.lengths) // self.group_size}
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Term:
+        """Labels are float32 of shape (sequences,): the scores, as cosines."""
+        groups = outputs.unflatten(0, (-1, self.group_size))
+        anchors = groups[:, 0]
+        if self.kind == "cosine":
+            cosines = (anchors * groups[:, 1]).sum(-1)
+            return _term(F.mse_loss(cosines, batch.labels[:: self.group_size], reduction="sum"), len(anchors))
+        candidates = groups[:, 1:].transpose(0, 1).flatten(0, 1)
+        own = torch.arange(len(anchors), device=outputs.device)
+        return cross_entropy(anchors @ candidates.T * self.scale, own)
