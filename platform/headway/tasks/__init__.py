@@ -1,1 +1,1 @@
-"""What an encoder is fine-tuned for."""
+"""What an encoder is fine-tuned for: a file a kind, and what they share in `task`."""

@@ -1,192 +1,71 @@
-"""Single-label text classification: its data, prepared once, and its scores."""
+"""Texts, or pairs of texts, with one label each."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from headway.config import ClassificationTask, ConfigError
-from headway.data.atomic import atomic_folder
-from headway.data.batches import LabelledBatches
-from headway.data.sampling import random_generator
-from headway.data.sources import Document, read_documents
-from headway.data.splitting import drop_duplicates, split_documents
-from headway.data.store import open_store, write_store
-from headway.data.tokenizer import tokenize
-from headway.engine.device import compute_dtype, precision_context
+from headway.config import ConfigError, FinetuneConfig
+from headway.data.rows import Row
 from headway.engine.objectives import ClassificationObjective
-from headway.engine.parallel import Worker
-
-SPLITS = ("train", "validation", "test")
-Splits = dict[str, list[Document]]
+from headway.tasks.task import Rows, Splits
+from headway.tasks.texts import TextTask, balanced_weights, label_of
 
 
-@dataclass(frozen=True)
-class LabelledTexts:
-    """One split of a task.
+class Classification(TextTask):
+    """Cross-entropy over classes; judged by accuracy and macro-F1."""
 
-    Attributes:
-        texts: as they were read.
-        tokens: int32 token ids of each, without special tokens.
-        labels: int64, shape (texts,): indices into the task's labels.
-    """
+    kind = "classification"
+    primary = "accuracy"
+    problem_type = "single_label_classification"
 
-    texts: list[str]
-    tokens: list[np.ndarray]
-    labels: np.ndarray
+    @classmethod
+    def target(cls, config: Any, row: Row) -> str:
+        """See `TextTask`."""
+        return label_of(row, config.label_column)
 
-    def few(self, labels_per_class: int, seed: int) -> LabelledTexts:
-        """So many texts of each class, chosen at random; all of a class that has fewer."""
-        order = random_generator(seed, labels_per_class).permutation(len(self.labels))
-        chosen: list[int] = []
-        for label in np.unique(self.labels):
-            chosen += [int(i) for i in order if self.labels[i] == label][:labels_per_class]
-        rows = np.sort(np.asarray(chosen))
-        return LabelledTexts([self.texts[i] for i in rows], [self.tokens[i] for i in rows], self.labels[rows])
+    @classmethod
+    def check(cls, splits: Splits) -> None:
+        """Refuse fewer than two classes, one with a single row, and one that was never trained on."""
+        counts = Counter(str(item.target) for items in splits.values() for item in items)
+        trained = {str(item.target) for item in splits["train"]}
+        if len(trained) < 2:
+            raise ConfigError(f"task: {len(trained)} class(es) to train on; at least 2 are needed")
+        for name, items in splits.items():
+            unseen = sorted({str(item.target) for item in items} - trained)
+            if unseen:
+                raise ConfigError(f"task: class {unseen[0]!r} of the {name} split has no training text")
+        for label, count in sorted(counts.items()):
+            if count == 1:
+                raise ConfigError(f"task: class {label!r} has a single row; at least 2 are needed")
 
-    def batches(
-        self, tokenizer: PreTrainedTokenizerBase, *, max_length: int, batch_size: int, seed: int = 0
-    ) -> LabelledBatches:
-        """The split as batches for the training loop."""
-        return LabelledBatches(
-            self.tokens, self.labels, tokenizer, max_length=max_length, batch_size=batch_size, seed=seed
+    @classmethod
+    def label_names(cls, splits: Splits) -> list[str]:
+        """See `Task`."""
+        return sorted({str(item.target) for item in splits["train"]})
+
+    def label_array(self, rows: Rows) -> np.ndarray:
+        """Indices of the labels, int64, shape (rows,)."""
+        index = {label: place for place, label in enumerate(self.labels)}
+        return np.asarray([index[str(target)] for target in rows.targets], dtype=np.int64)
+
+    def objective(self, model: Any, config: FinetuneConfig, rows: Rows) -> ClassificationObjective:
+        """See `Task`."""
+        weights = None
+        if config.class_weights == "balanced":
+            counts = np.bincount(self.label_array(rows), minlength=len(self.labels))
+            weights = torch.from_numpy(balanced_weights(counts))
+        return ClassificationObjective(model, class_weights=weights, label_smoothing=config.label_smoothing)
+
+    def scores(self, rows: Rows, predictions: list[np.ndarray], batches: Any) -> dict[str, float]:
+        """Accuracy and macro-F1."""
+        found = classification_scores(
+            self.label_array(rows), np.stack(predictions).argmax(-1), len(self.labels)
         )
-
-
-@dataclass(frozen=True)
-class PreparedTask:
-    """A task tokenised for one tokenizer: a folder a split, and `task.json`."""
-
-    folder: Path
-
-    @cached_property
-    def facts(self) -> dict[str, Any]:
-        """Labels, counts and the longest sequence."""
-        return json.loads((self.folder / "task.json").read_text())
-
-    @property
-    def labels(self) -> list[str]:
-        """Class names, in the order of their indices."""
-        return self.facts["labels"]
-
-    @property
-    def max_length(self) -> int:
-        """Tokens of a sequence at most, special ones included."""
-        return int(self.facts["max_length"])
-
-    def split(self, name: str) -> LabelledTexts:
-        """The texts of `train`, `validation` or `test`."""
-        folder = self.folder / name
-        store = open_store(folder / "tokens")
-        rows = [json.loads(line) for line in (folder / "texts.jsonl").read_text().splitlines()]
-        tokens = [np.array(store.span(i, i + 1)) for i in range(store.num_sentences)]
-        return LabelledTexts(
-            [row["text"] for row in rows], tokens, np.asarray([row["label"] for row in rows])
-        )
-
-
-def open_task(folder: Path) -> PreparedTask:
-    """A task prepared earlier.
-
-    Raises:
-        ConfigError: the folder holds none.
-    """
-    if not (folder / "task.json").is_file():
-        raise ConfigError(f"task: {str(folder)!r} is not a prepared task (no task.json)")
-    return PreparedTask(folder)
-
-
-def read_task(config: ClassificationTask) -> Splits:
-    """The documents of each split: the held-out ones are the test, whatever else changes.
-
-    Raises:
-        ConfigError: as `read_documents`; fewer than two classes; a class that a split or training lacks.
-    """
-    documents = drop_duplicates(read_documents(config, config.label_column))
-    rest, test = split_documents(documents, config.held_out)
-    train, validation = split_documents(rest, config.validation, salt="validation")
-    splits = {"train": train, "validation": validation, "test": test}
-    check_splits(splits, config.source)
-    return splits
-
-
-def check_splits(splits: Splits, origin: str) -> None:
-    """Refuse splits that nothing could be learnt from, or that hold a class never trained on."""
-    trained = {document.label for document in splits["train"]}
-    if len(trained) < 2:
-        raise ConfigError(f"task: {origin!r} has {len(trained)} class(es) to train on; at least 2 are needed")
-    for name, documents in splits.items():
-        if not documents:
-            raise ConfigError(f"task: {origin!r} has too few texts: none falls into the {name} split")
-        unseen = sorted({str(d.label) for d in documents} - {str(label) for label in trained})
-        if unseen:
-            raise ConfigError(f"task: class {unseen[0]!r} of the {name} split has no training text")
-
-
-def prepare_task(
-    splits: Splits, tokenizer: PreTrainedTokenizerBase, max_length: int, stores: Path
-) -> PreparedTask:
-    """Tokenise a task's splits, or find them tokenised by an earlier call.
-
-    Args:
-        splits: documents of `train`, `validation` and `test`.
-        tokenizer: the encoder's.
-        max_length: tokens of a sequence at most, special ones included.
-        stores: folder of all prepared tasks; this one's name there is a digest of its content.
-    """
-    digest = hashlib.blake2b(f"{max_length}".encode(), digest_size=10)
-    digest.update(tokenizer.backend_tokenizer.to_str().encode())
-    for name in SPLITS:
-        for document in splits[name]:
-            digest.update(hashlib.blake2b(f"{name} {document.label} {document.text}".encode()).digest())
-    folder = stores / digest.hexdigest()
-    if (folder / "task.json").is_file():
-        return PreparedTask(folder)
-    labels = sorted({str(document.label) for document in splits["train"]})
-    with atomic_folder(folder) as draft:
-        for name in SPLITS:
-            _write_split(draft / name, splits[name], labels, tokenizer)
-        counts = {name: len(splits[name]) for name in SPLITS}
-        facts = {"labels": labels, "texts": counts, "max_length": max_length}
-        (draft / "task.json").write_text(json.dumps(facts, indent=2))
-    return PreparedTask(folder)
-
-
-def _write_split(
-    folder: Path, documents: Sequence[Document], labels: list[str], tokenizer: PreTrainedTokenizerBase
-) -> None:
-    texts = [document.text for document in documents]
-    unknown = np.asarray([tokenizer.unk_token_id or 0], dtype=np.int32)
-    tokens = [row if len(row) else unknown for row in tokenize(tokenizer, texts)]
-    write_store(folder / "tokens", ([row] for row in tokens))
-    with (folder / "texts.jsonl").open("w", encoding="utf-8") as stream:
-        for document in documents:
-            row = {"text": document.text, "label": labels.index(str(document.label))}
-            stream.write(json.dumps(row) + "\n")
-
-
-def predict_probabilities(
-    model: PreTrainedModel, batches: LabelledBatches, batch_size: int = 64, precision: str = "auto"
-) -> np.ndarray:
-    """Class probabilities of every row, float32, shape (rows, classes), in the rows' order."""
-    device = Worker().device
-    objective = ClassificationObjective(model).to(device).eval()
-    dtype = compute_dtype(precision, device)  # type: ignore[arg-type]
-    result = np.empty((batches.rows, model.config.num_labels), dtype=np.float32)
-    with torch.inference_mode(), precision_context(dtype, device):
-        for batch in batches.in_order(0, 1, batch_size):
-            logits = objective.logits(batch.to(device)).float()
-            result[batch.row_ids.numpy()] = logits.softmax(-1).cpu().numpy()
-    return result
+        return {name: found[name] for name in ("accuracy", "macro_f1")}
 
 
 def classification_scores(labels: np.ndarray, predicted: np.ndarray, num_labels: int) -> dict[str, Any]:
@@ -201,7 +80,7 @@ def classification_scores(labels: np.ndarray, predicted: np.ndarray, num_labels:
     }
 
 
-def tfidf_baseline(train: LabelledTexts, test: LabelledTexts, num_labels: int) -> dict[str, Any]:
+def tfidf_baseline(task: Classification, train: Rows, test: Rows) -> dict[str, Any]:
     """Scores of logistic regression on TF-IDF of words and word pairs: what no encoder has to be for."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -211,5 +90,6 @@ def tfidf_baseline(train: LabelledTexts, test: LabelledTexts, num_labels: int) -
         TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True),
         LogisticRegression(C=10.0, max_iter=1000),
     )
-    baseline.fit(train.texts, train.labels)
-    return classification_scores(test.labels, baseline.predict(test.texts), num_labels)
+    baseline.fit([" ".join(texts) for texts in train.texts], task.label_array(train))
+    predicted = baseline.predict([" ".join(texts) for texts in test.texts])
+    return classification_scores(task.label_array(test), predicted, len(task.labels))

@@ -1,0 +1,138 @@
+"""Questions answered by a span of a passage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from transformers import AutoModelForQuestionAnswering, PreTrainedTokenizerBase
+
+from headway.config import ConfigError, FinetuneConfig
+from headway.data.rows import Row, text_of
+from headway.data.task_batches import PassageBatches
+from headway.engine.task_objectives import AnswerObjective
+from headway.tasks.answers import best_span, exact_match, token_f1
+from headway.tasks.task import Item, Rows, Splits, Task
+
+
+class QuestionAnswering(Task):
+    """First and last token of the answer; judged by exact match and F1 (Rajpurkar et al. 2016).
+
+    A question without an answer has its answer at the first token, as in SQuAD 2.0.
+    """
+
+    kind = "question-answering"
+    primary = "f1"
+    auto_class = AutoModelForQuestionAnswering
+
+    @classmethod
+    def columns(cls, config: Any) -> list[str]:
+        """See `Task`."""
+        return [config.question_column, config.text_column, config.answers_column]
+
+    @classmethod
+    def item(cls, config: Any, row: Row) -> Item:
+        """See `Task`."""
+        question, passage = text_of(row, config.question_column), text_of(row, config.text_column)
+        answers = row.values[config.answers_column]
+        if not isinstance(answers, dict) or not {"text", "answer_start"} <= set(answers):
+            raise ConfigError(
+                f"{row.origin}: column {config.answers_column!r} should hold `text` and `answer_start`"
+            )
+        texts, starts = list(answers["text"]), [int(start) for start in answers["answer_start"]]
+        for text, start in zip(texts, starts, strict=True):
+            if passage[start : start + len(text)] != text:
+                raise ConfigError(f"{row.origin}: the answer {text!r:.60} is not at {start} of the passage")
+        return Item((question, passage), {"texts": texts, "starts": starts}, passage, row.origin)
+
+    @classmethod
+    def check(cls, splits: Splits) -> None:
+        """Refuse a training split without any answer."""
+        if not any(item.target["texts"] for item in splits["train"]):
+            raise ConfigError("task: no training question has an answer")
+
+    @classmethod
+    def store(cls, items: Sequence[Item], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """Tokens of question and passage, and where each begins and ends in its text, in characters."""
+        backend = tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        flat = backend.encode_batch([text for item in items for text in item.texts], add_special_tokens=False)
+        unknown = tokenizer.unk_token_id or 0
+        tokens = [np.asarray(encoding.ids or [unknown], np.int32) for encoding in flat]
+        offsets = [np.asarray(encoding.offsets or [(0, 0)], np.int32).ravel() for encoding in flat]
+        pairs = range(0, len(flat), 2)
+        return {
+            "tokens": [tokens[place : place + 2] for place in pairs],
+            "offsets": [offsets[place : place + 2] for place in pairs],
+        }
+
+    def batches(
+        self, rows: Rows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int, seed: int = 0
+    ) -> PassageBatches:
+        """See `Task`; a passage's windows are rows of their own."""
+        return PassageBatches(
+            [(question, passage) for question, passage in rows.tokens],
+            [_first_answer(target, _spans(rows, row)) for row, target in enumerate(rows.targets)],
+            tokenizer,
+            max_length=self.max_length,
+            stride=int(self.settings["stride"]),
+            batch_size=batch_size,
+            seed=seed,
+        )
+
+    def model_settings(self) -> dict[str, Any]:
+        """See `Task`; whatever head the encoder came with."""
+        return {"num_labels": 2}
+
+    def objective(self, model: Any, config: FinetuneConfig, rows: Rows) -> AnswerObjective:
+        """See `Task`."""
+        return AnswerObjective(model)
+
+    def answers(self, rows: Rows, predictions: list[np.ndarray], batches: PassageBatches) -> list[str]:
+        """The best answer to each question over all windows; "" where none beats the first token.
+
+        Only where some question has no answer can "" be the answer.
+        """
+        may_be_empty = any(not target["texts"] for target in rows.targets)
+        best = [("", float("-inf"))] * len(rows)
+        nothing = [float("inf")] * len(rows)
+        longest = int(self.settings["max_answer_length"])
+        for window, scores in zip(batches.windows, predictions, strict=True):
+            row, offset = window.row, batches.offset(window.row)
+            nothing[row] = min(nothing[row], float(scores[0].sum()))
+            span = best_span(scores, offset, offset + window.stop - window.start, longest)
+            if span is not None and span.score > best[row][1]:
+                places = _spans(rows, row)
+                shift = window.start - offset
+                first, last = places[span.first + shift], places[span.last + shift]
+                best[row] = (rows.texts[row][1][first[0] : last[1]], span.score)
+        return [
+            "" if may_be_empty and empty >= score else text
+            for (text, score), empty in zip(best, nothing, strict=True)
+        ]
+
+    def scores(self, rows: Rows, predictions: list[np.ndarray], batches: Any) -> dict[str, float]:
+        """Exact match and F1, as shares of 1."""
+        found = self.answers(rows, predictions, batches)
+        pairs = [(text, target["texts"]) for text, target in zip(found, rows.targets, strict=True)]
+        return {
+            "exact_match": float(np.mean([exact_match(*pair) for pair in pairs])),
+            "f1": float(np.mean([token_f1(*pair) for pair in pairs])),
+        }
+
+
+def _spans(rows: Rows, row: int) -> np.ndarray:
+    """Where each token of a passage begins and ends in its text, int32, shape (tokens, 2)."""
+    return rows.stores["offsets"][row][1].reshape(-1, 2)
+
+
+def _first_answer(target: Any, spans: np.ndarray) -> tuple[int, int] | None:
+    """First and last token of the first right answer."""
+    if not target["texts"]:
+        return None
+    begin = target["starts"][0]
+    end = begin + len(target["texts"][0])
+    inside = np.flatnonzero((spans[:, 1] > begin) & (spans[:, 0] < end))
+    return (int(inside[0]), int(inside[-1])) if len(inside) else None

@@ -1,0 +1,260 @@
+"""What every task is: its rows prepared once, batches and a loss to learn from, scores to judge by.
+
+A kind of task is one subclass of `Task`, in the file of the kind's name. Its class methods turn a source's
+rows into `Item`s; the rest works on the folder that `prepare_task` makes of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from headway.config import ConfigError, FinetuneConfig, TaskConfig
+from headway.data.batches import BatchSource
+from headway.data.rows import Row
+from headway.data.sampling import random_generator
+from headway.data.store import TokenStore, open_store
+from headway.data.tokenizer import load_tokenizer, tokenize
+from headway.engine.encoder import dropout_settings, load_model, save_model
+from headway.engine.objectives import TaskObjective
+
+
+class Item(NamedTuple):
+    """One row of a task as it was read.
+
+    Attributes:
+        texts: tokenised apart from each other.
+        target: what is learnt of them, in JSON's types.
+        key: rows with the same key are all held out, or none is.
+        origin: for messages.
+    """
+
+    texts: Sequence[str]
+    target: Any
+    key: str
+    origin: str
+
+
+Splits = dict[str, list[Item]]
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one split, or some of them.
+
+    Attributes:
+        texts: of each row, as they were read.
+        targets: of each row.
+        stores: token ids of each row's texts, int32, without special tokens, and whatever else belongs to
+            the tokens, by name: a list a row of an array a text.
+    """
+
+    texts: list[list[str]]
+    targets: list[Any]
+    stores: dict[str, list[list[np.ndarray]]]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def tokens(self) -> list[list[np.ndarray]]:
+        """The token ids of each row's texts."""
+        return self.stores["tokens"]
+
+    def take(self, places: Iterable[int]) -> Rows:
+        """The rows at these places."""
+        chosen = list(places)
+        stores = {name: [rows[i] for i in chosen] for name, rows in self.stores.items()}
+        return Rows([self.texts[i] for i in chosen], [self.targets[i] for i in chosen], stores)
+
+    def few(self, per_label: int, seed: int) -> Rows:
+        """So many rows of each label, chosen at random; all of a label that has fewer."""
+        order = random_generator(seed, per_label).permutation(len(self))
+        strata = np.asarray([str(target) for target in self.targets])
+        chosen: list[int] = []
+        for label in np.unique(strata):
+            chosen += [int(i) for i in order if strata[i] == label][:per_label]
+        return self.take(sorted(chosen))
+
+    def fold(self, number: int, folds: int, seed: int) -> tuple[Rows, Rows]:
+        """All rows but those of one of `folds` parts, and that part; labels are shared out evenly."""
+        order = random_generator(seed, folds).permutation(len(self))
+        strata = np.asarray([str(self.targets[i]) for i in order])
+        # Rows of a label follow each other, and each goes to the next part.
+        ranked = order[np.argsort(strata, kind="stable")]
+        held_out = set(ranked[number::folds].tolist())
+        kept = [i for i in range(len(self)) if i not in held_out]
+        return self.take(kept), self.take(sorted(held_out))
+
+    def joined(self, other: Rows) -> Rows:
+        """These rows, then those of the other."""
+        stores = {name: rows + other.stores[name] for name, rows in self.stores.items()}
+        return Rows(self.texts + other.texts, self.targets + other.targets, stores)
+
+
+class Task:
+    """A prepared task: a folder a split, and `task.json`.
+
+    Attributes:
+        kind: its name in the settings.
+        primary: the score that says which of two models is better; it is in `scores`.
+        auto_class: of transformers, the model with the head that this task needs.
+    """
+
+    kind: ClassVar[str]
+    auto_class: ClassVar[Any]
+
+    primary: str
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def columns(cls, config: Any) -> list[str]:
+        """The columns that a row needs."""
+        raise NotImplementedError
+
+    @classmethod
+    def item(cls, config: Any, row: Row) -> Item:
+        """What a row holds.
+
+        Raises:
+            ConfigError: one line that names the row, the column and what is wrong with it.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def check(cls, splits: Splits) -> None:
+        """Refuse splits that nothing could be learnt from.
+
+        Raises:
+            ConfigError: one line.
+        """
+
+    @classmethod
+    def label_names(cls, splits: Splits) -> list[str]:
+        """Names of the outputs of the head, in their order; none where they have no names."""
+        return []
+
+    @classmethod
+    def store(cls, items: Sequence[Item], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """What is stored of each row besides its texts: by name, an array a text of each row."""
+        unknown = np.asarray([tokenizer.unk_token_id or 0], dtype=np.int32)
+        flat = iter(tokenize(tokenizer, [text for item in items for text in item.texts]))
+        found = [[next(flat) for _ in item.texts] for item in items]
+        return {"tokens": [[ids if len(ids) else unknown for ids in row] for row in found]}
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """The kind, labels, counts and settings."""
+        return json.loads((self.folder / "task.json").read_text())
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the outputs, in the order of their indices."""
+        return self.facts["labels"]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The task's settings that were written."""
+        return self.facts["settings"]
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a sequence at most, special ones included."""
+        return int(self.facts["max_length"])
+
+    def split(self, name: str) -> Rows:
+        """The rows of `train`, `validation` or `test`."""
+        return _read_split(self.folder / name)
+
+    def trained_on(self, rows: Rows) -> Rows:
+        """Those of the training rows that the loss learns from."""
+        return rows
+
+    def batches(
+        self, rows: Rows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int, seed: int = 0
+    ) -> BatchSource:
+        """Rows as batches for the training loop."""
+        raise NotImplementedError
+
+    def objective(self, model: Any, config: FinetuneConfig, rows: Rows) -> TaskObjective:
+        """The loss around a model with this task's head; `rows` are those it will be trained on."""
+        raise NotImplementedError
+
+    def scores(self, rows: Rows, predictions: list[np.ndarray], batches: Any) -> dict[str, float]:
+        """Scores of what a model said of each row of `batches`, which were made of `rows`."""
+        raise NotImplementedError
+
+    def load(self, folder: Path, config: FinetuneConfig) -> Any:
+        """The model in a folder, with this task's head."""
+        return load_model(
+            folder,
+            self.auto_class,
+            random_weights=config.random_weights,
+            seed=config.seed,
+            **dropout_settings(folder, config.dropout, config.attention_dropout),
+            **self.model_settings(),
+        )
+
+    def model_settings(self) -> dict[str, Any]:
+        """What the head needs in the model's configuration."""
+        return {}
+
+    def save(self, model: Any, tokenizer_folder: Path, folder: Path) -> None:
+        """Write the model and its tokenizer, readable by transformers."""
+        save_model(model, folder)
+        load_tokenizer(tokenizer_folder).save_pretrained(folder)
+
+
+@lru_cache(maxsize=6)
+def _read_split(folder: Path) -> Rows:
+    """Read once a process: the trials of a sweep share it. The tokens are mapped from disk."""
+    lines = [json.loads(line) for line in (folder / "rows.jsonl").read_text("utf-8").split("\n")[:-1]]
+    stores = {place.name: _rows_of(open_store(place)) for place in folder.iterdir() if place.is_dir()}
+    return Rows([line["texts"] for line in lines], [line["target"] for line in lines], stores)
+
+
+def _rows_of(store: TokenStore) -> list[list[np.ndarray]]:
+    tokens = np.asarray(store.tokens)
+    parts = np.split(tokens, store.sentences[1:-1])
+    bounds = store.documents
+    return [parts[bounds[i] : bounds[i + 1]] for i in range(store.num_documents)]
+
+
+def task_class(kind: str) -> type[Task]:
+    """The class of a kind, from the file of its name."""
+    module = importlib.import_module(f"headway.tasks.{kind.replace('-', '_')}")
+    found: type[Task] = next(
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Task) and vars(value).get("kind") == kind
+    )
+    return found
+
+
+def open_task(folder: Path) -> Task:
+    """A task prepared earlier.
+
+    Raises:
+        ConfigError: the folder holds none.
+    """
+    if not (folder / "task.json").is_file():
+        raise ConfigError(f"task: {str(folder)!r} is not a prepared task (no task.json)")
+    kind = json.loads((folder / "task.json").read_text())["kind"]
+    return task_class(kind)(folder)
+
+
+def settings_of(config: TaskConfig) -> dict[str, Any]:
+    """The settings of a task that say what is learnt, without those that say where rows come from."""
+    places = set(TaskConfig.model_fields) | {"kind", "labels_per_class"}
+    return config.model_dump(mode="json", exclude=places)

@@ -1,0 +1,85 @@
+"""Tasks that learn one thing of each text, or of each pair of texts in one sequence."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+
+from headway.config import ConfigError
+from headway.data.batches import LabelledBatches
+from headway.data.rows import Row, text_of
+from headway.engine.encoder import label_settings
+from headway.tasks.task import Item, Rows, Task
+
+
+class TextTask(Task):
+    """Texts, or pairs of them; subclasses say what is learnt."""
+
+    auto_class: ClassVar[Any] = AutoModelForSequenceClassification
+
+    @classmethod
+    def columns(cls, config: Any) -> list[str]:
+        """See `Task`."""
+        pair = [config.pair_column] if config.pair_column else []
+        return [config.text_column, *pair, config.label_column]
+
+    @classmethod
+    def item(cls, config: Any, row: Row) -> Item:
+        """See `Task`."""
+        columns = cls.columns(config)[:-1]
+        texts = tuple(text_of(row, column) for column in columns)
+        return Item(texts, cls.target(config, row), texts[0], row.origin)
+
+    @classmethod
+    def target(cls, config: Any, row: Row) -> Any:
+        """What is learnt of the row's texts."""
+        raise NotImplementedError
+
+    def label_array(self, rows: Rows) -> np.ndarray:
+        """What is learnt of all rows: int64 or float32, shape (rows, …)."""
+        raise NotImplementedError
+
+    def batches(
+        self, rows: Rows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int, seed: int = 0
+    ) -> LabelledBatches:
+        """See `Task`."""
+        pairs = len(rows.tokens[0]) > 1
+        return LabelledBatches(
+            [texts[0] for texts in rows.tokens],
+            self.label_array(rows),
+            tokenizer,
+            max_length=self.max_length,
+            batch_size=batch_size,
+            seed=seed,
+            second_texts=[texts[1] for texts in rows.tokens] if pairs else None,
+        )
+
+    def model_settings(self) -> dict[str, Any]:
+        """See `Task`; transformers computes the same loss when it is given labels."""
+        settings = label_settings(self.labels) if self.labels else {"num_labels": 1}
+        return settings | {"problem_type": self.problem_type}
+
+    @property
+    def problem_type(self) -> str:
+        """Transformers' name for the kind of labels."""
+        raise NotImplementedError
+
+
+def label_of(row: Row, column: str) -> str:
+    """The name of a row's label.
+
+    Raises:
+        ConfigError: the row has none.
+    """
+    value = row.values[column]
+    label = "" if value is None else str(value).strip()
+    if not label:
+        raise ConfigError(f"{row.origin}: no label")
+    return label
+
+
+def balanced_weights(counts: np.ndarray) -> np.ndarray:
+    """Weights in inverse proportion to how often a label occurs, whose mean over all rows is 1."""
+    return (counts.sum() / (len(counts) * np.maximum(counts, 1))).astype(np.float32)
