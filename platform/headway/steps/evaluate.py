@@ -3,98 +3,119 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from headway import cluster
-from headway.config import EvaluateConfig, FinetuneConfig
+from headway.config import ConfigError, EvaluateConfig, FinetuneConfig
 from headway.config_files import validate
 from headway.data.tokenizer import load_tokenizer
-from headway.engine.encoder import load_classifier
-from headway.engine.objectives import ClassificationObjective
+from headway.engine.objectives import TaskObjective
 from headway.engine.parallel import Worker
+from headway.engine.scoring import predict
 from headway.engine.trainer import Trainer
 from headway.steps.context import Context, StepResult
 from headway.steps.finetune import SETTINGS_FILE, FinetuningJob, task_folder
+from headway.steps.learning_curve import draw_learning_curve
 from headway.steps.models import model_folder
-from headway.tasks.classification import (
-    PreparedTask,
-    classification_scores,
-    predict_probabilities,
-    tfidf_baseline,
-)
+from headway.steps.repeats import spread
+from headway.tasks.classification import Classification, classification_scores, tfidf_baseline
+from headway.tasks.task import Task, open_task
 
 
 def run_evaluate(config: EvaluateConfig, context: Context) -> StepResult:
-    """Score a classifier on the held-out texts; with an `encoder`, its baselines too."""
+    """Score a fine-tuned model on the held-out rows; with an `encoder`, its baselines too."""
     model = model_folder(config.model, context.tracking).resolve()
-    task = PreparedTask(task_folder(config.task, model, context))
+    task = open_task(task_folder(config.task, model, context))
     summary: dict[str, Any] = score_model(model, task)
-    rows = [("this model", summary["accuracy"], summary["macro_f1"])]
+    rows = [_table_row("this model", summary, task)]
     if config.encoder is not None:
         encoder = model_folder(config.encoder, context.tracking).resolve()
         baselines = _baselines(config, encoder, model, task, context)
-        rows += [(name, scores["accuracy"], scores["macro_f1"]) for name, scores in baselines.items()]
-        summary["accuracy_random_init"] = baselines["same encoder, random weights"]["accuracy"]
-        summary["accuracy_tfidf"] = baselines["TF-IDF + logistic regression"]["accuracy"]
+        rows += [_table_row(name, scores, task) for name, scores in baselines.items()]
+        summary |= _baseline_scores(baselines, task)
         summary["few_labels"] = _few_labels(config, encoder, task, context)
     with context.tracking.run(context.experiment, context.step, config.model_dump(mode="json")) as run:
         run.log_metrics([(0, {k: v for k, v in summary.items() if isinstance(v, float)})])
         run.log_dict(summary, "evaluation.json")
+        if summary.get("few_labels"):
+            picture = draw_learning_curve(summary["few_labels"], task.primary, context.folder)
+            run.log_file(picture)
     _show(context, task, summary, rows)
-    headline = f"accuracy {summary['accuracy']:.4f} on {summary['texts']} held-out texts"
-    if "accuracy_tfidf" in summary:
-        headline += (
-            f" (random weights {summary['accuracy_random_init']:.4f}, TF-IDF {summary['accuracy_tfidf']:.4f})"
+    return StepResult(str(model), _headline(summary, task), summary=summary)
+
+
+def score_model(model: Path, task: Task) -> dict[str, Any]:
+    """Scores of a saved model on the task's held-out rows.
+
+    Raises:
+        ConfigError: the model's labels are others than the task's.
+    """
+    settings = _settings(model, task, {})
+    loaded = task.load(model, settings)
+    trained = json.loads((model / "config.json").read_text()).get("id2label")
+    if task.labels and trained and list(trained.values()) != task.labels:
+        raise ConfigError(
+            f"model: {str(model)!r} has labels {list(trained.values())}, the task {task.labels}"
         )
-    return StepResult(str(model), headline, summary=summary)
+    rows = task.split("train").take(range(1))
+    return score_held_out(task.objective(loaded, settings, rows), model, task, settings)
 
 
-def score_model(model: Path, task: PreparedTask) -> dict[str, Any]:
-    """Scores of a saved classifier on the task's held-out texts."""
-    classifier = load_classifier(model, task.labels, random_weights=False, seed=0)
-    return _score(classifier, model, task)
-
-
-def _score(classifier: Any, tokenizer_folder: Path, task: PreparedTask) -> dict[str, Any]:
+def score_held_out(
+    objective: TaskObjective, tokenizer_folder: Path, task: Task, config: FinetuneConfig
+) -> dict[str, Any]:
+    """Scores on the held-out rows; of a classifier with the confusion matrix."""
     test = task.split("test")
-    batches = test.batches(load_tokenizer(tokenizer_folder), max_length=task.max_length, batch_size=64)
-    predicted = predict_probabilities(classifier, batches).argmax(-1)
-    scores = classification_scores(test.labels, predicted, len(task.labels))
-    return scores | {"texts": len(test.labels), "labels": task.labels}
+    batches = task.batches(test, load_tokenizer(tokenizer_folder), batch_size=64)
+    found = predict(objective, batches, Worker(), batch_size=64, precision=config.precision)
+    scores: dict[str, Any] = dict(task.scores(test, found.rows, batches))
+    if isinstance(task, Classification):
+        predicted = np.stack(found.rows).argmax(-1)
+        scores |= classification_scores(task.label_array(test), predicted, len(task.labels))
+    return scores | {"texts": len(test), "labels": task.labels, "primary": task.primary}
 
 
 def train_and_score(job: FinetuningJob, threads: int) -> dict[str, Any]:
-    """Fine-tune in this process, on so many threads, and score on the held-out texts."""
+    """Fine-tune in this process, on so many threads, and score on the held-out rows."""
     torch.set_num_threads(threads)
     objective = job.objective()
-    assert isinstance(objective, ClassificationObjective)
     Trainer(objective, job.batches()[0], job.config, worker=Worker()).run()
-    return _score(objective.model, job.model_folder, PreparedTask(job.task_folder))
+    return score_held_out(objective, job.model_folder, job.task, job.config)
 
 
 def _baselines(
-    config: EvaluateConfig, encoder: Path, model: Path, task: PreparedTask, context: Context
+    config: EvaluateConfig, encoder: Path, model: Path, task: Task, context: Context
 ) -> dict[str, dict[str, Any]]:
-    """Random weights on the model's own budget, and TF-IDF: all labels for both."""
+    """Random weights on the model's own budget and, for classes, TF-IDF: all labels for both."""
     settings = config.finetune
     if (model / SETTINGS_FILE).is_file():
         settings = json.loads((model / SETTINGS_FILE).read_text())
-    job = _job(encoder, task, settings | {"random_weights": True, "workers": 0})
+    one_run = {"random_weights": True, "workers": 0, "seeds": 1, "folds": None}
+    job = _job(encoder, task, settings | one_run)
     [random_init] = _run_all([job], context)
-    tfidf = tfidf_baseline(task.split("train"), task.split("test"), len(task.labels))
-    return {"same encoder, random weights": random_init, "TF-IDF + logistic regression": tfidf}
+    baselines = {"same encoder, random weights": random_init}
+    if isinstance(task, Classification):
+        tfidf = tfidf_baseline(task, task.split("train"), task.split("test"))
+        baselines["TF-IDF + logistic regression"] = tfidf
+    return baselines
+
+
+def _baseline_scores(baselines: dict[str, dict[str, Any]], task: Task) -> dict[str, float]:
+    """The baselines' primary scores, by the names they have in the summary."""
+    names = {"same encoder, random weights": "random_init", "TF-IDF + logistic regression": "tfidf"}
+    return {f"{task.primary}_{names[name]}": scores[task.primary] for name, scores in baselines.items()}
 
 
 def _few_labels(
-    config: EvaluateConfig, encoder: Path, task: PreparedTask, context: Context
+    config: EvaluateConfig, encoder: Path, task: Task, context: Context
 ) -> dict[str, dict[str, Any]]:
-    """Accuracy with few labels a class: pretrained, random weights and TF-IDF, over the same seeds."""
+    """The primary score with few labels a class, of each kind of model, over the same seeds."""
     seeds = range(config.seeds)
     base = _job(encoder, task, config.finetune)
     jobs = [
@@ -103,16 +124,14 @@ def _few_labels(
         for random_weights in (False, True)
         for seed in seeds
     ]
-    accuracies = iter([scores["accuracy"] for scores in _run_all(jobs, context)])
+    found = iter([scores[task.primary] for scores in _run_all(jobs, context)])
     result = {}
     for few in config.few_labels:
-        pretrained = [next(accuracies) for _ in seeds]
-        random_init = [next(accuracies) for _ in seeds]
-        result[str(few)] = {
-            "pretrained": _spread(pretrained),
-            "random_init": _spread(random_init),
-            "tfidf": _spread([_tfidf_accuracy(task, few, seed) for seed in seeds]),
-        }
+        pretrained = [next(found) for _ in seeds]
+        random_init = [next(found) for _ in seeds]
+        result[str(few)] = {"pretrained": _spread(pretrained), "random_init": _spread(random_init)}
+        if isinstance(task, Classification):
+            result[str(few)]["tfidf"] = _spread([_tfidf_score(task, few, seed) for seed in seeds])
     return result
 
 
@@ -121,55 +140,76 @@ def _variant(base: FinetuningJob, few: int, *, random_weights: bool, seed: int) 
     return replace(base, config=config, labels_per_class=few)
 
 
-def _tfidf_accuracy(task: PreparedTask, few: int, seed: int) -> float:
+def _tfidf_score(task: Classification, few: int, seed: int) -> float:
     train = task.split("train").few(few, seed)
-    return float(tfidf_baseline(train, task.split("test"), len(task.labels))["accuracy"])
+    return float(tfidf_baseline(task, train, task.split("test"))[task.primary])
 
 
-def _job(encoder: Path, task: PreparedTask, settings: dict[str, Any]) -> FinetuningJob:
+def _settings(encoder: Path, task: Task, settings: dict[str, Any]) -> FinetuneConfig:
     full = settings | {"model": str(encoder), "task": str(task.folder)}
-    return FinetuningJob(validate(FinetuneConfig, full, "finetune"), encoder, task.folder)
+    return validate(FinetuneConfig, full, "finetune")
+
+
+def _job(encoder: Path, task: Task, settings: dict[str, Any]) -> FinetuningJob:
+    return FinetuningJob(_settings(encoder, task, settings), encoder, task.folder)
 
 
 def _run_all(jobs: Sequence[FinetuningJob], context: Context) -> list[dict[str, Any]]:
+    if not jobs:
+        return []
     cluster.connect(context.address, context.tracking.uri)
     threads = max(1, cluster.available_cpus() // len(jobs))
 
     def progress(done: int) -> None:
-        context.display.training(context.step, done, len(jobs), {}, started)
+        context.display.training(context.step, done, len(jobs), {})
 
-    started = context.display.now()
     results = cluster.map_on_cores(train_and_score, [(job, threads) for job in jobs], threads, progress)
     context.display.settle()
     return results
 
 
 def _spread(values: list[float]) -> dict[str, Any]:
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return {"mean": statistics.fmean(values), "std": deviation, "seeds": values}
+    found = spread(values)
+    return {"mean": found["mean"], "std": found["std"], "seeds": values}
 
 
-def _show(
-    context: Context, task: PreparedTask, summary: dict[str, Any], rows: list[tuple[str, float, float]]
-) -> None:
+def _headline(summary: dict[str, Any], task: Task) -> str:
+    primary = task.primary
+    headline = f"{primary.replace('_', ' ')} {summary[primary]:.4f} on {summary['texts']} held-out texts"
+    baselines = [("random weights", f"{primary}_random_init"), ("TF-IDF", f"{primary}_tfidf")]
+    said = [f"{name} {summary[key]:.4f}" for name, key in baselines if key in summary]
+    return headline + (f" ({', '.join(said)})" if said else "")
+
+
+def _table_row(name: str, scores: dict[str, Any], task: Task) -> tuple[Any, ...]:
+    return (name, *(value for value in scores.values() if isinstance(value, float)))
+
+
+def _show(context: Context, task: Task, summary: dict[str, Any], rows: list[tuple[Any, ...]]) -> None:
     display = context.display
     title = f"{summary['texts']} held-out texts, all {task.facts['texts']['train']} training labels"
-    display.table(title, ["", "accuracy", "macro-F1"], rows)
+    names = [name.replace("macro_f1", "macro-F1") for name in _scored(summary)]
+    display.table(title, ["", *names], rows)
     if summary.get("few_labels"):
         few = [
-            (
-                f"{labels} labels a class",
-                *(_plus_minus(row[k]) for k in ("pretrained", "random_init", "tfidf")),
-            )
+            (f"{labels} labels a class", *(_plus_minus(found) for found in row.values()))
             for labels, row in summary["few_labels"].items()
         ]
-        columns = ["accuracy, mean ± std over seeds", "pretrained", "random weights", "TF-IDF"]
-        display.table("Few labels", columns, few)
-    confusion = [
-        (label, *counts) for label, counts in zip(task.labels, summary["confusion_matrix"], strict=True)
-    ]
-    display.table("Confusion (rows: true class)", ["", *task.labels], confusion)
+        known = {"pretrained": "pretrained", "random_init": "random weights", "tfidf": "TF-IDF"}
+        kinds = [known[kind] for kind in next(iter(summary["few_labels"].values()))]
+        display.table("Few labels", [f"{task.primary}, mean ± std over seeds", *kinds], few)
+    if "confusion_matrix" in summary:
+        confusion = [
+            (label, *counts) for label, counts in zip(task.labels, summary["confusion_matrix"], strict=True)
+        ]
+        display.table("Confusion (rows: true class)", ["", *task.labels], confusion)
 
 
-def _plus_minus(spread: dict[str, Any]) -> str:
-    return f"{spread['mean']:.3f} ± {spread['std']:.3f}"
+def _scored(summary: dict[str, Any]) -> list[str]:
+    """Names of the held-out scores, without those of baselines."""
+    baselines = ("_random_init", "_tfidf")
+    return [k for k, v in summary.items() if isinstance(v, float) and not k.endswith(baselines)]
+
+
+def _plus_minus(found: dict[str, Any]) -> str:
+    return f"{found['mean']:.3f} ± {found['std']:.3f}"

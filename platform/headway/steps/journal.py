@@ -7,38 +7,60 @@ So training never waits for a server, no worker has to import MLflow, and nothin
 from __future__ import annotations
 
 import json
+import logging
+import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from headway.data.atomic import write_atomically
 from headway.engine.trainer import Metrics
 
 _POLL_SECONDS = 0.3
+_MOST_SECONDS_BETWEEN_TRIES = 30.0
+
+logger = logging.getLogger(__name__)
 
 
 class Entry(NamedTuple):
-    """What was measured after `step` steps."""
+    """What was measured after `step` steps.
+
+    Attributes:
+        step: steps done.
+        metrics: name → value.
+        time: when, in milliseconds since the epoch.
+        note: something to tell the user; mostly nothing.
+    """
 
     step: int
     metrics: Metrics
+    time: int = 0
+    note: str = ""
 
 
 class Journal:
-    """Appends entries; one writer at a time."""
+    """Appends entries to a file, from a step on: what came later is forgotten, it is measured again.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    The file is replaced, not cut: a writer of an earlier start that is not quite dead yet goes on writing
+    to a file that nobody reads any more.
 
-    def append(self, step: int, metrics: Metrics) -> None:
+    Args:
+        path: of the file.
+        start_step: steps that the run has behind it; 0 for a run that starts.
+    """
+
+    def __init__(self, path: Path, start_step: int) -> None:
+        # A run without a state measures its step 0 again, too.
+        kept = [entry for entry in read_journal(path) if 0 < start_step >= entry.step]
+        write_atomically(path, "".join(_line(entry) for entry in kept))
+        self._stream = path.open("a", encoding="utf-8")
+
+    def append(self, step: int, metrics: Metrics, note: str = "") -> None:
         """Add an entry, in one write."""
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"step": step, "metrics": metrics}) + "\n")
-
-    def rewind(self, step: int) -> None:
-        """Forget what came after `step`: a resumed run measures it again."""
-        kept = [entry for entry in read_journal(self.path) if entry.step <= step]
-        self.path.write_text("".join(json.dumps(entry._asdict()) + "\n" for entry in kept), encoding="utf-8")
+        self._stream.write(_line(Entry(step, metrics, int(time.time() * 1000), note)))
+        self._stream.flush()
 
 
 def read_journal(path: Path) -> list[Entry]:
@@ -46,22 +68,59 @@ def read_journal(path: Path) -> list[Entry]:
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [_entry(json.loads(line)) for line in lines]
+    return [_entry(line) for line in lines]
 
 
-def _entry(row: dict[str, Any]) -> Entry:
-    return Entry(int(row["step"]), row["metrics"])
+def _line(entry: Entry) -> str:
+    return json.dumps(entry._asdict()) + "\n"
+
+
+def _entry(line: str | bytes) -> Entry:
+    row: dict[str, Any] = json.loads(line)
+    return Entry(int(row["step"]), row["metrics"], row["time"], row["note"])
+
+
+class Once:
+    """Lets each metric of each step through once, also across restarts of workers and of the driver.
+
+    Args:
+        logged: the last step that each metric is already logged at.
+    """
+
+    def __init__(self, logged: Mapping[str, int]) -> None:
+        self._logged = dict(logged)
+
+    def new(self, entries: list[Entry]) -> list[Entry]:
+        """What of `entries` is not logged yet; each step in order."""
+        logged, new = dict(self._logged), []
+        for entry in entries:
+            metrics = {
+                name: value for name, value in entry.metrics.items() if entry.step > logged.get(name, -1)
+            }
+            logged |= dict.fromkeys(metrics, entry.step)
+            if metrics:
+                new.append(entry._replace(metrics=metrics))
+        return new
+
+    def mark(self, entries: list[Entry]) -> None:
+        """Remember that `entries` are logged now."""
+        for entry in entries:
+            self._logged |= dict.fromkeys(entry.metrics, entry.step)
 
 
 class JournalFollower:
-    """Hands each new entry on, in order and once, while the block runs and at its end."""
+    """Hands entries on in order while the block runs and at its end; a replaced file from its start.
+
+    Where `receive` fails, as it does while a server cannot be reached, it is called again with the same
+    entries later, and training goes on meanwhile. Only at the end of the block does its error count.
+    """
 
     def __init__(self, path: Path, receive: Callable[[list[Entry]], None]) -> None:
         self._path = path
         self._receive = receive
-        # What an earlier run of the same step left was handed on by that run.
-        self._last_step = max((entry.step for entry in read_journal(path)), default=-1)
+        self._file_id = 0
         self._offset = 0
+        self._pending: list[Entry] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="headway-journal", daemon=True)
 
@@ -69,28 +128,40 @@ class JournalFollower:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        self._poll()
+        try:
+            self._hand_on()
+        except Exception:
+            if error_type is None:
+                raise
+            logger.warning("what was measured last could not be handed on", exc_info=True)
 
     def _follow(self) -> None:
-        while not self._stop.wait(_POLL_SECONDS):
-            self._poll()
+        wait = _POLL_SECONDS
+        while not self._stop.wait(wait):
+            try:
+                self._hand_on()
+                wait = _POLL_SECONDS
+            except Exception:  # whatever the receiver's server raises while it is away
+                logger.warning("what was measured cannot be handed on; trying again", exc_info=True)
+                wait = min(2 * wait, _MOST_SECONDS_BETWEEN_TRIES)
 
-    def _poll(self) -> None:
-        new = [entry for entry in self._unread() if entry.step > self._last_step]
-        if new:
-            self._last_step = new[-1].step
-            self._receive(new)
+    def _hand_on(self) -> None:
+        self._pending += self._unread()
+        if self._pending:
+            self._receive(self._pending)
+            self._pending = []
 
     def _unread(self) -> list[Entry]:
         if not self._path.exists():
             return []
         with self._path.open("rb") as stream:
-            if stream.seek(0, 2) < self._offset:  # rewound by a resumed run: read it all again
-                self._offset = 0
+            file_id = os.fstat(stream.fileno()).st_ino
+            if file_id != self._file_id:
+                self._file_id, self._offset = file_id, 0
             stream.seek(self._offset)
             whole, newline, _ = stream.read().rpartition(b"\n")
         self._offset += len(whole) + len(newline)
-        return [_entry(json.loads(line)) for line in whole.splitlines()]
+        return [_entry(line) for line in whole.splitlines()]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from headway.config import ConfigError, RegisterConfig
 from headway.engine.encoder import load_classifier
+from headway.serving.golden import store_golden
 from headway.steps.context import Context, StepResult
 from headway.steps.models import model_folder
 
 _EXAMPLE = "The first half ended without a goal, but the crowd had seen a fine match."
+_GOLDEN = [_EXAMPLE, "Shares fell after the bank cut its forecast for the year.", "A new phone."]
 
 
 def run_register(config: RegisterConfig, context: Context) -> StepResult:
@@ -18,6 +20,9 @@ def run_register(config: RegisterConfig, context: Context) -> StepResult:
     """
     weights = model_folder(config.model, context.tracking)
     max_length = _check_classifier(config.model, context)
+    if not config.model.startswith("models:/"):
+        # A server that loads this version later refuses it if it does not answer the same.
+        store_golden(weights, _GOLDEN)
     tracking = context.tracking
     with tracking.run(context.experiment, context.step, config.model_dump(mode="json")) as run:
         version = tracking.register_classifier(

@@ -1,75 +1,102 @@
-"""A sweep's search space: `loguniform(a, b)`, `uniform(a, b)` and lists, as Ray Tune samples them."""
+"""A sweep's search space: `loguniform(a, b)`, `uniform(a, b)`, `choice(a, b, …)` and lists."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
-from headway.config import ConfigError, FinetuneConfig, SearchSpace
-from headway.config_files import apply_overrides, set_path, validate
+from headway.config import ConfigError, SearchSpace, TrainingConfig
+from headway.config_files import apply_overrides, parse_yaml, set_path, validate
 
-_RANGE = re.compile(r"^\s*(loguniform|uniform)\s*\(\s*([^,()]+?)\s*,\s*([^,()]+?)\s*\)\s*$")
+C = TypeVar("C", bound=TrainingConfig)
+_CALL = re.compile(r"^\s*(loguniform|uniform|choice)\s*\((.*)\)\s*$", re.DOTALL)
 
 
-def parse_range(path: str, text: str) -> tuple[str, float, float]:
-    """Kind and bounds of a range.
+class Range(NamedTuple):
+    """Numbers from `low` to `high`, evenly spread, or their logarithms."""
+
+    low: float
+    high: float
+    log: bool
+
+
+Domain = Range | list[Any]
+
+
+def parse_domain(path: str, written: str | list[Any]) -> Domain:
+    """What a setting is searched over.
 
     Raises:
-        ConfigError: it is none, or its bounds are no numbers, not in order, or not positive for a logarithm.
+        ConfigError: it is no search; its bounds are no numbers, not in order, or not positive for a
+            logarithm; or there is nothing to choose from.
     """
-    match = _RANGE.match(text)
-    if not match:
-        raise ConfigError(
-            f"search.{path}: {text!r} is not a search; allowed: loguniform(a, b), uniform(a, b) or a list"
-        )
+    if isinstance(written, str):
+        match = _CALL.match(written)
+        if not match:
+            raise ConfigError(
+                f"search.{path}: {written!r} is not a search; allowed: loguniform(a, b), uniform(a, b), "
+                "choice(a, b, …) or a list"
+            )
+        if match[1] != "choice":
+            return _range(path, written, match[1], match[2].split(","))
+        written = parse_yaml(f"[{match[2]}]", f"search.{path}")
+    if not written:
+        raise ConfigError(f"search.{path}: the list is empty")
+    return list(written)
+
+
+def _range(path: str, written: str, kind: str, bounds: list[str]) -> Range:
     try:
-        low, high = float(match[2]), float(match[3])
+        low, high = (float(bound) for bound in bounds)
     except ValueError as error:
-        raise ConfigError(f"search.{path}: the bounds of {text!r} are not numbers") from error
-    if not low < high or not math.isfinite(high) or (match[1] == "loguniform" and low <= 0):
-        raise ConfigError(f"search.{path}: the bounds of {text!r} are not in order, or not above 0")
-    return match[1], low, high
+        raise ConfigError(f"search.{path}: the bounds of {written!r} are not numbers") from error
+    if not low < high or not math.isfinite(high) or (kind == "loguniform" and low <= 0):
+        raise ConfigError(f"search.{path}: the bounds of {written!r} are not in order, or not above 0")
+    return Range(low, high, kind == "loguniform")
 
 
-def tune_space(search: SearchSpace) -> dict[str, Any]:
-    """The search space as Ray Tune's domains, by dotted path."""
-    from ray import tune
-
-    space: dict[str, Any] = {}
-    for path, domain in search.items():
-        if isinstance(domain, list):
-            space[path] = tune.choice(domain)
-        else:
-            kind, low, high = parse_range(path, domain)
-            space[path] = tune.loguniform(low, high) if kind == "loguniform" else tune.uniform(low, high)
-    return space
+def parse_search(search: SearchSpace) -> dict[str, Domain]:
+    """The whole space, by dotted path."""
+    return {path: parse_domain(path, written) for path, written in search.items()}
 
 
-def check_search(search: SearchSpace, shared: dict[str, Any]) -> None:
+def grid_points(space: dict[str, Domain]) -> list[dict[str, Any]]:
+    """All combinations of the values of lists.
+
+    Raises:
+        ConfigError: a range, which has no list of values.
+    """
+    for path, domain in space.items():
+        if isinstance(domain, Range):
+            raise ConfigError(f"search.{path}: algorithm grid needs a list of values, not a range")
+    values = [domain for domain in space.values() if isinstance(domain, list)]
+    return [dict(zip(space, combination, strict=True)) for combination in itertools.product(*values)]
+
+
+def check_search(
+    space: dict[str, Domain], config_class: type[TrainingConfig], shared: dict[str, Any]
+) -> None:
     """Refuse a search that would hand a trial a setting that is unknown or not allowed.
 
     Raises:
         ConfigError: names the path and the value.
     """
-    for path, domain in search.items():
-        if isinstance(domain, list) and not domain:
-            raise ConfigError(f"search.{path}: the list is empty")
-        for value in _extremes(path, domain):
-            trial_settings(shared, {path: value})
+    for path, domain in space.items():
+        for value in _extremes(domain):
+            trial_settings(config_class, shared, {path: value})
 
 
-def trial_settings(shared: dict[str, Any], sampled: dict[str, Any]) -> FinetuneConfig:
+def trial_settings(config_class: type[C], shared: dict[str, Any], sampled: dict[str, Any]) -> C:
     """What one trial trains with: the shared settings, and the sampled ones at their dotted paths."""
-    settings = apply_overrides({"model": "model", "task": "task"} | shared, [])
+    settings = apply_overrides(shared, [])
     for path, value in sampled.items():
         set_path(settings, path, value)
-    return validate(FinetuneConfig, settings, "finetune")
+    where = "pretrain" if "corpus" in config_class.model_fields else "finetune"
+    return validate(config_class, settings, where)
 
 
-def _extremes(path: str, domain: str | list[Any]) -> Iterator[Any]:
-    if isinstance(domain, list):
-        yield from domain
-    else:
-        yield from parse_range(path, domain)[1:]
+def _extremes(domain: Domain) -> Iterator[Any]:
+    yield from domain[:2] if isinstance(domain, Range) else domain

@@ -1,17 +1,19 @@
-"""The step `serve`: a classifier behind HTTP on Ray Serve, asked a few held-out texts over the wire."""
+"""The step `serve`: an encoder behind HTTP on Ray Serve, asked a few held-out texts over the wire."""
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
 import httpx
 
 from headway import cluster
-from headway.config import ServeConfig
+from headway.config import ConfigError, ServeConfig
 from headway.data.sources import Document, read_documents
 from headway.data.splitting import drop_duplicates, split_documents
-from headway.serving.deploy import check_port, deploy
+from headway.serving.deploy import check_port, deploy, follow_alias
+from headway.serving.description import describe
 from headway.steps.context import Context, StepResult
 from headway.steps.models import model_folder
 
@@ -22,22 +24,29 @@ def run_serve(config: ServeConfig, context: Context) -> StepResult:
     """Deploy the model and wait until it answers; it stays up until the caller disconnects from Ray.
 
     Raises:
-        ConfigError: no such model, or the port is taken.
+        ConfigError: no such model, the port is taken, or demo texts for what is no classifier.
     """
     check_port(config.host, config.port)
     folder = model_folder(config.model, context.tracking)
+    abilities = list(describe(folder).abilities)
+    if config.demo_texts and "classify" not in abilities:
+        raise ConfigError(f"demo_texts: {config.model!r} is no classifier; it can: {', '.join(abilities)}")
     name, version = config.model, "local"
     if config.model.startswith("models:/"):
         name, version = context.tracking.registered_version(config.model)
     started = time.monotonic()
+    # Ray's workers run at low priority where not told otherwise: any other process would delay answers.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     cluster.connect(context.address, context.tracking.uri)
-    cores = max(1, cluster.available_cpus() // config.replicas[0])
+    cores = max(1, cluster.available_cpus() // max(1, config.replicas[0]))
     url = deploy(config, folder, name, version, cores)
+    follow_alias(config, context.tracking)
     ready = time.monotonic() - started
     summary: dict[str, Any] = {
         "url": url,
         "model": name,
         "version": version,
+        "abilities": abilities,
         "ready_seconds": round(ready, 2),
     }
     summary |= _ask(config, url, context)

@@ -1,120 +1,179 @@
-"""The step `sweep`: fine-tuning over a search space on Ray Tune, each trial a child run in MLflow."""
+"""The step `sweep`: training over a search space on Ray Tune, each trial a child run in MLflow."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from headway import cluster
-from headway.config import SweepConfig
-from headway.data.atomic import atomic_folder
-from headway.engine.parallel import Worker
-from headway.engine.trainer import Metrics, Trainer
+from headway.config import (
+    ClassificationTask,
+    ConfigError,
+    FinetuneConfig,
+    PretrainConfig,
+    SweepConfig,
+    TrainingConfig,
+)
+from headway.data.atomic import write_atomically
+from headway.engine.selection import SMALLER_IS_BETTER
 from headway.steps.context import Context, StepResult
+from headway.steps.evaluate import score_model
 from headway.steps.finetune import FinetuningJob, task_folder
+from headway.steps.journal import read_journal
+from headway.steps.ledger import Ledger, Trial, validation_metrics
 from headway.steps.models import model_folder
-from headway.steps.search_space import check_search, trial_settings, tune_space
+from headway.steps.pretrain import PretrainingJob, corpus_folder, start_from
+from headway.steps.search_space import Domain, check_search, parse_search, trial_settings
+from headway.steps.sweep_plots import write_report
 from headway.steps.sweep_report import Leaderboard
-
-_REPORTS_A_TRIAL = 6
+from headway.steps.sweep_search import Sampler, make_scheduler, replay, trial_source
+from headway.steps.training import chosen_metrics
+from headway.steps.trials import FinetuneStage, PretrainStage, Stage, TrialSettings, run_trial
+from headway.tasks.task import open_task
+from headway.tracking import Run
 
 
 class Winner(NamedTuple):
-    """The trial whose model the sweep hands on."""
+    """The trial whose model the sweep hands on, and what it measured at its end."""
 
-    trial_id: str
-    settings: dict[str, Any]
-    metrics: Metrics
-    model: Path
+    trial: Trial
+    metrics: dict[str, float]
 
 
 def run_sweep(config: SweepConfig, context: Context) -> StepResult:
     """Search, and hand on the model of the best trial that trained to its end.
 
+    Called again in the same folder after the driver died, it goes on: trials that ended are not run
+    again, those that had begun begin anew.
+
     Raises:
         ConfigError: a search over settings that do not exist or are not allowed.
         RuntimeError: every trial failed.
     """
-    check_search(config.search, config.finetune)
+    space = parse_search(config.search)
+    _check_trials(config, space)
+    stage, metric = _stage(config, context)
+    ledger = Ledger(context.folder.resolve() / "trials")
+    mode = "min" if metric.endswith(SMALLER_IS_BETTER) else "max"
+    sampler = Sampler(config, space, mode)
+    cluster.connect(context.address, context.tracking.uri)
+    parent = _parent_run(config, context)
+    try:
+        board = Leaderboard(ledger, context, parent, list(space), metric, mode)
+        board.reconcile()
+        _tune(config, context, stage, ledger, sampler, board)
+        winner = _winner(ledger, stage.base.config, metric, mode)
+        summary = _summary(ledger, winner, parent, metric)
+        parent.log_metrics([(0, {f"best_{name}": value for name, value in winner.metrics.items()})])
+        if config.test and isinstance(stage, FinetuneStage):
+            summary["test"] = _test(winner, stage, context, parent)
+        write_report(ledger, list(space), metric, mode, context.folder, parent)
+    except BaseException:
+        parent.close("FAILED")
+        raise
+    parent.close()
+    board.show()
+    ledger.keep_only(winner.trial)
+    model = str(winner.trial.model)
+    return StepResult(model, _headline(summary), {"best": model}, summary)
+
+
+def _check_trials(config: SweepConfig, space: dict[str, Domain]) -> None:
+    """Refuse what no trial could run with, before a corpus or a task is prepared for it."""
+    if config.pretrain is not None:
+        check_search(space, PretrainConfig, config.pretrain)
+        return
+    shared = {"model": "model", "task": "task"} | config.finetune
+    check_search(space, FinetuneConfig, shared)
+    if trial_settings(FinetuneConfig, shared, {}).workers:
+        raise ConfigError("finetune.workers: trials train in a process each; set cpus_per_trial")
+
+
+def _stage(config: SweepConfig, context: Context) -> tuple[Stage, str]:
+    """What is trained, and the measure that says which trial is best."""
+    if config.pretrain is not None:
+        settings = trial_settings(PretrainConfig, config.pretrain, {})
+        start = start_from(settings, context)
+        corpus = corpus_folder(settings, start, context)
+        # Prepared once; every trial opens the same one.
+        shared = config.pretrain | {"corpus": str(corpus)}
+        base = PretrainingJob(settings, corpus, start)
+        return PretrainStage(base, shared), config.metric or "loss"
+    assert config.model is not None and config.task is not None
     model = model_folder(config.model, context.tracking).resolve()
     prepared = task_folder(config.task, model, context)
-    job = FinetuningJob(trial_settings(config.finetune, {}), model, prepared, config.task.labels_per_class)
-    cluster.connect(context.address, context.tracking.uri)
-    with context.tracking.run(context.experiment, context.step, config.model_dump(mode="json")) as parent:
-        board = Leaderboard(config, context, parent)
-        results = _tune(config, context, job, board)
-        winner = _winner(config, context, results)
-        parent.log_metrics([(0, {f"best_{name}": value for name, value in winner.metrics.items()})])
-    board.show()
-    for trial in (context.folder / "trials").iterdir():
-        if trial.name != winner.trial_id:
-            shutil.rmtree(trial)
-    summary = {
-        "trials": len(results),
-        "failed": results.num_errors,
-        "stopped_early": board.stopped_early,
-        "best": {"trial": winner.trial_id, "settings": winner.settings, **winner.metrics},
-        "mlflow_run_id": parent.run_id,
-    }
-    headline = (
-        f"{len(results)} trials, {board.stopped_early} stopped early, {results.num_errors} failed; best "
-        f"validation {config.metric} {winner.metrics[config.metric]:.4f} with "
-        + ", ".join(f"{path} {_brief(value)}" for path, value in winner.settings.items())
-    )
-    return StepResult(str(winner.model), headline, {"best": str(winner.model)}, summary)
+    shared = {"model": str(model), "task": str(prepared)} | config.finetune
+    few = config.task.labels_per_class if isinstance(config.task, ClassificationTask) else None
+    job = FinetuningJob(trial_settings(FinetuneConfig, shared, {}), model, prepared, few)
+    return FinetuneStage(job, shared), config.metric or open_task(prepared).primary
 
 
-def _brief(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _parent_run(config: SweepConfig, context: Context) -> Run:
+    """The sweep's run: the one that an earlier driver began in this folder, or a new one."""
+    path = context.folder / "sweep.json"
+    if path.is_file():
+        found = context.tracking.reopen(json.loads(path.read_text(encoding="utf-8"))["run_id"])
+        if found is not None:
+            return found
+    run = context.tracking.start_run(context.experiment, context.step, config.model_dump(mode="json"))
+    about = {"run_id": run.run_id, "config": config.model_dump(mode="json")}
+    write_atomically(path, json.dumps(about, indent=2))
+    return run
 
 
-def _tune(config: SweepConfig, context: Context, job: FinetuningJob, board: Leaderboard) -> Any:
+def _tune(
+    config: SweepConfig,
+    context: Context,
+    stage: Stage,
+    ledger: Ledger,
+    sampler: Sampler,
+    board: Leaderboard,
+) -> None:
+    left = sampler.total - sum(trial.ended is not None for trial in ledger.trials())
+    if left == 0:
+        return
     _set_quiet()
     from ray import tune
-    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
-    from ray.tune.search.basic_variant import BasicVariantGenerator
 
-    total_steps = job.config.total_steps(job.batches()[0].rows)
-    schedulers = {
-        "fifo": FIFOScheduler,
-        "asha": partial(
-            ASHAScheduler,
-            time_attr="step",
-            max_t=total_steps,
-            grace_period=max(1, total_steps // 4),
-            reduction_factor=2,
-        ),
-    }
-    concurrency = min(config.concurrency or cluster.available_cpus(), config.samples)
-    threads = max(1, cluster.available_cpus() // concurrency)
-    trial = partial(
-        run_trial,
-        job=job,
-        shared=config.finetune,
-        folder=context.folder.resolve() / "trials",
-        threads=threads,
-    )
+    # What Ray Tune noted for an earlier driver: the ledger is the only record.
+    shutil.rmtree(context.folder / "tune", ignore_errors=True)
+    concurrency, threads = _shares(config, sampler.total)
+    scheduler = make_scheduler(config, parse_search(config.search), board.metric, board.mode)
+    replay(ledger.trials(), scheduler, sampler, config, board.metric)
+    settings = TrialSettings(ledger.folder, threads, config.reports, clones=config.scheduler == "pbt")
+    trial = partial(run_trial, stage=stage, settings=settings)
+    source = trial_source(config, sampler, ledger, board.metric)
+    shared = {"num_samples": left, "max_concurrent_trials": concurrency, "scheduler": scheduler}
     tuner = tune.Tuner(
-        tune.with_resources(trial, {"cpu": threads}),
-        param_space=tune_space(config.search),
+        tune.with_resources(trial, {"cpu": threads, "gpu": config.gpus_per_trial}),
+        param_space=source["param_space"],
         tune_config=tune.TuneConfig(
-            metric=config.metric,
-            mode="min" if config.metric == "loss" else "max",
-            num_samples=config.samples,
             reuse_actors=True,
-            search_alg=BasicVariantGenerator(random_state=config.seed, max_concurrent=concurrency),
-            scheduler=schedulers[config.scheduler](),
             trial_dirname_creator=lambda trial: trial.trial_id,
+            **shared | source["tune_config"],
         ),
         run_config=tune.RunConfig(
-            name="tune", storage_path=str(context.folder.resolve()), callbacks=[board.callback()], verbose=0
+            name="tune",
+            storage_path=str(context.folder.resolve()),
+            callbacks=[board.callback()],
+            # A trial whose process died begins anew.
+            failure_config=tune.FailureConfig(max_failures=2),
+            verbose=0,
         ),
     )
-    return tuner.fit()
+    tuner.fit()
+
+
+def _shares(config: SweepConfig, trials: int) -> tuple[int, int]:
+    """Trials at once, and cores of each."""
+    cores = cluster.available_cpus()
+    if config.cpus_per_trial is not None and config.cpus_per_trial > cores:
+        raise ConfigError(f"cpus_per_trial: {config.cpus_per_trial} is more than the cluster has, {cores}")
+    concurrency = min(config.concurrency or cores // (config.cpus_per_trial or 1), trials)
+    return concurrency, config.cpus_per_trial or max(1, cores // concurrency)
 
 
 def _set_quiet() -> None:
@@ -126,58 +185,63 @@ def _set_quiet() -> None:
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
 
 
-def run_trial(
-    sampled: dict[str, Any], job: FinetuningJob, shared: dict[str, Any], folder: Path, threads: int
-) -> None:
-    """One trial, in a Tune actor: train, report each evaluation, save the model if it gets to the end.
-
-    Args:
-        sampled: dotted path → value, from the search space.
-        job: the model and the task.
-        shared: settings of every trial.
-        folder: of all trials; this one's model goes to `<trial id>/model`.
-        threads: cores of this trial.
-    """
-    import torch
-    from ray import tune
-
-    torch.set_num_threads(threads)
-    config = trial_settings(shared, sampled)
-    rows = job.batches()[0].rows
-    every = config.evaluate_every or max(1, config.total_steps(rows) // _REPORTS_A_TRIAL)
-    job = replace(job, config=config.model_copy(update={"evaluate_every": every}))
-    target = folder / tune.get_context().get_trial_id() / "model"
-    batches, validation = job.batches()
-
-    def report(step: int, metrics: Metrics) -> None:
-        if step and "validation_loss" in metrics:
-            if step == trainer.total_steps:
-                with atomic_folder(target) as draft:
-                    job.save(trainer.objective, draft)
-            tune.report(
-                {
-                    "step": step,
-                    "accuracy": metrics["validation_classification_accuracy"],
-                    "loss": metrics["validation_loss"],
-                }
-            )
-
-    trainer = Trainer(
-        job.objective(), batches, job.config, validation=validation, worker=Worker(), report=report
-    )
-    trainer.run()
-
-
-def _winner(config: SweepConfig, context: Context, results: Any) -> Winner:
-    finished = []
-    for result in results:
-        trial_id = (result.metrics or {}).get("trial_id")
-        model = context.folder / "trials" / str(trial_id) / "model"
-        if result.error is None and model.is_dir():
-            metrics = {name: float(result.metrics[name]) for name in ("accuracy", "loss")}
-            finished.append(Winner(str(trial_id), dict(result.config), metrics, model))
+def _winner(ledger: Ledger, config: TrainingConfig, metric: str, mode: str) -> Winner:
+    finished: list[Winner] = []
+    reasons = []
+    for trial in ledger.trials():
+        ended = trial.ended or {"state": "running", "reason": ""}
+        if ended["state"] == "done":
+            finished.append(Winner(trial, _kept_metrics(trial, config, metric)))
+        elif ended["reason"]:
+            reasons.append(ended["reason"])
     if not finished:
-        reasons = [str(error).strip().splitlines()[-1] for error in results.errors]
         raise RuntimeError(f"no trial of the sweep finished: {reasons[0] if reasons else 'none was run'}")
-    sign = 1.0 if config.metric == "loss" else -1.0
-    return min(finished, key=lambda trial: (sign * trial.metrics[config.metric], trial.metrics["loss"]))
+    sign = 1.0 if mode == "min" else -1.0
+    return min(finished, key=lambda winner: (sign * winner.metrics[metric], winner.metrics["loss"]))
+
+
+def _kept_metrics(trial: Trial, config: TrainingConfig, metric: str) -> dict[str, float]:
+    """What was measured of the model that a trial saved."""
+    metrics = validation_metrics(chosen_metrics(read_journal(trial.journal), config))
+    if metric not in metrics:
+        raise ConfigError(f"metric: {metric!r} is not measured; allowed: {', '.join(metrics)}")
+    return metrics
+
+
+def _summary(ledger: Ledger, winner: Winner, parent: Run, metric: str) -> dict[str, Any]:
+    states = [(trial.ended or {"state": "running"})["state"] for trial in ledger.trials()]
+    return {
+        "trials": len(states),
+        "failed": states.count("failed"),
+        "stopped_early": states.count("stopped"),
+        "metric": metric,
+        "best": {"trial": winner.trial.folder.name, "settings": winner.trial.sampled, **winner.metrics},
+        "mlflow_run_id": parent.run_id,
+    }
+
+
+def _test(winner: Winner, stage: FinetuneStage, context: Context, parent: Run) -> dict[str, Any]:
+    """The winner's scores on the held-out rows, which no trial has seen; measured once."""
+    path = context.folder / "test.json"
+    if path.is_file():
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+    scores = score_model(winner.trial.model, open_task(stage.base.task_folder))
+    numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
+    parent.log_metrics([(0, {f"test_{name}": value for name, value in numbers.items()})])
+    write_atomically(path, json.dumps(numbers))
+    return numbers
+
+
+def _headline(summary: dict[str, Any]) -> str:
+    best, metric = summary["best"], summary["metric"]
+    settings = ", ".join(f"{path} {_brief(value)}" for path, value in best["settings"].items())
+    test = f"; held-out {metric} {summary['test'][metric]:.4f}" if metric in summary.get("test", {}) else ""
+    return (
+        f"{summary['trials']} trials, {summary['stopped_early']} stopped early, {summary['failed']} failed; "
+        f"best validation {metric} {best[metric]:.4f} with {settings}{test}"
+    )
+
+
+def _brief(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -4,26 +4,45 @@ from __future__ import annotations
 
 from typing import Any
 
-from headway.config import SweepConfig
 from headway.steps.context import Context
+from headway.steps.journal import Entry, read_journal
+from headway.steps.ledger import Ledger, Trial
 from headway.tracking import Run
+
+_STATUSES = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
 
 class Leaderboard:
-    """Follows the trials of one sweep."""
+    """Follows the trials of one sweep.
 
-    def __init__(self, config: SweepConfig, context: Context, parent: Run) -> None:
-        self._config = config
+    Attributes:
+        metric: what trials are ranked by.
+        mode: `max` or `min`: which way.
+    """
+
+    def __init__(
+        self, ledger: Ledger, context: Context, parent: Run, paths: list[str], metric: str, mode: str
+    ) -> None:
+        self.metric = metric
+        self.mode = mode
+        self._ledger = ledger
         self._context = context
         self._parent = parent
+        self._paths = paths
         self._runs: dict[str, Run] = {}
-        self._trials: list[Any] = []
-        self._finished: dict[str, str] = {}
+        self._logged: dict[str, int] = {}
+        self._latest: dict[str, Entry] = {}
 
-    @property
-    def stopped_early(self) -> int:
-        """Trials that the scheduler ended before their last step."""
-        return sum(state == "stopped" for state in self._finished.values())
+    def reconcile(self) -> None:
+        """Bring MLflow up to what an earlier driver's trials left on disk."""
+        self._runs = self._context.tracking.children(self._parent)
+        for name, run in self._runs.items():
+            self._logged[name] = run.last_step("validation_loss")
+        for trial in self._ledger.trials():
+            self.began(trial)
+            self.measured(trial)
+            if trial.ended is not None:
+                self.ended(trial)
 
     def callback(self) -> Any:
         """What Ray Tune calls in the driver, at each event of a trial."""
@@ -37,65 +56,79 @@ class Leaderboard:
                 return tune.Callback, ()
 
             def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-                board.started(trials, trial)
+                board.began(board._trial(trial))
 
             def on_trial_result(
                 self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
             ) -> None:
-                board.reported(trial, result)
+                board.measured(board._trial(trial))
 
             def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-                board.ended(trial, "done")
+                found = board._trial(trial)
+                # The trial itself notes that it trained to its end; all else was the scheduler's doing.
+                found.end("stopped")
+                board.ended(found)
 
             def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-                board.ended(trial, "failed")
+                found = board._trial(trial)
+                found.end("failed", str(trial.get_error() or "").strip().splitlines()[-1:][0])
+                board.ended(found)
 
         return Follow()
 
-    def started(self, trials: list[Any], trial: Any) -> None:
+    def _trial(self, trial: Any) -> Trial:
+        return self._ledger.known_as(trial.trial_id, trial.config["point"]["number"])
+
+    def began(self, trial: Trial) -> None:
         """A trial begins: so does its child run."""
-        self._trials = list(trials)
-        if trial.trial_id not in self._runs:
-            self._runs[trial.trial_id] = self._context.tracking.start_run(
-                self._context.experiment, f"trial {trial.trial_id}", trial.config, self._parent
-            )
+        if trial.name not in self._runs:
+            tracking, experiment = self._context.tracking, self._context.experiment
+            self._runs[trial.name] = tracking.start_run(experiment, trial.name, trial.sampled, self._parent)
 
-    def reported(self, trial: Any, result: dict[str, Any]) -> None:
-        """A trial was evaluated."""
-        metrics = {name: float(result[name]) for name in ("accuracy", "loss")}
-        self._runs[trial.trial_id].log_metrics([(int(result["step"]), metrics)])
+    def measured(self, trial: Trial) -> None:
+        """A trial was evaluated: all that it measured since then goes to its run."""
+        entries = read_journal(trial.journal)
+        last = self._logged.get(trial.name, -1)
+        new = [entry for entry in entries if entry.step > last]
+        if new:
+            self._logged[trial.name] = new[-1].step
+            self._runs[trial.name].log_metrics([(e.step, e.metrics) for e in new], [e.time for e in new])
+        evaluations = trial.evaluations()
+        if evaluations:
+            self._latest[trial.name] = evaluations[-1]
         self._context.display.live_table(*self._table())
 
-    def ended(self, trial: Any, state: str) -> None:
+    def ended(self, trial: Trial) -> None:
         """A trial is over: trained to the end, stopped by the scheduler, or failed."""
-        folder = self._context.folder / "trials" / trial.trial_id / "model"
-        if state == "done" and not folder.is_dir():
-            state = "stopped"
-        self._finished[trial.trial_id] = state
-        statuses = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
-        self._runs[trial.trial_id].close(statuses[state])
-        self._context.display.live_table(*self._table())
+        self.measured(trial)
+        ended = trial.ended
+        assert ended is not None
+        self._runs[trial.name].close(_STATUSES[ended["state"]])
 
     def show(self) -> None:
         """Leave the table on the screen."""
         self._context.display.table(*self._table())
 
     def _table(self) -> tuple[str, list[str], list[list[Any]]]:
-        paths = list(self._config.search)
-        columns = ["trial", *paths, "step", "accuracy", "loss", ""]
-        rows = [self._row(trial, paths) for trial in self._trials]
-        rows.sort(key=lambda row: -row[-3] if isinstance(row[-3], float) else 1.0)
-        return "Sweep", columns, rows
+        measures = list(dict.fromkeys([self.metric, "loss"]))
+        columns = ["trial", *self._paths, "step", *measures, ""]
+        sign = -1.0 if self.mode == "max" else 1.0
+        trials = self._ledger.trials()
+        trials.sort(key=lambda trial: self._rank(trial, sign))
+        return "Sweep", columns, [self._row(trial, measures) for trial in trials]
 
-    def _row(self, trial: Any, paths: list[str]) -> list[Any]:
-        last = trial.last_result or {}
-        values = [trial.config.get(path, "") for path in paths]
-        state = self._finished.get(trial.trial_id, trial.status.lower())
+    def _rank(self, trial: Trial, sign: float) -> float:
+        metrics = self._latest[trial.name].metrics if trial.name in self._latest else {}
+        return sign * metrics[self.metric] if self.metric in metrics else float("inf")
+
+    def _row(self, trial: Trial, measures: list[str]) -> list[Any]:
+        latest = self._latest.get(trial.name)
+        metrics = latest.metrics if latest else {}
+        ended = trial.ended
         return [
-            trial.trial_id,
-            *values,
-            last.get("step", ""),
-            last.get("accuracy", ""),
-            last.get("loss", ""),
-            state,
+            trial.folder.name,
+            *(trial.sampled.get(path, "") for path in self._paths),
+            latest.step if latest else "",
+            *(metrics.get(name, "") for name in measures),
+            ended["state"] if ended else "running",
         ]

@@ -1,0 +1,36 @@
+"""The picture of a learning curve: a score against the number of labels it took."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+_NAMES = {"random_init": "random weights", "tfidf": "TF-IDF", "frozen": "frozen encoder"}
+
+
+def draw_learning_curve(few_labels: dict[str, dict[str, Any]], measure: str, folder: Path) -> Path:
+    """Draw mean and standard deviation over seeds of each kind of model.
+
+    Args:
+        few_labels: labels a class → kind of model → its spread.
+        measure: what is spread.
+        folder: where `learning_curve.png` goes.
+    """
+    # The object interface draws without a display, and leaves no state behind.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    labels = [int(count) for count in few_labels]
+    for kind in next(iter(few_labels.values())):
+        means = [row[kind]["mean"] for row in few_labels.values()]
+        deviations = [row[kind]["std"] for row in few_labels.values()]
+        axes.errorbar(labels, means, yerr=deviations, marker="o", capsize=3, label=_NAMES.get(kind, kind))
+    axes.set(xlabel="labels a class", ylabel=measure.replace("_", " "), xscale="log", xticks=labels)
+    axes.set_xticks(labels, [str(count) for count in labels])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend()
+    path = folder / "learning_curve.png"
+    figure.savefig(path, dpi=150)
+    return path

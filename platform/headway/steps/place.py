@@ -1,0 +1,73 @@
+"""Where one training run keeps what it makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from headway.config import ConfigError, TrainingConfig
+from headway.engine.parallel import Worker
+from headway.engine.state import Checkpoints, saved_steps
+from headway.engine.storage import Folder
+from headway.steps.context import Context
+
+
+@dataclass(frozen=True)
+class TrainingPlace:
+    """Where one training run keeps what it makes; small, since it travels to every worker.
+
+    Attributes:
+        folder: of the step, the same for all workers: on storage they share.
+        states: address of the saved states, on any storage.
+    """
+
+    folder: Path
+    states: str
+
+    @classmethod
+    def at(cls, folder: Path) -> TrainingPlace:
+        """A folder with everything in it, the states too."""
+        return cls(folder.resolve(), str(folder.resolve() / "state"))
+
+    @classmethod
+    def of(cls, config: TrainingConfig, context: Context) -> TrainingPlace:
+        """The place of a run in its step's folder, its states where the settings say.
+
+        Raises:
+            ConfigError: nothing can be written to the `checkpoint_folder`.
+        """
+        folder = context.folder.resolve()
+        base = config.checkpoint_folder
+        if base is None:
+            return cls.at(folder)
+        # Named after the run, not the settings: a run that starts anew finds no states of an earlier one.
+        token = (folder / "token").read_text(encoding="utf-8")
+        path, query, options = base.partition("?")
+        name = f"{context.experiment}-{context.step}-{token[:12]}"
+        states = f"{path.rstrip('/')}/{name}{query}{options}"
+        try:
+            Folder(states).create()
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"checkpoint_folder: {base!r} cannot be used: {reason}") from error
+        return cls(folder, states)
+
+    @property
+    def journal(self) -> Path:
+        """What was measured."""
+        return self.folder / "journal.jsonl"
+
+    @property
+    def stop_sign(self) -> Path:
+        """A file that is there once training is to save its state and stop."""
+        return self.folder / "stop"
+
+    def checkpoints(self, worker: Worker, config: TrainingConfig) -> Checkpoints:
+        """The saved states, for one worker."""
+        return Checkpoints(
+            Folder(self.states), worker, keep=config.keep_checkpoints, keep_best=config.keep_best_checkpoints
+        )
+
+    def newest_state(self) -> int:
+        """Steps of the newest saved state; 0 where there is none."""
+        return max(saved_steps(Folder(self.states)), default=0)

@@ -1,0 +1,68 @@
+"""The same training several times: from several seeds, or on several folds. What a score's spread is."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headway import cluster
+from headway.engine.parallel import Worker
+from headway.steps.context import Context
+from headway.steps.journal import Entry, read_journal
+from headway.steps.place import TrainingPlace
+from headway.steps.training import TrainingJob, train_worker
+from headway.tracking import Run
+
+
+def train_variants(jobs: Mapping[str, TrainingJob], context: Context, parent: Run) -> dict[str, list[Entry]]:
+    """Train every job in a process of its own, on its share of the cores; each is a child run of `parent`.
+
+    Each leaves its journal and its model in `variants/<name>` of the step's folder; one that is done
+    already is not trained again.
+
+    Returns:
+        What each measured.
+    """
+    folders = {name: (context.folder / "variants" / name).resolve() for name in jobs}
+    cluster.connect(context.address, context.tracking.uri)
+    threads = max(1, cluster.available_cpus() // len(jobs))
+
+    def progress(done: int) -> None:
+        context.display.training(context.step, done, len(jobs), {})
+
+    calls = [(job, folders[name], threads) for name, job in jobs.items()]
+    cluster.map_on_cores(train_variant, calls, threads, progress)
+    context.display.settle()
+    entries = {name: read_journal(folder / "journal.jsonl") for name, folder in folders.items()}
+    for name, job in jobs.items():
+        settings = job.config.model_dump(mode="json")
+        child = context.tracking.start_run(context.experiment, f"{context.step} {name}", settings, parent)
+        child.log_metrics([e[:2] for e in entries[name]], [e.time for e in entries[name]])
+        child.close()
+    return entries
+
+
+def train_variant(job: TrainingJob, folder: Path, threads: int) -> None:
+    """Train a job in this process, on so many threads, unless its model is there."""
+    torch.set_num_threads(threads)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "model").is_dir():
+        train_worker(job, TrainingPlace.at(folder), Worker(), time.time())
+    shutil.rmtree(folder / "state", ignore_errors=True)
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Mean and sample standard deviation; 0 of a single value."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"mean": statistics.fmean(values), "std": deviation, "values": values}
+
+
+def spreads(measured: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
+    """The spread of each measure over several runs."""
+    return {name: spread([row[name] for row in measured]) for name in measured[0]}

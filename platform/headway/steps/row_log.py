@@ -1,0 +1,39 @@
+"""A log of the rows that every step trained on: proof that each was seen exactly once an epoch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from headway.data.batches import Batch, BatchSource
+from headway.engine.parallel import Worker
+
+
+class RowLog:
+    """Batches of another source, whose row ids are appended to `folder/<rank>.jsonl`.
+
+    A step that a killed run must do again is there twice, with the same rows.
+    """
+
+    def __init__(self, batches: BatchSource, folder: Path, worker: Worker) -> None:
+        self._batches = batches
+        folder.mkdir(exist_ok=True)
+        self._stream = (folder / f"{worker.rank}.jsonl").open("a", encoding="utf-8")
+
+    @property
+    def rows(self) -> int:
+        """See `BatchSource`."""
+        return self._batches.rows
+
+    def micro_batches(self, step: int, rank: int, world_size: int, parts: int) -> list[Batch]:
+        """See `BatchSource`."""
+        batches = self._batches.micro_batches(step, rank, world_size, parts)
+        rows = [row for batch in batches for row in batch.row_ids.tolist()]
+        self._stream.write(json.dumps({"step": step, "rows": rows}) + "\n")
+        self._stream.flush()
+        return batches
+
+    def in_order(self, rank: int, world_size: int, batch_size: int) -> Iterator[Batch]:
+        """See `BatchSource`."""
+        return self._batches.in_order(rank, world_size, batch_size)

@@ -1,0 +1,203 @@
+"""Which values the next trial gets, and when a trial is stopped; a restart of the driver changes neither.
+
+Values come from Optuna; what stops trials are Ray Tune's schedulers. Neither is restored from a file of its
+own: both are told again what the ledger holds, which is the only record.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+from headway.config import SweepConfig
+from headway.data.sampling import derived_seed
+from headway.steps.ledger import Ledger, Trial
+from headway.steps.search_space import Domain, Range, grid_points
+
+_REDUCTION = 3
+"""Of the trials that reach a rung, one in so many goes on (Li et al. 2020, "ASHA")."""
+_MOST_ROUNDS = 2**16
+
+
+class Sampler:
+    """Proposes values: at random, from a grid, or where earlier trials did well (TPE)."""
+
+    def __init__(self, config: SweepConfig, space: dict[str, Domain], mode: str) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._optuna = optuna
+        self._config = config
+        self._space = space
+        self._grid = grid_points(space) if config.algorithm == "grid" else []
+        self._distributions = {path: _distribution(domain) for path, domain in space.items()}
+        self._study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
+        self._asked: dict[int, Any] = {}
+        self.total = len(self._grid) or config.samples
+
+    def propose(self, number: int) -> dict[str, Any]:
+        """Values of the trial of this number: a function of it, the seed and the trials told of."""
+        if self._grid:
+            return self._grid[number]
+        seed = derived_seed(self._config.seed, number)
+        samplers = self._optuna.samplers
+        if self._config.algorithm == "tpe":
+            # As many random trials first as there are for the model to start from, at most half of all.
+            startup = min(10, max(2, self.total // 4))
+            self._study.sampler = samplers.TPESampler(seed=seed, n_startup_trials=startup)
+        else:
+            self._study.sampler = samplers.RandomSampler(seed=seed)
+        asked = self._asked[number] = self._study.ask(self._distributions)
+        return {path: self._value(path, asked.params[path]) for path in self._space}
+
+    def tell(self, trial: Trial, value: float) -> None:
+        """Learn from how a trial ended."""
+        asked = self._asked.pop(trial.number, None)
+        states = self._optuna.trial.TrialState
+        if asked is not None:
+            finite = math.isfinite(value)
+            self._study.tell(asked, value if finite else None, None if finite else states.FAIL)
+        elif math.isfinite(value):
+            params = {path: self._param(path, trial.sampled[path]) for path in self._space}
+            create = self._optuna.trial.create_trial
+            self._study.add_trial(create(params=params, distributions=self._distributions, value=value))
+
+    def _value(self, path: str, param: Any) -> Any:
+        domain = self._space[path]
+        return param if isinstance(domain, Range) else domain[param]
+
+    def _param(self, path: str, value: Any) -> Any:
+        domain = self._space[path]
+        return value if isinstance(domain, Range) else domain.index(value)
+
+
+def _distribution(domain: Domain) -> Any:
+    """Optuna's; a list is chosen from by place, since its values may be of any type."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    if isinstance(domain, Range):
+        return FloatDistribution(domain.low, domain.high, log=domain.log)
+    return CategoricalDistribution(range(len(domain)))
+
+
+def next_trials(ledger: Ledger, sampler: Sampler) -> Iterator[Trial]:
+    """First the trials that an earlier driver left unfinished, then new ones, made as they are asked for."""
+    yield from [trial for trial in ledger.trials() if trial.ended is None]
+    while (number := len(ledger.trials())) < sampler.total:
+        yield ledger.new(sampler.propose(number))
+
+
+def point_of(trial: Trial) -> dict[str, Any]:
+    """What Ray Tune hands to a trial."""
+    return {"number": trial.number, "sampled": trial.sampled}
+
+
+def make_searcher(sampler: Sampler, ledger: Ledger, metric: str) -> Any:
+    """What Ray Tune asks for trials, and tells how they ended."""
+    from ray.tune.search import Searcher
+
+    coming = next_trials(ledger, sampler)
+    known: dict[str, Trial] = {}
+
+    class Search(Searcher):
+        def __reduce__(self) -> Any:
+            # Tune stores its searcher with the experiment; this one belongs to the living driver.
+            return Searcher, ()
+
+        def suggest(self, trial_id: str) -> Any:
+            trial = next(coming, None)
+            if trial is None:
+                return Searcher.FINISHED
+            known[trial_id] = trial
+            return {"point": point_of(trial)}
+
+        def on_trial_complete(
+            self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+        ) -> None:
+            sampler.tell(known[trial_id], (result or {}).get(metric, math.nan))
+
+        def save(self, checkpoint_path: str) -> None:
+            """The ledger is the only record."""
+
+        def restore(self, checkpoint_path: str) -> None:
+            """See `save`."""
+
+    return Search()
+
+
+def trial_source(config: SweepConfig, sampler: Sampler, ledger: Ledger, metric: str) -> dict[str, Any]:
+    """The arguments that tell Ray Tune where trials come from.
+
+    Population-based training takes no searcher: its whole population is made beforehand.
+    """
+    from ray import tune
+
+    if config.scheduler != "pbt":
+        searcher = make_searcher(sampler, ledger, metric)
+        return {"tune_config": {"search_alg": searcher}, "param_space": {}}
+    points = [point_of(trial) for trial in next_trials(ledger, sampler)]
+    return {
+        "tune_config": {"num_samples": 1},
+        "param_space": {"point": tune.grid_search(points)},
+    }
+
+
+def make_scheduler(config: SweepConfig, space: dict[str, Domain], metric: str, mode: str) -> Any:
+    """Ray Tune's scheduler of the configured name; a trial's time is counted in its evaluations."""
+    from ray.tune import schedulers
+
+    mutations = {path: _mutation(domain) for path, domain in space.items()}
+    common = {"time_attr": "round", "metric": metric, "mode": mode}
+    match config.scheduler:
+        case "asha":
+            # Trials end by themselves; `max_t` is beyond any, and only says how many rungs there are.
+            return schedulers.ASHAScheduler(
+                **common, max_t=_MOST_ROUNDS, grace_period=1, reduction_factor=_REDUCTION
+            )
+        case "median":
+            return schedulers.MedianStoppingRule(**common, grace_period=2, min_samples_required=3)
+        case "pbt":
+            return schedulers.PopulationBasedTraining(
+                **common,
+                perturbation_interval=1,
+                hyperparam_mutations={"point": {"sampled": mutations}},
+                log_config=False,
+            )
+        case _:
+            return schedulers.FIFOScheduler()
+
+
+def _mutation(domain: Domain) -> Any:
+    from ray import tune
+
+    if isinstance(domain, Range):
+        return (
+            tune.loguniform(domain.low, domain.high) if domain.log else tune.uniform(domain.low, domain.high)
+        )
+    return domain
+
+
+def replay(trials: list[Trial], scheduler: Any, sampler: Sampler, config: SweepConfig, metric: str) -> None:
+    """Tell a new sampler and scheduler of the trials that ended before a restart."""
+    for trial in trials:
+        if trial.ended is None or not (measured := trial.evaluations()):
+            continue
+        sampler.tell(trial, measured[-1].metrics.get(metric, float("nan")))
+        stand_in = _StandIn(trial_id=f"earlier-{trial.number}")
+        results = [{"round": round_, **entry.metrics} for round_, entry in enumerate(measured, start=1)]
+        if config.scheduler == "asha":
+            scheduler.on_trial_add(None, stand_in)
+            for result in results:
+                scheduler.on_trial_result(None, stand_in, result)
+        elif config.scheduler == "median":
+            for result in results:
+                scheduler.on_trial_complete(None, stand_in, result)
+
+
+class _StandIn(SimpleNamespace):
+    """A trial to a scheduler, which keeps it in dictionaries."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(self.trial_id)
