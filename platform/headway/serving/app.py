@@ -1,106 +1,136 @@
-"""The HTTP application: what a client may ask of a replica, and what it is answered.
-
-The class is pickled by value on its way to a replica, so what is heavy is imported inside it.
-"""
+"""The HTTP application: what a client may ask, and what it is answered. No Ray, no torch, no socket."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field
-from ray import serve
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
 
-MOST_TEXTS = 256
-MOST_CHARACTERS = 100_000
+from headway.serving import schemas
+from headway.serving.batching import DeadlinePassedError, QueueFullError
+from headway.serving.dispatch import ReplicaLostError
+from headway.serving.metrics import Metrics
+from headway.serving.operations import ClientGoneError, router
+from headway.serving.page import add_page
+from headway.serving.service import ModelService, NotAbleError
+from headway.serving.tokens import TextTooLongError
 
-http = FastAPI(title="Headway", description="Encoders over HTTP.")
+Services = Mapping[str, ModelService]
 
-
-class ClassifyRequest(BaseModel):
-    """A text, or several."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    input: str | list[str] = Field(max_length=MOST_CHARACTERS, description="a text, or up to 256 texts")
-
-    def texts(self) -> list[str]:
-        """The texts as a list."""
-        return [self.input] if isinstance(self.input, str) else self.input
-
-
-class Classification(BaseModel):
-    """The answer for one text."""
-
-    index: int
-    label: str
-    score: float = Field(description="probability of the label")
-    scores: dict[str, float] = Field(description="probability of every label")
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": schemas.ErrorResponse}
+    for status in (400, 401, 404, 408, 413, 422, 429, 499, 500, 503, 504)
+}
 
 
-class ClassifyResponse(BaseModel):
-    """Answers in the order of the texts, and the model that gave them."""
+def build_app(services: Services, metrics: Metrics, timeout: float, ready: Callable[[], bool]) -> FastAPI:
+    """The application over some models.
 
-    model: str
-    version: str
-    data: list[Classification]
+    Args:
+        services: the models by name.
+        metrics: what `/metrics` shows.
+        timeout: seconds a client waits at most; it may ask for less.
+        ready: whether the models have been loaded.
+    """
+    app = FastAPI(
+        title="Headway",
+        description="Encoders over HTTP.",
+        responses=_ERRORS,
+        separate_input_output_schemas=False,
+    )
+    app.state.services, app.state.timeout = services, timeout
+    _add_errors(app)
+    app.include_router(router)
+    _add_state(app, metrics, ready)
+    add_page(app)
+    return app
 
 
-@serve.deployment
-@serve.ingress(http)
-class EncoderApp:
-    """One replica: the model in memory, and requests packed together as they come."""
+def _add_state(app: FastAPI, metrics: Metrics, ready: Callable[[], bool]) -> None:
+    services: Services = app.state.services
 
-    def __init__(self, folder: str, name: str, version: str, max_batch_tokens: int, threads: int) -> None:
-        from pathlib import Path
-
-        import torch
-
-        from headway.serving.classifier import Classifier
-
-        torch.set_num_threads(threads)
-        self._classifier = Classifier(Path(folder), max_batch_tokens)
-        self._classifier.predict(["Warm up."])
-        self._name, self._version = name, version
-
-    @http.post("/v1/classify")
-    async def classify(self, request: ClassifyRequest) -> ClassifyResponse:
-        """The most probable class of each text, and the probabilities of all."""
-        from fastapi import HTTPException
-
-        texts = request.texts()
-        if not texts or len(texts) > MOST_TEXTS:
-            raise HTTPException(422, f"input: {len(texts)} texts; allowed: 1 to {MOST_TEXTS}")
-        if max(len(text) for text in texts) > MOST_CHARACTERS:
-            raise HTTPException(422, f"input: a text may have {MOST_CHARACTERS:,} characters at most")
-        answers = await self._predict(texts)
-        data = [Classification(index=i, **answer._asdict()) for i, answer in enumerate(answers)]
-        return ClassifyResponse(model=self._name, version=self._version, data=data)
-
-    async def _predict(self, texts: list[str]) -> list[Any]:
-        return await self._predict_together(texts)
-
-    @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.0)
-    async def _predict_together(self, requests: list[list[str]]) -> list[list[Any]]:
-        """All requests that wait, in one go; the thread leaves the event loop free."""
-        import asyncio
-
-        flat = [text for texts in requests for text in texts]
-        answers = iter(await asyncio.to_thread(self._classifier.predict, flat))
-        return [[next(answers) for _ in texts] for texts in requests]
-
-    @http.get("/v1/models")
-    def models(self) -> dict[str, Any]:
+    @app.get("/v1/models", response_model=schemas.ModelsResponse)
+    async def models() -> dict[str, Any]:
         """What is served."""
-        entry = {"id": self._name, "version": self._version, "labels": self._classifier.labels}
-        return {"data": [entry]}
+        return {"object": "list", "data": [_served(name, service) for name, service in services.items()]}
 
-    @http.get("/health/live")
-    def live(self) -> dict[str, str]:
+    @app.get("/health/live")
+    async def live() -> dict[str, str]:
         """The process answers."""
         return {"status": "live"}
 
-    @http.get("/health/ready")
-    def ready(self) -> dict[str, str]:
-        """The model is loaded and has answered once."""
-        return {"status": "ready", "model": self._name, "version": self._version}
+    @app.get("/health/ready")
+    async def is_ready() -> dict[str, str]:
+        """The models have been loaded."""
+        if not ready():
+            raise HTTPException(503, "the models are being loaded", headers={"Retry-After": "2"})
+        first = next(iter(services.values())).current.release
+        return {"status": "ready", "model": first.name, "version": first.version}
+
+    @app.get("/metrics", response_class=Response)
+    async def show_metrics() -> Response:
+        """For Prometheus."""
+        content, media_type = metrics.exposition()
+        return Response(content, media_type=media_type)
+
+
+def _served(name: str, service: ModelService) -> dict[str, Any]:
+    release, description, tokenizer = service.current
+    mask = tokenizer.mask_id
+    return {
+        "id": name,
+        "object": "model",
+        "version": release.version,
+        "refused": service.refused,
+        "abilities": description.abilities,
+        "labels": description.labels,
+        "max_length": description.max_length,
+        "hidden_size": description.hidden_size,
+        "layers": description.layers,
+        "heads": description.heads,
+        "mask": None if mask is None else tokenizer.backend.id_to_token(mask),
+    }
+
+
+def _error(status: int, kind: str, message: str, param: str | None = None, **headers: str) -> Response:
+    body = to_json({"error": {"type": kind, "message": message, "param": param}})
+    return Response(
+        body, status, {name.replace("_", "-"): value for name, value in headers.items()}, "application/json"
+    )
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        inside = () if first["type"] == "json_invalid" else first["loc"]
+        field = ".".join(str(part) for part in inside if part != "body") or "body"
+        # The value itself stays out: it may be long, or no valid text.
+        return _error(422, "invalid_request", f"{field}: {first['msg']}", field)
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, error: HTTPException) -> Response:
+        kind = {404: "not_found", 405: "not_allowed", 503: "not_ready"}.get(
+            error.status_code, "invalid_request"
+        )
+        return _error(error.status_code, kind, str(error.detail), **dict(error.headers or {}))
+
+    def handle(kind: type[Exception], status: int, name: str) -> None:
+        @app.exception_handler(kind)
+        async def handler(_: Request, error: Exception) -> Response:
+            return _error(status, name, str(error) or name)
+
+    handle(NotAbleError, 422, "not_able")
+    handle(TextTooLongError, 422, "text_too_long")
+    handle(DeadlinePassedError, 504, "deadline_passed")
+    handle(ClientGoneError, 499, "client_gone")
+    handle(ReplicaLostError, 503, "no_replica")
+    handle(Exception, 500, "internal")
+
+    @app.exception_handler(QueueFullError)
+    async def full(_: Request, error: QueueFullError) -> Response:
+        return _error(503, "queue_full", str(error), retry_after=str(error.retry_after))

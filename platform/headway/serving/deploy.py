@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import os
 import socket
+import sys
 from pathlib import Path
+from typing import Any
 
 from headway.config import ConfigError, ServeConfig
+from headway.serving.dispatch import Release
+from headway.serving.guard import Keys
+from headway.serving.settings import GatewaySettings
+from headway.serving.watch import AliasWatch
+from headway.tracking import Tracking
 
 _APPLICATION = "headway"
+_QUIET = {"log_level": "ERROR", "enable_access_log": False}
+_DRAIN_SECONDS = 30.0
+_watches: list[AliasWatch] = []
 
 
 def check_port(host: str, port: int) -> None:
@@ -27,11 +39,11 @@ def check_port(host: str, port: int) -> None:
 
 
 def deploy(config: ServeConfig, folder: Path, name: str, version: str, cores: int) -> str:
-    """Serve a classifier with autoscaling, on a connected cluster; returns when it is ready.
+    """Serve an encoder with autoscaling, on a connected cluster; returns when it is ready.
 
     Args:
-        config: address, replicas and batch size.
-        folder: the classifier.
+        config: address, replicas and limits.
+        folder: the encoder.
         name: the model's name in answers.
         version: the model's version in answers.
         cores: threads that a replica computes with.
@@ -42,34 +54,118 @@ def deploy(config: ServeConfig, folder: Path, name: str, version: str, cores: in
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
     from ray import serve
 
-    from headway.serving.app import EncoderApp
+    from headway.serving.gateway import Gateway
 
     for logger in ("ray.serve", "ray._private"):
         logging.getLogger(logger).setLevel(logging.ERROR)
-    quiet = {"log_level": "ERROR", "enable_access_log": False}
-    serve.start(http_options={"host": config.host, "port": config.port}, logging_config=quiet)
-    least, most = config.replicas
-    application = EncoderApp.options(  # type: ignore[attr-defined]
-        # A replica shares the cores with the others; asking for a whole one would keep all but the
-        # first few from ever starting on a small machine.
+    serve.start(proxy_location="Disabled", logging_config=_QUIET)
+    release = Release(name, version, str(folder.resolve()))
+    encoder = _encoder(config, release, cores)
+    gateway = serve.deployment(
+        Gateway,
         ray_actor_options={"num_cpus": 0},
-        max_ongoing_requests=64,
-        autoscaling_config={
-            "min_replicas": least,
-            "max_replicas": most,
-            "target_ongoing_requests": 16,
-            "upscale_delay_s": 3,
-            "downscale_delay_s": 60,
-        },
-        graceful_shutdown_timeout_s=5,
+        health_check_period_s=2,
+        graceful_shutdown_timeout_s=_DRAIN_SECONDS,
         graceful_shutdown_wait_loop_s=0.2,
-    ).bind(str(folder.resolve()), name, version, config.max_batch_tokens, cores)
-    serve.run(application, name=_APPLICATION, route_prefix="/", logging_config=quiet)
-    return f"http://{config.host}:{config.port}"
+    ).bind(_settings(config), {name: release}, {name: encoder})
+    serve.run(gateway, name=_APPLICATION, route_prefix=None, logging_config=_QUIET)
+    return f"{'https' if config.certificate else 'http'}://{config.host}:{config.port}"
+
+
+def follow_alias(config: ServeConfig, tracking: Tracking) -> None:
+    """Serve what the alias of `config.model` points to, also when it moves, until `undeploy`."""
+    if "@" not in config.model or not config.watch:
+        return
+    watch = AliasWatch(config.model, tracking, config.watch, _switch)
+    watch.start()
+    _watches.append(watch)
 
 
 def undeploy() -> None:
     """Take the application down and wait until requests in flight are answered."""
     from ray import serve
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
 
+    while _watches:
+        _watches.pop().stop()
+    # Ray Serve stops the replicas at the same time as the gateway, which still needs them.
+    with contextlib.suppress(RayServeException, RayError, TimeoutError):
+        _gateway().drain.remote().result(timeout_s=_DRAIN_SECONDS)
     serve.delete(_APPLICATION)
+
+
+def _switch(release: Release) -> str | None:
+    import ray
+
+    if not ray.is_initialized():
+        sys.exit()  # the watching thread, not the process: what it served has gone with the cluster
+    return _gateway().switch.remote(release).result(timeout_s=600)
+
+
+def _gateway() -> Any:
+    from ray import serve
+
+    return serve.get_deployment_handle("Gateway", _APPLICATION)
+
+
+def _settings(config: ServeConfig) -> GatewaySettings:
+    digests = Keys.read(config.keys, config.rate).digests if config.keys else ()
+    return GatewaySettings(
+        host=config.host,
+        port=config.port,
+        pack_tokens=config.max_batch_tokens,
+        queue_tokens=config.queue_tokens,
+        timeout=config.timeout,
+        cache=config.cache,
+        key_digests=tuple(digests),
+        rate=config.rate,
+        certificate=str(config.certificate) if config.certificate else None,
+        private_key=str(config.private_key) if config.private_key else None,
+    )
+
+
+def _encoder(config: ServeConfig, release: Release, cores: int) -> Any:
+    from ray import serve
+    from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+
+    from headway.serving.replica import Encoder
+
+    least, most = config.replicas
+    scaling = AutoscalingConfig(
+        min_replicas=least,
+        max_replicas=most,
+        metrics_interval_s=0.5,
+        look_back_period_s=2.0,
+        upscale_delay_s=1.0,
+        downscale_delay_s=config.downscale_delay,
+        policy=AutoscalingPolicy(
+            policy_function=ByWaitingTokens, policy_kwargs={"tokens": config.replica_tokens}
+        ),
+    )
+    return serve.deployment(
+        Encoder,
+        # A replica shares the cores with the others; asking for a whole one would keep all but the
+        # first few from ever starting on a small machine.
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=3,
+        autoscaling_config=scaling,
+        health_check_period_s=2,
+        graceful_shutdown_timeout_s=_DRAIN_SECONDS,
+        graceful_shutdown_wait_loop_s=0.2,
+    ).bind(release, cores, config.precision)
+
+
+class ByWaitingTokens:
+    """Ray Serve's autoscaling policy: so many replicas that each has its share of the waiting tokens."""
+
+    def __init__(self, tokens: int) -> None:
+        self._tokens = tokens
+
+    def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
+        """The number of replicas wanted, and no state."""
+        reported = context.aggregated_metrics.get("waiting_tokens", {})
+        waiting = max(reported.values(), default=0.0)
+        # Work under way keeps one replica, though nothing waits.
+        busy = 1 if context.total_num_requests > 0 else 0
+        return max(busy, math.ceil(waiting / self._tokens)), {}

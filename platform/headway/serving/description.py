@@ -1,0 +1,115 @@
+"""What an encoder's folder can answer, read from its files without loading any weight."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from headway.config import ConfigError
+
+Ability = Literal["embeddings", "attention", "classify", "rerank", "fill-mask", "tokens", "answer"]
+
+_HEADS: dict[str, Ability] = {
+    "ForSequenceClassification": "classify",
+    "ForMaskedLM": "fill-mask",
+    "ForPreTraining": "fill-mask",
+    "ForTokenClassification": "tokens",
+    "ForQuestionAnswering": "answer",
+}
+_COUNTS_FROM_PADDING = ("roberta", "xlm-roberta", "camembert")
+
+
+@dataclass(frozen=True)
+class Description:
+    """An encoder as a client sees it.
+
+    Attributes:
+        architecture: name of the transformers class.
+        abilities: what can be asked of it.
+        labels: of its classes, in the order of the head's outputs.
+        max_length: tokens of an input at most, special ones included.
+        hidden_size: width of an embedding.
+        layers: attention layers.
+        heads: attention heads a layer.
+        pooling: how tokens become an embedding: their mean, or the first.
+        multi_label: classes are independent of each other.
+    """
+
+    architecture: str
+    abilities: tuple[Ability, ...]
+    labels: tuple[str, ...]
+    max_length: int
+    hidden_size: int
+    layers: int
+    heads: int
+    pooling: Literal["mean", "cls"]
+    multi_label: bool
+
+    @property
+    def scores_pairs(self) -> bool:
+        """A cross-encoder: its one output says how well two texts fit together."""
+        return "classify" in self.abilities and len(self.labels) == 1
+
+
+def describe(folder: Path) -> Description:
+    """Read an encoder's configuration.
+
+    Raises:
+        ConfigError: the folder holds no encoder, or one whose weights are no safetensors.
+    """
+    config = _read(folder / "config.json")
+    if not config:
+        raise ConfigError(
+            f"model: {str(folder)!r} is not a folder with a transformers model (no config.json)"
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise ConfigError(
+            f"model: {str(folder)!r} has no .safetensors; other formats can run code and are never loaded"
+        )
+    architecture = (config.get("architectures") or ["unknown"])[0]
+    head = next((ability for suffix, ability in _HEADS.items() if architecture.endswith(suffix)), None)
+    labels = _labels(config) if head in ("classify", "tokens") else ()
+    abilities: tuple[Ability, ...] = ("embeddings", "attention", "rerank", *([head] if head else []))
+    return Description(
+        architecture=architecture,
+        abilities=abilities,
+        labels=labels,
+        max_length=_max_length(folder, config),
+        hidden_size=int(config.get("hidden_size") or config["dim"]),
+        layers=int(config.get("num_hidden_layers") or config["n_layers"]),
+        heads=int(config.get("num_attention_heads") or config["n_heads"]),
+        pooling="cls"
+        if _read(folder / "1_Pooling" / "config.json").get("pooling_mode_cls_token")
+        else "mean",
+        multi_label=config.get("problem_type") == "multi_label_classification",
+    )
+
+
+def _labels(config: dict[str, Any]) -> tuple[str, ...]:
+    names = config.get("id2label") or {str(i): f"LABEL_{i}" for i in range(config.get("num_labels", 2))}
+    return tuple(names[key] for key in sorted(names, key=int))
+
+
+def _max_length(folder: Path, config: dict[str, Any]) -> int:
+    positions = int(config.get("max_position_embeddings", 512))
+    if config.get("model_type") in _COUNTS_FROM_PADDING:
+        positions -= int(config.get("pad_token_id", 1)) + 1
+    limits = [positions]
+    for file, key in (
+        ("tokenizer_config.json", "model_max_length"),
+        ("sentence_bert_config.json", "max_seq_length"),
+    ):
+        limits.append(int(_read(folder / file).get(key) or positions))
+    return min(limits)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON file's mapping; an empty one where there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"model: {str(path)!r} is not JSON: {error}") from error

@@ -1,0 +1,175 @@
+"""Packs sent to replicas as fast as they can take them, and sent again when a replica dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from headway.serving.batching import Job, Pack, TokenQueue
+
+_log = logging.getLogger(__name__)
+
+_PACKS_A_REPLICA = 2
+"""One that is computed, and one that lies ready, so that a replica never waits for the next."""
+
+_FORGET_AFTER = 10.0
+_MOST_ATTEMPTS = 20
+
+
+class ReplicaLostError(Exception):
+    """The replica died, or cannot be reached; another one can compute the same."""
+
+
+class Operation(NamedTuple):
+    """What is asked of a pack.
+
+    Attributes:
+        name: `embed`, `classify`, `fill-mask`, `tokens`, `answer` or `attention`.
+        detail: of `fill-mask`, how many candidates of each hidden word.
+    """
+
+    name: str
+    detail: int = 0
+
+
+class Release(NamedTuple):
+    """A version of a model, and where its files lie."""
+
+    name: str
+    version: str
+    folder: str
+
+
+class Kind(NamedTuple):
+    """What all sequences of a pack have in common."""
+
+    release: Release
+    operation: Operation
+
+
+class Reply(NamedTuple):
+    """What a replica answers.
+
+    Attributes:
+        replica: its name.
+        results: one for each sequence of the pack.
+    """
+
+    replica: str
+    results: Sequence[Any]
+
+
+Call = Callable[[Kind, Pack], Awaitable[Reply]]
+
+
+@dataclass
+class Dispatcher:
+    """Feeds one model's replicas from its queue.
+
+    How many replicas there are is learnt from who answers: with more work than a pack waiting, one pack
+    goes out beyond what the known replicas can take, and finds a new one if there is any.
+
+    Attributes:
+        queue: what waits.
+        call: computes a pack of one kind on some replica; raises `ReplicaLostError` when that one is gone.
+        pack_timeout: seconds after which a replica counts as lost.
+        pause: seconds before what a lost replica had goes out again.
+        on_pack: told of every pack that was computed: sequences, tokens and seconds.
+        on_retry: told of every pack that goes out again.
+    """
+
+    queue: TokenQueue
+    call: Call
+    pack_timeout: float = 60.0
+    pause: float = 0.1
+    on_pack: Callable[[int, int, float], None] = lambda sequences, tokens, seconds: None
+    on_retry: Callable[[], None] = lambda: None
+
+    def __post_init__(self) -> None:
+        self._seen: dict[str, float] = {}
+        self._sent: set[asyncio.Task[None]] = set()
+        self._slot_freed = asyncio.Event()
+        self._last_reply = 0.0
+
+    @property
+    def replicas(self) -> int:
+        """How many have answered lately."""
+        now = time.monotonic()
+        self._seen = {name: at for name, at in self._seen.items() if now - at < _FORGET_AFTER}
+        return len(self._seen)
+
+    @property
+    def capacity(self) -> int:
+        """Packs that may be under way now."""
+        more = self.queue.waiting_tokens >= self.queue.pack_tokens
+        return max(1, self.replicas) * _PACKS_A_REPLICA + more
+
+    async def run(self) -> None:
+        """Send packs for ever."""
+        while True:
+            await self.queue.work_waits.wait()
+            if len(self._sent) >= self.capacity:
+                self._slot_freed.clear()
+                await self._slot_freed.wait()
+                continue
+            jobs = self.queue.take()
+            if jobs:
+                task = asyncio.create_task(self._send(jobs))
+                self._sent.add(task)
+                task.add_done_callback(self._free)
+
+    async def drain(self) -> None:
+        """Wait until nothing waits and nothing is under way."""
+        while self.queue.work_waits.is_set() or self._sent:
+            await asyncio.sleep(0.02)
+
+    def _free(self, task: asyncio.Task[None]) -> None:
+        self._sent.discard(task)
+        self._slot_freed.set()
+
+    async def _send(self, jobs: list[Job]) -> None:
+        started = time.monotonic()
+        try:
+            pack = Pack.of([job.sequence for job in jobs])
+            reply = await asyncio.wait_for(self.call(jobs[0].kind, pack), self.pack_timeout)
+        except (ReplicaLostError, TimeoutError) as error:
+            await self._send_again(jobs, error)
+        except Exception as error:
+            self._give_up_on(jobs, error)
+        else:
+            self._seen[reply.replica] = time.monotonic()
+            self._measure(sum(job.tokens for job in jobs), len(jobs), started)
+            for job, result in zip(jobs, reply.results, strict=True):
+                self.queue.finish(job, result)
+
+    async def _send_again(self, jobs: list[Job], error: Exception) -> None:
+        """Jobs of a lost replica go back to their places; the count of replicas is learnt anew."""
+        _log.warning("a pack of %d is sent again: %s", len(jobs), type(error).__name__)
+        self.on_retry()
+        self._seen.clear()
+        await asyncio.sleep(self.pause)
+        hopeless = [job for job in jobs if job.attempts >= _MOST_ATTEMPTS]
+        for job in hopeless:
+            self.queue.finish(job, error)
+        self.queue.put_back([job for job in jobs if job not in hopeless])
+
+    def _give_up_on(self, jobs: list[Job], error: Exception) -> None:
+        """What cannot be computed fails alone: its neighbours in the pack are tried one by one."""
+        if len(jobs) == 1:
+            self.queue.finish(jobs[0], error)
+            return
+        for job in jobs:
+            job.attempts += 2
+        self.queue.put_back(jobs)
+
+    def _measure(self, tokens: int, sequences: int, started: float) -> None:
+        """Keep a running mean of the tokens that all replicas compute in a second."""
+        now = time.monotonic()
+        last, self._last_reply = self._last_reply, now
+        seconds = max(1e-3, now - max(last, started))
+        self.queue.tokens_per_second += 0.1 * (tokens / seconds - self.queue.tokens_per_second)
+        self.on_pack(sequences, tokens, now - started)

@@ -1,0 +1,195 @@
+"""The gateway: a Ray Serve deployment that speaks HTTP itself and hands packs to the replicas.
+
+Ray Serve's own proxy would pass every request through two more processes, one by one; here a request is
+read, tokenised and queued in one, and what crosses to a replica is a pack of many. Retries belong here,
+too: the gateway still has what a dead replica was computing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import uvicorn
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.serve.handle import DeploymentHandle
+
+from headway.serving.app import build_app
+from headway.serving.batching import Pack, TokenQueue
+from headway.serving.dispatch import Dispatcher, Kind, Release, ReplicaLostError, Reply
+from headway.serving.guard import Guard, Keys
+from headway.serving.metrics import Metrics
+from headway.serving.service import LoadedRelease, ModelService
+from headway.serving.settings import GatewaySettings
+
+_STATE_EVERY = 0.5
+
+
+class Gateway:
+    """Serves HTTP on its address until Ray Serve stops it."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        releases: Mapping[str, Release],
+        encoders: Mapping[str, DeploymentHandle[Any]],
+    ) -> None:
+        self._settings = settings
+        self._encoders = dict(encoders)
+        self._releases = {name: LoadedRelease.open(release) for name, release in releases.items()}
+        self._metrics = Metrics()
+        self._refused: dict[Release, str] = {}
+        self._models: dict[str, _Model] = {}
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._server: _Server | None = None
+        self._draining = False
+        self._starting: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen, if that has not begun yet; returns when clients can connect."""
+        if self._starting is None:
+            self._starting = asyncio.create_task(self._start())
+        await asyncio.shield(self._starting)
+
+    async def switch(self, release: Release) -> str | None:
+        """Let a version take over, once every replica has loaded it and found it good.
+
+        Returns:
+            Why it was refused, and the old one stays; None when it answers from now on.
+        """
+        model = self._models[release.name]
+        if model.service.current.release == release:
+            return None
+        if release in self._refused:
+            return self._refused[release]
+        problem = await self._problem_of(release)
+        if problem is None:
+            model.service.current = await asyncio.to_thread(LoadedRelease.open, release)
+            self._show_version(release)
+        else:
+            self._refused[release] = model.service.refused[release.version] = problem
+        return problem
+
+    async def check_health(self) -> None:
+        """Ray Serve restarts a gateway that fails this."""
+        if self._starting is None:
+            await self.start()
+        if not self._draining and any(task.done() for task in self._tasks):
+            raise RuntimeError("the gateway has stopped listening")
+
+    async def drain(self) -> None:
+        """Take no new connections, and return when what has come is answered."""
+        if self._server is not None:
+            self._draining = self._server.should_exit = True
+            await asyncio.wait(self._tasks[:1], timeout=self._settings.timeout)
+
+    async def __del__(self) -> None:
+        """Ray Serve awaits this before it stops a replica."""
+        await self.drain()
+
+    async def _start(self) -> None:
+        for name, release in self._releases.items():
+            self._models[name] = self._make(release)
+            self._show_version(release.release)
+        services = {name: model.service for name, model in self._models.items()}
+        app = build_app(services, self._metrics, self._settings.timeout, lambda: True)
+        self._server = _server(self._settings, self._guard(app))
+        listener = _listener(self._settings.host, self._settings.port)
+        self._tasks = [
+            asyncio.create_task(self._server.serve([listener])),
+            *(asyncio.create_task(model.dispatcher.run()) for model in self._models.values()),
+            asyncio.create_task(self._watch_state()),
+        ]
+        while not self._server.started:
+            if self._tasks[0].done():
+                raise RuntimeError(f"{self._settings.host}:{self._settings.port} cannot be listened on")
+            await asyncio.sleep(0.01)
+
+    def _guard(self, app: Any) -> Guard:
+        settings = self._settings
+        keys = Keys(frozenset(settings.key_digests), settings.rate) if settings.key_digests else None
+        return Guard(app, self._metrics, keys, settings.max_body, settings.body_timeout)
+
+    def _make(self, release: LoadedRelease) -> _Model:
+        settings, name = self._settings, release.release.name
+        queue = TokenQueue(settings.pack_tokens, settings.queue_tokens, settings.cache)
+        encoder = self._encoders[name]
+
+        async def call(kind: Kind, pack: Pack) -> Reply:
+            try:
+                return await encoder.compute.remote(kind.release, kind.operation, pack, queue.waiting_tokens)
+            except RayTaskError:
+                raise
+            except (RayActorError, RayError) as error:
+                raise ReplicaLostError(str(error).splitlines()[0]) from error
+
+        retries = self._metrics.retries.labels(name)
+
+        def on_pack(sequences: int, tokens: int, seconds: float) -> None:
+            self._metrics.tokens.labels(name).inc(tokens)
+            self._metrics.pack_tokens.labels(name).observe(tokens)
+
+        return _Model(
+            ModelService(release, queue), Dispatcher(queue, call, on_pack=on_pack, on_retry=retries.inc)
+        )
+
+    async def _problem_of(self, release: Release) -> str | None:
+        """What one replica, and then all of them, find wrong with a version."""
+        problem = await self._encoders[release.name].prepare.remote(release)
+        if problem:
+            return problem
+        answers = await self._encoders[release.name].broadcast("prepare", release).results_async()
+        return next((problem for problem in answers if problem), None)
+
+    def _show_version(self, release: Release) -> None:
+        self._metrics.version.clear()
+        for model in self._models.values():
+            name, version, _ = model.service.current.release
+            self._metrics.version.labels(name, version).set(1)
+
+    async def _watch_state(self) -> None:
+        while True:
+            for name, model in self._models.items():
+                self._metrics.waiting.labels(name).set(model.service.queue.waiting_tokens)
+                self._metrics.replicas.labels(name).set(model.dispatcher.replicas)
+            await asyncio.sleep(_STATE_EVERY)
+
+
+class _Model(NamedTuple):
+    service: ModelService
+    dispatcher: Dispatcher
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn inside a Ray actor: signals are the actor's business."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """A socket on the address; a new gateway can listen beside an old one that drains."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind((host, port))
+    return listener
+
+
+def _server(settings: GatewaySettings, app: Any) -> _Server:
+    config = uvicorn.Config(
+        app,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(settings.timeout),
+        ssl_certfile=settings.certificate,
+        ssl_keyfile=settings.private_key,
+        lifespan="off",
+    )
+    return _Server(config)

@@ -1,0 +1,176 @@
+"""What can be asked of a model over HTTP: one function an operation."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, HTTPException, Request, Response
+from pydantic import BaseModel
+from pydantic_core import to_json
+
+from headway.serving import schemas
+from headway.serving.service import Answer, ModelService
+
+TIMEOUT_HEADER = "x-request-timeout-seconds"
+
+router = APIRouter(prefix="/v1")
+
+
+class ClientGoneError(Exception):
+    """Nobody would read the answer."""
+
+
+def _gives(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """For the OpenAPI page: answers are made as JSON at once, without a detour through the model."""
+    return {200: {"model": model}}
+
+
+@router.post("/embeddings", responses=_gives(schemas.EmbeddingsResponse))
+async def embeddings(body: schemas.EmbeddingsRequest, request: Request) -> Response:
+    """A vector of unit length for each text, as OpenAI's API gives it."""
+    service = _service(request, body)
+    texts = body.texts()
+    answer = await _asked(request, service.embed(texts, body.overlong, _timeout(request)))
+    data = [
+        {"object": "embedding", "index": i, "embedding": _encoded(vector, body)}
+        for i, vector in enumerate(answer.results)
+    ]
+    usage = {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens}
+    return _json(answer, object="list", data=data, usage=usage)
+
+
+@router.post("/classify", responses=_gives(schemas.ClassifyResponse))
+async def classify(body: schemas.TextsRequest, request: Request) -> Response:
+    """The most probable class of each text, and the probabilities of all."""
+    service = _service(request, body)
+    answer = await _asked(request, service.classify(body.texts(), body.overlong, _timeout(request)))
+    data = [{"index": i, **_classification(scores)} for i, scores in enumerate(answer.results)]
+    return _json(answer, data=data)
+
+
+@router.post("/rerank", responses=_gives(schemas.RerankResponse))
+async def rerank(body: schemas.RerankRequest, request: Request) -> Response:
+    """Documents ordered by how well they fit the query."""
+    service = _service(request, body)
+    answer = await _asked(request, service.rerank(body.query, body.documents, _timeout(request)))
+    order = sorted(range(len(body.documents)), key=lambda i: -answer.results[i])[: body.top_n]
+    return _json(
+        answer,
+        results=[
+            {
+                "index": i,
+                "relevance_score": answer.results[i],
+                "document": body.documents[i] if body.return_documents else None,
+            }
+            for i in order
+        ],
+    )
+
+
+@router.post("/fill-mask", responses=_gives(schemas.FillMaskResponse))
+async def fill_mask(body: schemas.FillMaskRequest, request: Request) -> Response:
+    """The likeliest words for each hidden one."""
+    work = _service(request, body).fill_mask(body.texts(), body.candidates, body.overlong, _timeout(request))
+    answer = await _asked(request, work)
+    data = [
+        {
+            "index": i,
+            "masks": [[{"token": token, "score": score} for token, score in mask] for mask in masks],
+        }
+        for i, masks in enumerate(answer.results)
+    ]
+    return _json(answer, data=data)
+
+
+@router.post("/tokens", responses=_gives(schemas.TokensResponse))
+async def tokens(body: schemas.TextsRequest, request: Request) -> Response:
+    """The entities in each text."""
+    work = _service(request, body).tokens(body.texts(), body.overlong, _timeout(request))
+    answer = await _asked(request, work)
+    data = [
+        {"index": i, "entities": [entity._asdict() for entity in found]}
+        for i, found in enumerate(answer.results)
+    ]
+    return _json(answer, data=data)
+
+
+@router.post("/answer", responses=_gives(schemas.AnswerResponse))
+async def answer(body: schemas.AnswerRequest, request: Request) -> Response:
+    """Where a text answers a question."""
+    work = _service(request, body).answer(body.question, body.context, body.candidates, _timeout(request))
+    found = await _asked(request, work)
+    return _json(found, answers=[span._asdict() for span in found.results])
+
+
+@router.post("/attention", responses=_gives(schemas.AttentionResponse))
+async def attention(body: schemas.AttentionRequest, request: Request) -> Response:
+    """Which token looks at which, in every layer and head."""
+    work = _service(request, body).attention(body.input, body.tokens, _timeout(request))
+    found = await _asked(request, work)
+    names, weights = found.results
+    return _json(found, tokens=names, weights=np.round(weights.astype(np.float64), 4).tolist())
+
+
+def _service(request: Request, body: schemas.Request) -> ModelService:
+    services: Mapping[str, ModelService] = request.app.state.services
+    if body.model is None and len(services) == 1:
+        return next(iter(services.values()))
+    if body.model is None or body.model not in services:
+        raise HTTPException(404, f"model: {body.model!r} is not served; served: {', '.join(services)}")
+    return services[body.model]
+
+
+def _timeout(request: Request) -> float:
+    most: float = request.app.state.timeout
+    asked = request.headers.get(TIMEOUT_HEADER)
+    try:
+        seconds = most if asked is None else float(asked)
+    except ValueError:
+        seconds = -1.0
+    if not seconds > 0.0:
+        raise HTTPException(422, f"{TIMEOUT_HEADER}: {asked!r} is no number of seconds above 0")
+    return min(seconds, most)
+
+
+async def _asked(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
+    """The answer, unless the client leaves before it is there; then the work is given up."""
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(_gone(request.receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGoneError
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
+async def _gone(receive: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _json(answer: Answer, **content: Any) -> Response:
+    """The answer with the version that gave it, also in a header for whoever reads no body."""
+    name, version, _ = answer.release
+    body = to_json({"model": name, "version": version, **content})
+    return Response(body, media_type="application/json", headers={"x-model-version": version})
+
+
+def _encoded(vector: np.ndarray, body: schemas.EmbeddingsRequest) -> list[float] | str:
+    if body.dimensions is not None:
+        vector = vector[: body.dimensions]
+        vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
+    if body.encoding_format == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    return vector.tolist()
+
+
+def _classification(scores: dict[str, float]) -> dict[str, Any]:
+    best = max(scores, key=scores.__getitem__)
+    return {"label": best, "score": scores[best], "scores": scores}

@@ -1,0 +1,98 @@
+"""A replica: a Ray Serve actor that computes packs, of one version of a model or, during a swap, of two."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from ray import serve
+
+from headway.serving.batching import Pack
+from headway.serving.dispatch import Operation, Release, Reply
+
+if TYPE_CHECKING:
+    from headway.serving.models import EncoderModel
+
+_IDLE_SECONDS = 2.0
+_VERSIONS_KEPT = 2
+
+
+def compute_thread(cores: int) -> ThreadPoolExecutor:
+    """One thread whose products take so many cores: OpenMP keeps that number for each thread that asks."""
+    import torch
+
+    return ThreadPoolExecutor(1, "encoder", torch.set_num_threads, (cores,))
+
+
+class Encoder:
+    """Computes in one thread of its own, so that the next pack is unpacked while this one is computed."""
+
+    def __init__(self, release: Release, threads: int, precision: str) -> None:
+        self._replica = serve.get_replica_context().replica_id.unique_id
+        self._precision = precision
+        self._computing = compute_thread(threads)
+        self._loading: asyncio.Lock | None = None
+        self._models: dict[Release, EncoderModel] = {release: self._load(release)}
+        self._waiting_tokens, self._told_at = 0, 0.0
+
+    async def compute(self, release: Release, operation: Operation, pack: Pack, waiting_tokens: int) -> Any:
+        """The results of an operation on a pack, computed by exactly this version of the model.
+
+        Args:
+            release: which version; loaded first where this replica does not hold it yet.
+            operation: what to compute.
+            pack: the sequences.
+            waiting_tokens: how much more waits for a replica, for the autoscaler.
+
+        Returns:
+            This replica's name, and a result for each sequence.
+        """
+        self._waiting_tokens, self._told_at = waiting_tokens, time.monotonic()
+        model = await self._model(release)
+        loop = asyncio.get_running_loop()
+        return Reply(self._replica, await loop.run_in_executor(self._computing, model.run, operation, pack))
+
+    async def prepare(self, release: Release) -> str | None:
+        """Load a version beside the others, warm it up and compare it with its stored outputs.
+
+        Returns:
+            What is wrong with it; None when it is good.
+        """
+        from headway.serving.golden import disagreement
+
+        known = release in self._models
+        try:
+            model = await self._model(release)
+            found = await asyncio.to_thread(disagreement, model, release.folder)
+        except Exception as error:
+            found = f"it cannot be loaded: {error}"
+        if found and not known:
+            self._models.pop(release, None)
+        return found
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Ray Serve's autoscaler is told: tokens that wait, none once nothing has come for a while."""
+        idle = time.monotonic() - self._told_at > _IDLE_SECONDS
+        return {"waiting_tokens": 0.0 if idle else float(self._waiting_tokens)}
+
+    async def _model(self, release: Release) -> EncoderModel:
+        self._loading = self._loading or asyncio.Lock()
+        if release not in self._models:
+            async with self._loading:
+                if release not in self._models:
+                    self._models[release] = await asyncio.to_thread(self._load, release)
+                    while len(self._models) > _VERSIONS_KEPT:
+                        del self._models[next(iter(self._models))]
+        return self._models[release]
+
+    def _load(self, release: Release) -> EncoderModel:
+        from pathlib import Path
+
+        from headway.serving.golden import warm_up
+        from headway.serving.models import EncoderModel
+
+        model = EncoderModel(Path(release.folder), self._precision)  # type: ignore[arg-type]
+        warm_up(model, release.folder)
+        return model

@@ -1,0 +1,171 @@
+"""A served model's operations, from texts to answers; each answer comes from one version."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from headway.serving.batching import TokenQueue
+from headway.serving.description import Ability, Description, describe
+from headway.serving.dispatch import Kind, Operation, Release
+from headway.serving.spans import Entity, Span, answer_spans, entities
+from headway.serving.tokens import Piece, TextTokenizer
+
+_tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+
+
+class NotAbleError(ValueError):
+    """The model has no head for what is asked."""
+
+
+class Answer(NamedTuple):
+    """Results, the version that gave them, and the tokens that were read."""
+
+    release: Release
+    results: Any
+    tokens: int = 0
+
+
+class LoadedRelease(NamedTuple):
+    """A version as the gateway knows it: without weights."""
+
+    release: Release
+    description: Description
+    tokenizer: TextTokenizer
+
+    @classmethod
+    def open(cls, release: Release) -> LoadedRelease:
+        """Read a version's description and tokenizer."""
+        folder = Path(release.folder)
+        description = describe(folder)
+        return cls(release, description, TextTokenizer(folder, description.max_length))
+
+
+class ModelService:
+    """What can be asked of one model.
+
+    A request is bound to the version that is current when it comes, to its end.
+
+    Attributes:
+        current: the version that answers.
+        queue: what waits for a replica.
+        refused: versions that failed their check, and why.
+    """
+
+    def __init__(self, current: LoadedRelease, queue: TokenQueue) -> None:
+        self.current = current
+        self.queue = queue
+        self.refused: dict[str, str] = {}
+
+    async def embed(self, texts: Sequence[str], overlong: str, timeout: float) -> Answer:
+        """A vector of unit length for each text, float32 (hidden_size,)."""
+        current = self.current
+        pieces = await _pieces(current, texts, overlong=overlong)
+        found = await self._compute(current, Operation("embed"), pieces, timeout, cached=True)
+        vectors = [row / np.linalg.norm(row) for row in _means(pieces, found, len(texts))]
+        return Answer(current.release, vectors, sum(len(piece.sequence.ids) for piece in pieces))
+
+    async def classify(self, texts: Sequence[str], overlong: str, timeout: float) -> Answer:
+        """For each text, the probability of each class by its label."""
+        current = self._able("classify")
+        pieces = await _pieces(current, texts, overlong=overlong)
+        found = await self._compute(current, Operation("classify"), pieces, timeout)
+        labels = current.description.labels
+        rows = [row.tolist() for row in _means(pieces, found, len(texts))]
+        return Answer(current.release, [dict(zip(labels, row, strict=True)) for row in rows])
+
+    async def rerank(self, query: str, documents: Sequence[str], timeout: float) -> Answer:
+        """How well each document fits the query: a cross-encoder's score, or the embeddings' cosine."""
+        current = self.current
+        if current.description.scores_pairs:
+            pieces = await _pieces(current, [query] * len(documents), documents)
+            found = await self._compute(current, Operation("classify"), pieces, timeout)
+            return Answer(current.release, [float(score[0]) for score in found])
+        pieces = await _pieces(current, [query, *documents])
+        first, *others = await self._compute(current, Operation("embed"), pieces, timeout, cached=True)
+        return Answer(current.release, [float(first @ other) for other in others])
+
+    async def fill_mask(self, texts: Sequence[str], candidates: int, overlong: str, timeout: float) -> Answer:
+        """For each text and each hidden word in it, (token, probability) of the likeliest words."""
+        current = self._able("fill-mask")
+        pieces = await _pieces(current, texts, overlong="reject" if overlong == "window" else overlong)
+        found = await self._compute(current, Operation("fill-mask", candidates), pieces, timeout)
+        word = current.tokenizer.backend.id_to_token
+        named = [
+            [
+                [(word(int(i)), float(p)) for i, p in zip(ids, probabilities, strict=True)]
+                for ids, probabilities in masks
+            ]
+            for masks in found
+        ]
+        return Answer(current.release, named)
+
+    async def tokens(self, texts: Sequence[str], overlong: str, timeout: float) -> Answer:
+        """The entities of each text."""
+        current = self._able("tokens")
+        pieces = await _pieces(current, texts, overlong=overlong)
+        found = await self._compute(current, Operation("tokens"), pieces, timeout)
+        windows: list[list[tuple[Piece, np.ndarray]]] = [[] for _ in texts]
+        for piece, probabilities in zip(pieces, found, strict=True):
+            windows[piece.text].append((piece, probabilities))
+        labels = current.description.labels
+        tagged: list[list[Entity]] = [
+            entities(text, parts, labels) for text, parts in zip(texts, windows, strict=True)
+        ]
+        return Answer(current.release, tagged)
+
+    async def answer(self, question: str, context: str, candidates: int, timeout: float) -> Answer:
+        """The likeliest answers to a question that stand in a text."""
+        current = self._able("answer")
+        pieces = await _pieces(current, [question], [context], overlong="window")
+        found = await self._compute(current, Operation("answer"), pieces, timeout)
+        spans: list[Span] = answer_spans(context, list(zip(pieces, found, strict=True)), candidates)
+        return Answer(current.release, spans)
+
+    async def attention(self, text: str, tokens: int, timeout: float) -> Answer:
+        """The tokens, and their attention weights, float16 (layers, heads, length, length)."""
+        current = self.current
+        (piece,) = await _pieces(current, [text], limit=tokens)
+        (weights,) = await self._compute(current, Operation("attention"), [piece], timeout)
+        return Answer(current.release, (piece.encoding.tokens, weights))
+
+    def _able(self, ability: Ability) -> LoadedRelease:
+        if ability not in self.current.description.abilities:
+            can = ", ".join(self.current.description.abilities)
+            raise NotAbleError(f"{self.current.release.name} cannot {ability}; it can: {can}")
+        return self.current
+
+    async def _compute(
+        self,
+        current: LoadedRelease,
+        operation: Operation,
+        pieces: Sequence[Piece],
+        timeout: float,
+        cached: bool = False,
+    ) -> list[Any]:
+        kind = Kind(current.release, operation)
+        return await self.queue.compute(kind, [piece.sequence for piece in pieces], timeout, cached=cached)
+
+
+async def _pieces(current: LoadedRelease, *texts: Sequence[str], **settings: Any) -> list[Piece]:
+    """Tokenise in a thread: long texts take long, and the event loop has others to serve."""
+    work = partial(current.tokenizer.pieces, *texts, **settings)
+    return await asyncio.get_running_loop().run_in_executor(_tokenizing, work)
+
+
+def _means(pieces: Sequence[Piece], found: Sequence[np.ndarray], texts: int) -> list[np.ndarray]:
+    """The mean of each text's windows, weighted by their lengths."""
+    if len(pieces) == texts:
+        return list(found)
+    sums = np.zeros((texts, len(found[0])))
+    weights = np.zeros((texts, 1))
+    for piece, row in zip(pieces, found, strict=True):
+        sums[piece.text] += row * len(piece.sequence.ids)
+        weights[piece.text] += len(piece.sequence.ids)
+    return list((sums / weights).astype(np.float32))

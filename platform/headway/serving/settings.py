@@ -1,0 +1,38 @@
+"""What the gateway is told when it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class GatewaySettings:
+    """Address and limits of the gateway.
+
+    Attributes:
+        host: to listen on.
+        port: to listen on.
+        pack_tokens: tokens a replica computes at once.
+        queue_tokens: tokens that may wait for a replica.
+        timeout: seconds a client waits at most.
+        cache: embeddings kept.
+        max_body: bytes of a request's body.
+        body_timeout: seconds in which a body must have come.
+        key_digests: SHA-256 of the keys that may ask; none lets everybody.
+        rate: requests a second of each key; None for any number.
+        certificate: file, for TLS.
+        private_key: file, for TLS.
+    """
+
+    host: str
+    port: int
+    pack_tokens: int
+    queue_tokens: int
+    timeout: float
+    cache: int = 0
+    max_body: int = 32 * 1024 * 1024
+    body_timeout: float = 10.0
+    key_digests: tuple[str, ...] = ()
+    rate: float | None = None
+    certificate: str | None = None
+    private_key: str | None = None

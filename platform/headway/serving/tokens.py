@@ -1,0 +1,119 @@
+"""Texts into the token sequences that an encoder reads, and back to the places in the text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+
+from headway.config import ConfigError
+from headway.serving.batching import TokenSequence
+
+_OVERLAP = 0.25
+
+
+class TextTooLongError(ValueError):
+    """A text has more tokens than the model reads, and the client wants none cut off."""
+
+
+class Piece(NamedTuple):
+    """A text, or one window of it, ready for the encoder.
+
+    Attributes:
+        text: index of the text.
+        sequence: its tokens.
+        encoding: the tokenizer's, with each token's place in the text.
+    """
+
+    text: int
+    sequence: TokenSequence
+    encoding: Encoding
+
+
+class TextTokenizer:
+    """A tokenizer's file, and the length that its encoder can read. Safe to use from several threads."""
+
+    def __init__(self, folder: Path, max_length: int) -> None:
+        self.backend = _load(folder)
+        self.max_length = max_length
+
+    @property
+    def mask_id(self) -> int | None:
+        """The id of the word that hides another."""
+        return next((i for i in map(self.backend.token_to_id, ("[MASK]", "<mask>")) if i is not None), None)
+
+    def pieces(
+        self,
+        texts: Sequence[str],
+        seconds: Sequence[str] | None = None,
+        *,
+        overlong: str = "truncate",
+        limit: int | None = None,
+    ) -> list[Piece]:
+        """Tokenise texts, or pairs of them.
+
+        Args:
+            texts: what to read.
+            seconds: the other texts of pairs; it is these that are cut or windowed.
+            overlong: what becomes of more tokens than fit: `truncate` drops them, `window` makes several
+                overlapping pieces, `reject` raises.
+            limit: tokens of a piece at most; the model's longest input if that is less.
+
+        Raises:
+            TextTooLongError: with `reject`, or a first text of a pair that leaves no room for the second.
+        """
+        limit = min(limit or self.max_length, self.max_length)
+        firsts = self.backend.encode_batch(list(texts), add_special_tokens=False)
+        if seconds is None:
+            return [p for i, e in enumerate(firsts) for p in self._cut(i, e, None, overlong, limit)]
+        others = self.backend.encode_batch(list(seconds), add_special_tokens=False)
+        return [
+            piece
+            for i, (first, second) in enumerate(zip(firsts, others, strict=True))
+            for piece in self._cut(i, second, first, overlong, limit)
+        ]
+
+    def _cut(
+        self, index: int, encoding: Encoding, before: Encoding | None, overlong: str, limit: int
+    ) -> list[Piece]:
+        room = limit - self.backend.num_special_tokens_to_add(before is not None)
+        room -= len(before.ids) if before is not None else 0
+        if room < 1:
+            raise TextTooLongError(
+                f"text {index}: the first text of the pair fills the model's {limit} tokens"
+            )
+        if len(encoding.ids) > room and overlong == "reject":
+            raise TextTooLongError(
+                f"text {index}: {len(encoding.ids)} tokens; the model reads {room} at most"
+            )
+        if len(encoding.ids) > room:
+            encoding.truncate(room, stride=int(room * _OVERLAP) if overlong == "window" else 0)
+        windows = [encoding, *(encoding.overflowing if overlong == "window" else [])]
+        return [self._piece(index, window, before) for window in windows]
+
+    def _piece(self, index: int, encoding: Encoding, before: Encoding | None) -> Piece:
+        if before is None:
+            whole = self.backend.post_process(encoding)
+        else:
+            whole = self.backend.post_process(before, encoding)
+        sequence = TokenSequence(np.asarray(whole.ids, np.int32), np.asarray(whole.type_ids, np.uint8))
+        return Piece(index, sequence, whole)
+
+
+def _load(folder: Path) -> Tokenizer:
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        backend = Tokenizer.from_file(str(path))
+    else:
+        # Older folders hold a vocabulary only; transformers knows how to make a tokenizer of it.
+        from headway.data.tokenizer import load_tokenizer
+
+        backend = load_tokenizer(folder).backend_tokenizer
+    if backend.num_special_tokens_to_add(False) < 1:
+        raise ConfigError(f"tokenizer: {str(folder)!r} marks neither the beginning nor the end of a text")
+    backend.no_truncation()
+    backend.no_padding()
+    return backend

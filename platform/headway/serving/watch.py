@@ -1,0 +1,62 @@
+"""The alias of a registered model, followed: where it moves, the served version moves."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from headway.serving.dispatch import Release
+from headway.tracking import Tracking
+
+_log = logging.getLogger(__name__)
+
+Switch = Callable[[Release], str | None]
+
+
+class AliasWatch:
+    """A thread that looks where an alias points, and has the gateway switch to it.
+
+    Args:
+        model_uri: `models:/name@alias`.
+        tracking: MLflow.
+        every: seconds between looks.
+        switch: lets a version take over; returns why it was refused.
+    """
+
+    def __init__(self, model_uri: str, tracking: Tracking, every: float, switch: Switch) -> None:
+        self._model_uri, self._tracking = model_uri, tracking
+        self._every, self._switch = every, switch
+        self._folders: dict[str, str] = {}
+        self._told: set[Release] = set()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="alias-watch", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more; returns when the last look is over."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def look(self) -> None:
+        """Look once. A gateway that has started anew is told again what it should serve."""
+        name, version = self._tracking.registered_version(self._model_uri)
+        if version not in self._folders:
+            folder = self._tracking.download_weights(f"models:/{name}/{version}")
+            self._folders[version] = str(folder.resolve())
+        release = Release(name, version, self._folders[version])
+        problem = self._switch(release)
+        if problem is not None and release not in self._told:
+            self._told.add(release)
+            _log.warning("%s version %s is refused: %s", name, version, problem)
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._every):
+            try:
+                self.look()
+            except Exception as error:  # the registry or the gateway may be away for a while
+                _log.warning("%s could not be looked at: %s", self._model_uri, error)
