@@ -10,9 +10,10 @@ result.validation_loss, result.model
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 from headway.config import (
     ClassificationTask,
     Config,
+    ConfigError,
     CorpusConfig,
     FinetuneConfig,
     PipelineConfig,
@@ -157,6 +159,7 @@ def sweep(
     config: SweepConfig | None = None,
     runs: Path | str = RUNS,
     quiet: bool = False,
+    resume: bool = False,
     **settings: Any,
 ) -> TrainedModel:
     """Search fine-tuning settings on Ray Tune; returns the best trial's model.
@@ -167,11 +170,15 @@ def sweep(
         config: all settings at once, instead of `settings`.
         runs: folder for everything that is made.
         quiet: show no progress.
+        resume: go on with the newest sweep of the same settings.
         **settings: of `SweepConfig`.
     """
     context = make_context("sweep", Path(runs), Display(quiet))
     if config is None:
-        config = validate(SweepConfig, settings | {"model": _reference(model), "task": _plain(task)})
+        given = {"model": _reference(model) or None, "task": _plain(task)}
+        config = validate(SweepConfig, settings | {k: v for k, v in given.items() if v is not None})
+    if resume:
+        context = resumed_context("sweep", config, context)
     result = run_step("sweep", config, context)
     return TrainedModel(Path(result.output), result.summary["best"]["loss"], result.summary)
 
@@ -239,11 +246,24 @@ def make_context(verb: str, runs: Path, display: Display, address: str | None = 
     return Context(verb, verb, runs, folder, Tracking.at(runs), display, address)
 
 
+def resumed_context(verb: str, config: Config, context: Context) -> Context:
+    """The context of the newest run of a step outside any pipeline that had the very same settings.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    settings = config.model_dump(mode="json")
+    for path in sorted(context.folder.parent.glob(f"*/{verb}.json"), reverse=True):
+        if json.loads(path.read_text(encoding="utf-8"))["config"] == settings:
+            return replace(context, folder=path.parent)
+    raise ConfigError(f"--resume: no {verb} with these settings under {str(context.folder.parent)!r}")
+
+
 def run_step(verb: str, config: Config, context: Context) -> StepResult:
-    """Run one step outside any pipeline, in its own new folder."""
+    """Run one step outside any pipeline, in its own folder."""
     from headway.pipeline import step_function
 
-    context.folder.mkdir(parents=True)
+    context.folder.mkdir(parents=True, exist_ok=True)
     try:
         result = step_function(verb)(config, context)
     except BaseException:
@@ -302,7 +322,9 @@ def _finetune_config(
     from headway.data.memory import documents_in_memory, split_in_memory
     from headway.data.tokenizer import load_tokenizer
     from headway.steps.models import model_folder
-    from headway.tasks.classification import check_splits, prepare_task
+    from headway.tasks.classification import Classification
+    from headway.tasks.preparation import check_splits, prepare_task
+    from headway.tasks.task import Item
 
     documents = documents_in_memory(train, "train_data", labelled=True)
     given: list[Document] | None = None
@@ -310,10 +332,15 @@ def _finetune_config(
         given = documents_in_memory(validation, "validation_data", labelled=True)
     share = ClassificationTask.model_fields["validation"].default
     train_side, validation_side = split_in_memory(documents, given, share)
-    splits = {"train": train_side, "validation": validation_side, "test": validation_side}
-    check_splits(splits, "train_data")
+
+    def items(documents: list[Document]) -> list[Item]:
+        return [Item((d.text,), d.label, d.text, d.origin) for d in documents]
+
+    held_out = items(validation_side)
+    splits = {"train": items(train_side), "validation": held_out, "test": held_out}
+    check_splits(Classification, splits, "train_data")
     tokenizer = load_tokenizer(model_folder(settings["model"], context.tracking))
-    task = prepare_task(splits, tokenizer, max_length, context.stores / "tasks")
+    task = prepare_task(splits, tokenizer, context.stores / "tasks", max_length=max_length)
     return validate(FinetuneConfig, settings | {"task": str(task.folder)})
 
 

@@ -5,8 +5,10 @@ Exit codes: 0 good, 1 a step failed, 2 bad configuration, 3 a quality gate faile
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import secrets
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from typing import Any
 
 import click
 
+from headway.cli_cluster import add_cluster_commands
 from headway.config import STEP_CONFIGS, ConfigError
 from headway.config_files import load_config, load_pipeline
 
@@ -70,6 +73,8 @@ def _leave(code: int) -> None:
 @click.version_option(package_name="headway")
 def main() -> None:
     """From raw text to a served encoder, on Ray."""
+    # A bar of transformers' for each model it writes would land between the lines of Headway's own progress.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 @main.command()
@@ -99,14 +104,29 @@ def run(
     cluster.shut_down()
 
 
+_SETTINGS_OF = {"profile": "pretrain"}
+"""Verbs that read another step's settings."""
+
+
 def _run_verb(
-    verb: str, file: Path, overrides: tuple[str, ...], runs: Path, address: str | None, quiet: bool
-) -> Any:
-    config = load_config(STEP_CONFIGS[verb], file, overrides)
-    from headway.api import make_context, run_step
+    verb: str,
+    file: Path,
+    overrides: tuple[str, ...],
+    runs: Path,
+    address: str | None,
+    quiet: bool,
+    resume: bool = False,
+) -> None:
+    config = load_config(STEP_CONFIGS[_SETTINGS_OF.get(verb, verb)], file, overrides)
+    from headway import cluster
+    from headway.api import make_context, resumed_context, run_step
     from headway.display import Display
 
-    return run_step(verb, config, make_context(verb, runs, Display(quiet), address))
+    context = make_context(verb, runs, Display(quiet), address)
+    if resume:
+        context = resumed_context(verb, config, context)
+    click.echo(run_step(verb, config, context).output)
+    cluster.shut_down()
 
 
 def _add_verb(verb: str, text: str) -> None:
@@ -118,17 +138,28 @@ def _add_verb(verb: str, text: str) -> None:
     @_QUIET
     @_exit_codes
     def command(file: Path, overrides: tuple[str, ...], runs: Path, address: str | None, quiet: bool) -> None:
-        result = _run_verb(verb, file, overrides, runs, address, quiet)
-        click.echo(result.output)
-        from headway import cluster
-
-        cluster.shut_down()
+        _run_verb(verb, file, overrides, runs, address, quiet)
 
 
 _add_verb("pretrain", "Pretrain an encoder as FILE says; prints the folder of the model.")
 _add_verb("finetune", "Fine-tune an encoder as FILE says; prints the folder of the model.")
-_add_verb("sweep", "Search fine-tuning settings as FILE says; prints the folder of the best model.")
 _add_verb("evaluate", "Score a classifier on held-out texts as FILE says.")
+_add_verb("profile", "Profile a few steps of the pretraining in FILE; prints the trace's path.")
+
+
+@main.command()
+@_FILE
+@_SET
+@_RUNS
+@_ADDRESS
+@_QUIET
+@click.option("--resume", is_flag=True, help="Go on with the newest sweep of the same settings.")
+@_exit_codes
+def sweep(
+    file: Path, overrides: tuple[str, ...], runs: Path, address: str | None, quiet: bool, resume: bool
+) -> None:
+    """Search settings as FILE says; prints the folder of the best model."""
+    _run_verb("sweep", file, overrides, runs, address, quiet, resume)
 
 
 @main.command()
@@ -136,27 +167,81 @@ _add_verb("evaluate", "Score a classifier on held-out texts as FILE says.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8000, show_default=True, type=int)
 @click.option("--replicas", default="1,4", show_default=True, help="Least and most replicas.")
+@click.option("--keys", type=click.Path(path_type=Path), help="Digests of the keys that may ask.")
+@_SET
 @_RUNS
 @_ADDRESS
 @_exit_codes
-def serve(model: str, host: str, port: int, replicas: str, runs: Path, address: str | None) -> None:
-    """Serve MODEL, a classifier's folder or models:/name@alias, until Ctrl-C."""
+def serve(
+    model: str,
+    host: str,
+    port: int,
+    replicas: str,
+    keys: Path | None,
+    overrides: tuple[str, ...],
+    runs: Path,
+    address: str | None,
+) -> None:
+    """Serve MODEL, an encoder's folder or models:/name@alias, until Ctrl-C or SIGTERM."""
     from headway import cluster
     from headway.api import make_context, run_step
-    from headway.closing import curl_command, wait_for_interrupt
+    from headway.closing import example_command, wait_for_interrupt
     from headway.config import ServeConfig
-    from headway.config_files import validate
+    from headway.config_files import apply_overrides, validate
     from headway.display import Display
+    from headway.serving.deploy import undeploy
 
     bounds = [int(part) if part.strip().isdigit() else part for part in replicas.split(",")]
-    settings = {"model": model, "host": host, "port": port, "replicas": bounds * (3 - len(bounds))}
-    config = validate(ServeConfig, settings)
+    settings = {
+        "model": model,
+        "host": host,
+        "port": port,
+        "replicas": bounds * (3 - len(bounds)),
+        "keys": keys,
+    }
+    config = validate(ServeConfig, apply_overrides(settings, overrides))
     display = Display()
     result = run_step("serve", config, make_context("serve", runs, display, address))
-    display.line(curl_command(result.output))
+    display.line(example_command(result.output, result.summary["abilities"]))
     display.line("Serving until Ctrl-C.")
     wait_for_interrupt()
+    undeploy()
     cluster.shut_down()
+
+
+@main.command("key")
+@click.argument("name")
+@_exit_codes
+def make_key(name: str) -> None:
+    """Make a bearer key for NAME: the key itself on stderr, the line for the file of --keys on stdout."""
+    key = secrets.token_urlsafe(32)
+    click.echo(f"key, shown only now: {key}", err=True)
+    click.echo(f"{hashlib.sha256(key.encode()).hexdigest()} {name}")
+
+
+@main.command("load-test")
+@click.argument("url")
+@click.option("--file", "file", required=True, type=click.Path(path_type=Path), help="A text a line.")
+@click.option("--clients", default=64, show_default=True, type=click.IntRange(1, 4096))
+@click.option("--requests", default=2000, show_default=True, type=click.IntRange(1))
+@click.option("--texts", default=1, show_default=True, type=click.IntRange(1, 256), help="In each request.")
+@click.option("--key", envvar="HEADWAY_KEY", help="Bearer key; default: HEADWAY_KEY.")
+@_exit_codes
+def load_test(url: str, file: Path, clients: int, requests: int, texts: int, key: str | None) -> None:
+    """Keep the operation at URL busy (…/v1/embeddings or …/v1/classify) and measure it; prints JSON."""
+    import asyncio
+
+    from headway.serving.load import apply_load, bodies
+
+    lines = _lines_of(file)
+    if not lines:
+        raise ConfigError(f"--file: {str(file)!r} holds no text")
+    headers = {"authorization": f"Bearer {key}"} if key else None
+    work = bodies(lines, requests, texts, None)
+    result = asyncio.run(apply_load(url, work, clients, headers=headers))
+    click.echo(json.dumps(result.summary() | {"statuses": dict(result.statuses)}))
+    if result.failed:
+        _leave(1)
 
 
 @main.command()
@@ -206,6 +291,8 @@ def doctor(runs: Path) -> None:
     if any(finding.is_problem for finding in findings):
         _leave(1)
 
+
+add_cluster_commands(main, _exit_codes)
 
 if __name__ == "__main__":
     main()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +55,20 @@ def curl_command(url: str) -> str:
     )
 
 
+def example_command(url: str, abilities: Sequence[str]) -> str:
+    """How to ask a server for what its model does best."""
+    if "classify" in abilities:
+        return curl_command(url)
+    return curl_command(url).replace("/v1/classify", "/v1/embeddings")
+
+
 def wait_for_interrupt() -> None:
-    """Sleep until Ctrl-C, or until the process is told to end."""
+    """Sleep until Ctrl-C, or until the process is told to end (SIGTERM)."""
+    ended = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: ended.set())
     try:
-        threading.Event().wait()
+        ended.wait()
     except (KeyboardInterrupt, SystemExit):
         return
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -6,15 +6,20 @@ import logging
 import os
 import socket
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from headway import prestart
 from headway.config import ConfigError
-from headway.engine.parallel import Worker
 
 _is_local = True
+Workers = int | tuple[int, int]
+"""How many training workers; or the least and the most of them."""
+
+_RESIZE_SECONDS = 30.0
 _PASSED_ON = ("MLFLOW_TRACKING_URI", "HF_HOME", "HF_HUB_OFFLINE")
 
 
@@ -37,21 +42,44 @@ def connect(address: str | None, tracking_uri: str) -> None:
     problem = address_problem(address)
     if problem:
         raise ConfigError(f"address: no Ray cluster at {address!r}: {problem}")
-    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    settings: dict[str, Any] = {
-        "runtime_env": {"env_vars": environment | {"MLFLOW_TRACKING_URI": tracking_uri}},
-        "logging_level": logging.ERROR,
-        "log_to_driver": False,
-    }
     global _is_local
     _is_local = address == "local"
-    if _is_local:
-        settings |= {"include_dashboard": False}
+    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    environment["MLFLOW_TRACKING_URI"] = tracking_uri
+    start = _start_local if _is_local else _join
     try:
-        ray.init(address=address, **settings)
+        start(address, environment)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"address: no Ray cluster at {address!r}: {reason}") from error
+
+
+def _start_local(address: str, environment: dict[str, str]) -> None:
+    import ray
+
+    # Processes of a local cluster inherit the driver's environment. A runtime environment would do the
+    # same at a price: the processes that Ray starts ahead are of no use to it.
+    # One process fewer to start: nobody gives notice before this machine ends.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    before = dict(os.environ)
+    os.environ.update(environment)
+    try:
+        ray.init(address=address, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    finally:
+        for name in environment.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def _join(address: str, environment: dict[str, str]) -> None:
+    import ray
+
+    ray.init(
+        address=address,
+        runtime_env={"env_vars": environment},
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+    )
 
 
 def address_problem(address: str) -> str | None:
@@ -89,16 +117,35 @@ def available_cpus() -> int:
     return int(ray.cluster_resources().get("CPU", 0))
 
 
-def require_workers(workers: int) -> None:
-    """Refuse more workers than the cluster has cores for: they would wait for ever.
+def available_gpus() -> int:
+    """GPUs of the whole cluster; where there are any, each training worker takes one."""
+    import ray
+
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def require_workers(workers: Workers, address: str | None, tracking_uri: str) -> None:
+    """Connect, and refuse more training workers than the cluster has GPUs or cores: they would wait for ever.
 
     Raises:
-        ConfigError: there are too few.
+        ConfigError: there are too few, or no cluster answers.
     """
-    if workers > available_cpus():
-        raise ConfigError(
-            f"workers: {workers} is more than the cluster has cores; allowed: up to {available_cpus()}"
-        )
+    connect(address, tracking_uri)
+    least = workers if isinstance(workers, int) else workers[0]
+    unit, available = ("GPUs", available_gpus()) if available_gpus() else ("cores", available_cpus())
+    if least > available:
+        raise ConfigError(f"workers: {least} is more than the cluster has {unit}; allowed: up to {available}")
+
+
+def _cpus_per_worker(workers: int) -> int:
+    return max(1, available_cpus() // workers)
+
+
+def start_workers_ahead(workers: int) -> None:
+    """On a local cluster, start the processes of so many training workers while the driver goes on."""
+    if _is_local:
+        prestart.start_control_ahead()
+        prestart.start_workers_ahead(workers, _cpus_per_worker(workers))
 
 
 def _quieten() -> None:
@@ -106,6 +153,9 @@ def _quieten() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+    os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+    # How soon Ray Train notices that its workers are done; 2 s where not set.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     warnings.filterwarnings("ignore", module="ray")
     for name in ("ray", "ray.train", "ray.tune", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -114,33 +164,66 @@ def _quieten() -> None:
 def train_on_workers(
     function: Callable[..., None],
     arguments: tuple[Any, ...],
-    workers: int,
+    workers: Workers,
     storage: Path,
-    launched_at: float,
+    progress: Callable[[], int],
 ) -> None:
     """Call `function(*arguments, worker, launched_at)` on each of a group of Ray Train workers.
 
-    A group that fails is started anew, up to three times; `function` goes on from what it saved.
+    A group that fails is started anew, and `function` goes on from what it saved. Three failures in a row
+    end it, unless there was progress between them.
+
+    Args:
+        function: what each worker calls.
+        arguments: of it.
+        workers: how many, or the least and the most; Ray Train then starts as many as there is room for.
+        storage: folder for Ray Train's own files.
+        progress: a number that grows with what is saved.
 
     Raises:
-        ConfigError: more workers than the cluster has cores.
         RuntimeError: the function failed on a worker, for the last time.
     """
+    from ray.train import TrainingFailedError
+
+    launched_at = time.time()
+    done = progress()
+    while True:
+        try:
+            _trainer(function, arguments, workers, storage, launched_at).fit()
+            return
+        except TrainingFailedError:
+            before, done = done, progress()
+            if done <= before:
+                raise
+
+
+def _trainer(
+    function: Callable[..., None],
+    arguments: tuple[Any, ...],
+    workers: Workers,
+    storage: Path,
+    launched_at: float,
+) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    require_workers(workers)
-    trainer = TorchTrainer(
+    cpus = _cpus_per_worker(workers if isinstance(workers, int) else workers[1])
+    return TorchTrainer(
         _on_worker,
         train_loop_config={"function": function, "arguments": arguments, "launched_at": launched_at},
         scaling_config=ScalingConfig(
-            num_workers=workers, resources_per_worker={"CPU": max(1, available_cpus() // workers)}
+            num_workers=workers,
+            use_gpu=available_gpus() > 0,
+            resources_per_worker={"CPU": cpus},
+            elastic_resize_monitor_interval_s=_RESIZE_SECONDS,
         ),
         run_config=RunConfig(
-            name="train", storage_path=str(storage.resolve()), failure_config=FailureConfig(max_failures=3)
+            name="train",
+            storage_path=str(storage.resolve()),
+            failure_config=FailureConfig(max_failures=3),
+            worker_runtime_env={"env_vars": prestart.worker_environment(cpus)} if _is_local else None,
         ),
     )
-    trainer.fit()
 
 
 def map_on_cores(
@@ -175,8 +258,21 @@ def _on_worker(config: dict[str, Any]) -> None:
     import ray.train.torch
     import torch
 
+    from headway.engine.parallel import Worker
+
     context = ray.train.get_context()
     cpus = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
     torch.set_num_threads(max(1, cpus))
-    worker = Worker(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+    device = ray.train.torch.get_device()
+    worker = Worker(context.get_world_rank(), context.get_world_size(), device, is_leaving=_is_leaving)
     config["function"](*config["arguments"], worker, config["launched_at"])
+
+
+def _is_leaving() -> bool:
+    """Whether a node of this worker's group is being drained: a spot notice, or an operator's wish.
+
+    Ray's public call for it is a barrier of all workers; this only looks, and they agree by themselves.
+    """
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    return get_train_context().preemption_context.preemption_info is not None

@@ -24,11 +24,7 @@ class Display:
         self.console = Console(quiet=quiet, highlight=False, width=width, soft_wrap=width is not None)
         self._live: Live | None = None
         self._last_line = 0.0
-
-    @staticmethod
-    def now() -> float:
-        """The clock that `training` reckons the time left with."""
-        return time.monotonic()
+        self._began: dict[str, tuple[int, float]] = {}
 
     def line(self, text: str, style: str = "") -> None:
         """A line that stays."""
@@ -38,12 +34,16 @@ class Display:
         """A line about a step of a pipeline."""
         self.console.print(Text.assemble((f"{name:<10}", "bold cyan"), text))
 
-    def training(
-        self, name: str, step: int, total: int, metrics: Mapping[str, float], started: float
-    ) -> None:
-        """How far training has come; overwritten on a terminal, a line every few seconds elsewhere."""
-        text = Text.assemble((f"{name:<10}", "bold cyan"), _training_line(step, total, metrics, started))
+    def training(self, name: str, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        """How far training has come; overwritten on a terminal, a line every few seconds elsewhere.
+
+        The time left is reckoned from the first call for `name` on: neither the start of workers nor the
+        steps of an earlier, interrupted run are counted.
+        """
         now = time.monotonic()
+        first_step, began = self._began.setdefault(name, (step, now))
+        left = (now - began) / (step - first_step) * (total - step) if first_step < step < total else None
+        text = Text.assemble((f"{name:<10}", "bold cyan"), _training_line(step, total, metrics, left))
         if self.console.is_terminal:
             self._show(text)
         elif now - self._last_line > _LINE_EVERY_SECONDS or step == total:
@@ -73,7 +73,7 @@ class Display:
         self._live.update(renderable)
 
 
-def _training_line(step: int, total: int, metrics: Mapping[str, float], started: float) -> str:
+def _training_line(step: int, total: int, metrics: Mapping[str, float], seconds_left: float | None) -> str:
     parts = [f"step {step}/{total}"]
     parts += [
         f"{name.removesuffix('_loss')} loss {value:.3f}"
@@ -84,8 +84,8 @@ def _training_line(step: int, total: int, metrics: Mapping[str, float], started:
         parts.append(f"validation loss {metrics['validation_loss']:.3f}")
     if "tokens_per_second" in metrics:
         parts.append(f"{metrics['tokens_per_second']:,.0f} tokens/s")
-    if 0 < step < total:
-        parts.append(f"{duration((time.monotonic() - started) / step * (total - step))} left")
+    if seconds_left is not None:
+        parts.append(f"{duration(seconds_left)} left")
     return "  ".join(parts)
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,7 @@ _QUIET = {
     "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
 }
 _WEIGHTS = "artifacts/weights"
+_TOKEN = "headway.token"
 _MOST_METRICS_A_CALL = 900
 
 
@@ -42,14 +44,29 @@ class Run:
     client: Any
     run_id: str
 
-    def log_metrics(self, rows: list[tuple[int, Mapping[str, float]]]) -> None:
-        """Log metrics of several steps, given as (step, name → value), in few calls."""
+    def log_metrics(self, rows: Sequence[tuple[int, Mapping[str, float]]], times: Sequence[int] = ()) -> None:
+        """Log metrics of several steps, given as (step, name → value), in few calls.
+
+        Args:
+            rows: what was measured.
+            times: when, in milliseconds since the epoch; now where not given.
+        """
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        flat = [Metric(name, value, now, step) for step, metrics in rows for name, value in metrics.items()]
+        times = times or [int(time.time() * 1000)] * len(rows)
+        flat = [
+            Metric(name, value, moment, step)
+            for (step, metrics), moment in zip(rows, times, strict=True)
+            for name, value in metrics.items()
+        ]
         for start in range(0, len(flat), _MOST_METRICS_A_CALL):
             self.client.log_batch(self.run_id, metrics=flat[start : start + _MOST_METRICS_A_CALL])
+
+    def logged_steps(self) -> dict[str, int]:
+        """The last step that each metric is logged at."""
+        names = self.client.get_run(self.run_id).data.metrics
+        histories = {name: self.client.get_metric_history(self.run_id, name) for name in names}
+        return {name: max(metric.step for metric in history) for name, history in histories.items()}
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log settings; nested ones under dotted names."""
@@ -62,6 +79,14 @@ class Run:
     def log_dict(self, value: Mapping[str, Any], name: str) -> None:
         """Log a JSON artifact."""
         self.client.log_dict(self.run_id, dict(value), name)
+
+    def log_file(self, path: Path) -> None:
+        """Log a file as an artifact."""
+        self.client.log_artifact(self.run_id, str(path))
+
+    def last_step(self, metric: str) -> int:
+        """The highest step that a metric was logged for; -1 where it never was."""
+        return max((entry.step for entry in self.client.get_metric_history(self.run_id, metric)), default=-1)
 
     def close(self, status: str = "FINISHED") -> None:
         """End the run: FINISHED, FAILED or KILLED."""
@@ -107,6 +132,7 @@ class Tracking:
 
         try:
             with self._creation_lock():
+                self._create_whole()
                 return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         except MlflowException as error:
             reason = str(error).splitlines()[0]
@@ -123,11 +149,36 @@ class Tracking:
             fcntl.flock(stream, fcntl.LOCK_EX)
             yield
 
+    def _create_whole(self) -> None:
+        """Make a new SQLite file under a passing name.
+
+        One half made, by a process that was killed meanwhile, could never be used again.
+        """
+        from mlflow import MlflowClient
+
+        path = Path(self.uri.removeprefix("sqlite:///"))
+        if not self.uri.startswith("sqlite:///") or path.exists():
+            return
+        draft = path.with_name(f".{path.name}.draft")
+        draft.unlink(missing_ok=True)
+        MlflowClient(tracking_uri=f"sqlite:///{draft}").search_experiments(max_results=1)
+        draft.replace(path)
+
     def start_run(
-        self, experiment: str, name: str, params: Mapping[str, Any] | None = None, parent: Run | None = None
+        self,
+        experiment: str,
+        name: str,
+        params: Mapping[str, Any] | None = None,
+        parent: Run | None = None,
+        token: str | None = None,
     ) -> Run:
-        """A new run in an experiment (made if missing), a child of `parent` if given."""
+        """A new run in an experiment (made if missing), a child of `parent` if given.
+
+        With a `token` it can be found again, see `run`.
+        """
         tags = {"mlflow.source.name": "headway"}
+        if token is not None:
+            tags[_TOKEN] = token
         if parent is not None:
             tags["mlflow.parentRunId"] = parent.run_id
         created = self.client.create_run(self._experiment_id(experiment), run_name=name, tags=tags)
@@ -136,20 +187,61 @@ class Tracking:
             run.log_params(params)
         return run
 
+    def children(self, parent: Run) -> dict[str, Run]:
+        """The child runs of a run, by name."""
+        experiment = self.client.get_run(parent.run_id).info.experiment_id
+        found = self.client.search_runs(
+            [experiment], f"tags.`mlflow.parentRunId` = '{parent.run_id}'", max_results=50_000
+        )
+        return {run.info.run_name: Run(self.client, run.info.run_id) for run in found}
+
+    def reopen(self, run_id: str) -> Run | None:
+        """A run that an earlier process began, as one that goes on; None where there is none of that id."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.update_run(run_id, "RUNNING")
+        except MlflowException:
+            return None
+        return Run(self.client, run_id)
+
     def check(self) -> None:
         """Refuse an address where nothing answers, with a `ConfigError`."""
         self._experiment_id("headway doctor")
 
     @contextlib.contextmanager
-    def run(self, experiment: str, name: str, params: Mapping[str, Any] | None = None) -> Iterator[Run]:
-        """A run that ends with the block: FINISHED, or FAILED if the block raises."""
-        run = self.start_run(experiment, name, params)
+    def run(
+        self, experiment: str, name: str, params: Mapping[str, Any] | None = None, token: str | None = None
+    ) -> Iterator[Run]:
+        """A run that ends with the block: FINISHED, FAILED if the block raises, KILLED if it is stopped.
+
+        A run started with the same `token` before, by a process that may be dead, is gone on with.
+        """
+        run = self._continued_run(experiment, token, params) or self.start_run(
+            experiment, name, params, token=token
+        )
         try:
             yield run
+        except KeyboardInterrupt:
+            run.close("KILLED")
+            raise
         except BaseException:
             run.close("FAILED")
             raise
         run.close()
+
+    def _continued_run(
+        self, experiment: str, token: str | None, params: Mapping[str, Any] | None
+    ) -> Run | None:
+        if token is None:
+            return None
+        found = self.client.search_runs([self._experiment_id(experiment)], f"tags.`{_TOKEN}` = '{token}'")
+        if not found:
+            return None
+        run = Run(self.client, found[0].info.run_id)
+        self.client.update_run(run.run_id, status="RUNNING")
+        run.log_params(params or {})  # its maker may have died before it had logged them all
+        return run
 
     def _experiment_id(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
@@ -241,6 +333,14 @@ class Tracking:
         )
 
 
+def _link_or_copy(source: str, target: str) -> None:
+    """A hard link costs nothing; across file systems there is none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def _save_pyfunc(
     target: Path, logged: Any, run_id: str, weights: Path, example: str, max_length: int
 ) -> None:
@@ -256,13 +356,13 @@ def _save_pyfunc(
         outputs=Schema([ColSpec("string", "label"), ColSpec("double", "score")]),
     )
     with tempfile.TemporaryDirectory() as folder:
-        # MLflow keeps the folder's own name; a link gives it a fixed one.
-        link = Path(folder) / "weights"
-        link.symlink_to(weights.resolve())
+        # MLflow keeps the folder's own name; a copy gives it a fixed one. It refuses symbolic links.
+        copy = Path(folder) / "weights"
+        shutil.copytree(weights, copy, copy_function=_link_or_copy)
         mlflow.pyfunc.save_model(
             target,
             python_model=str(Path(__file__).parent / "serving" / "pyfunc_classifier.py"),
-            artifacts={"weights": str(link)},
+            artifacts={"weights": str(copy)},
             signature=signature,
             input_example=pandas.DataFrame({"text": [example]}),
             pip_requirements=[
