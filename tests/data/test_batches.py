@@ -1,0 +1,155 @@
+"""Batches are functions of (seed, step), whatever the number of workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from headway.config import MaskingConfig
+from headway.data.batches import Batch, Example, LabelledBatches, PretrainingBatches, collate
+from headway.data.sampling import BatchSizes
+
+BATCH = 12
+
+
+def pretraining(
+    corpus: Any, next_sentence: bool = True, seed: int = 0, **settings: Any
+) -> PretrainingBatches:
+    return PretrainingBatches(
+        corpus.store("train"),
+        corpus.tokenizer,
+        max_length=corpus.facts["max_length"],
+        masking=MaskingConfig(),
+        pairs="nsp" if next_sentence else None,
+        batch_sizes=BatchSizes(BATCH),
+        seed=seed,
+        **settings,
+    )
+
+
+def sequences(batches: list[Batch]) -> dict[int, tuple[list[int], ...]]:
+    """Row → all that the batch says of it, places counted from the sequence's start."""
+    found: dict[int, tuple[list[int], ...]] = {}
+    for batch in batches:
+        starts = (batch.lengths.cumsum(0) - batch.lengths).tolist()
+        for index, (start, length) in enumerate(zip(starts, batch.lengths.tolist(), strict=True)):
+            inside = (batch.masked_places >= start) & (batch.masked_places < start + length)
+            found[int(batch.row_ids[index])] = (
+                batch.input_ids[start : start + length].tolist(),
+                batch.token_type_ids[start : start + length].tolist(),
+                [int(batch.labels[index])],
+                (batch.masked_places[inside] - start).tolist(),
+                batch.masked_labels[inside].tolist(),
+            )
+    return found
+
+
+@pytest.mark.parametrize(("world_size", "accumulation"), [(1, 1), (2, 1), (3, 1), (1, 4), (2, 3)])
+def test_the_global_batch_is_the_same_for_every_number_of_workers(world_size, accumulation, corpus):
+    """Masks, pairs and labels included."""
+    source = pretraining(corpus)
+    for step in (0, 1, 17):
+        whole = sequences(source.micro_batches(step, 0, 1, 1))
+        parts = [
+            part
+            for rank in range(world_size)
+            for part in source.micro_batches(step, rank, world_size, world_size * accumulation)
+        ]
+        assert len(parts) == world_size * accumulation
+        assert sum(len(part.lengths) for part in parts) == BATCH
+        assert sequences(parts) == whole
+
+
+def test_a_batch_does_not_depend_on_what_was_drawn_before(corpus):
+    one, other = pretraining(corpus), pretraining(corpus)
+    for step in range(5):
+        one.micro_batches(step, 0, 1, 1)
+    assert sequences(one.micro_batches(9, 0, 1, 1)) == sequences(other.micro_batches(9, 0, 1, 1))
+
+
+def test_another_seed_and_another_epoch_mask_anew(corpus):
+    source = pretraining(corpus)
+    per_epoch = -(-source.rows // BATCH)
+    first = {
+        row: s
+        for step in range(per_epoch)
+        for row, s in sequences(source.micro_batches(step, 0, 1, 1)).items()
+    }
+    later = sequences(source.micro_batches(per_epoch * 2, 0, 1, 1))
+    assert sum(first[row] != found for row, found in later.items()) > 0.8 * len(later)
+    other = sequences(pretraining(corpus, seed=1).micro_batches(0, 0, 1, 1))
+    assert other != sequences(source.micro_batches(0, 0, 1, 1))
+
+
+def test_each_row_is_seen_once_an_epoch(corpus):
+    source = pretraining(corpus)
+    drawn = [
+        row
+        for step in range(source.rows)  # BATCH epochs
+        for batch in source.micro_batches(step, 0, 1, 1)
+        for row in batch.row_ids.tolist()
+    ]
+    assert np.bincount(drawn).tolist() == [BATCH] * source.rows
+
+
+@pytest.mark.parametrize("next_sentence", [True, False])
+def test_sequences_are_framed_and_typed_as_bert_wants(next_sentence, corpus):
+    tokenizer = corpus.tokenizer
+    for step in range(5):
+        [batch] = pretraining(corpus, next_sentence).micro_batches(step, 0, 1, 1)
+        for ids, types, label, places, labels in sequences([batch]).values():
+            assert len(ids) <= corpus.facts["max_length"]
+            assert ids[0] == tokenizer.cls_token_id
+            ends = [place for place, token in enumerate(ids) if token == tokenizer.sep_token_id]
+            assert ends[-1] == len(ids) - 1
+            assert len(ends) == (2 if next_sentence else 1)
+            boundary = ends[0] + 1
+            assert types == [0] * boundary + [1] * (len(ids) - boundary)
+            assert label[0] in ((0, 1) if next_sentence else (0,))
+            assert not {0, *ends} & set(places)
+            assert len(labels) == len(places) >= 1
+
+
+def test_validation_is_the_same_each_time_and_shared_out_whole(corpus):
+    source = pretraining(corpus)
+    alone = sequences(list(source.in_order(0, 1, 7)))
+    assert len(alone) == source.rows
+    shared = [sequences(list(source.in_order(rank, 3, 5))) for rank in range(3)]
+    assert sum(map(len, shared)) == source.rows
+    assert shared[0] | shared[1] | shared[2] == alone
+
+
+def test_at_most_so_many_rows_are_validated(corpus):
+    source = pretraining(corpus, most_rows=5)
+    assert source.rows == 5
+    assert len(sequences(list(source.in_order(0, 1, 2)))) == 5
+    assert pretraining(corpus, most_rows=10**6).rows == pretraining(corpus).rows
+
+
+def test_labelled_texts_are_framed_and_cut(corpus):
+    tokenizer = corpus.tokenizer
+    texts = [np.arange(5, 9), np.arange(5, 60), np.empty(0, np.int64)]
+    labels = np.asarray([2, 0, 1])
+    source = LabelledBatches(texts, labels, tokenizer, max_length=16, batch_size=3, seed=0)
+    found = sequences(source.micro_batches(0, 0, 1, 1))
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    assert found[0][0] == [cls, 5, 6, 7, 8, sep]
+    assert found[1][0] == [cls, *range(5, 19), sep]
+    assert found[2][0] == [cls, sep]
+    assert [found[row][2][0] for row in range(3)] == [2, 0, 1]
+
+
+def test_collating_moves_places_with_their_sequence():
+    def example(ids: list[int], places: list[int], row: int) -> Example:
+        array = np.asarray(ids)
+        return Example(array, np.zeros(len(ids), int), row, np.asarray(places), array[places], row)
+
+    batch = collate([example([1, 2, 3], [1], 0), example([4, 5], [0, 1], 1)])
+    assert batch.input_ids.tolist() == [1, 2, 3, 4, 5]
+    assert batch.lengths.tolist() == [3, 2]
+    assert batch.masked_places.tolist() == [1, 3, 4]
+    assert batch.masked_labels.tolist() == [2, 4, 5]
+    assert {tensor.dtype for tensor in vars(batch).values()} == {torch.int64}

@@ -1,0 +1,46 @@
+"""Rows of each step: every row once an epoch, and the same whoever asks."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from headway.data.sampling import BatchSizes, deal, derived_seed, draws_of_step, epoch_order, random_generator
+
+
+@pytest.mark.parametrize(("rows", "batch"), [(100, 10), (103, 8), (5, 16), (1, 3)])
+def test_every_row_is_drawn_once_an_epoch(rows, batch):
+    steps = 3 * rows  # three batches' worth of epochs, cut at whole epochs below
+    draws = [draw for step in range(steps) for draw in draws_of_step(7, step, BatchSizes(batch), rows)]
+    epochs = len(draws) // rows
+    for epoch in range(epochs):
+        assert Counter(d.row for d in draws if d.epoch == epoch) == Counter(range(rows))
+
+
+def test_epochs_and_seeds_have_orders_of_their_own():
+    orders = [tuple(epoch_order(seed, epoch, 50)) for seed in (0, 1) for epoch in (0, 1)]
+    assert len(set(orders)) == 4
+
+
+def test_a_step_depends_on_nothing_but_its_number():
+    ahead = draws_of_step(3, 40, BatchSizes(16), 100)
+    assert [draws_of_step(3, step, BatchSizes(16), 100) for step in range(41)][40] == ahead
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 5])
+def test_dealing_gives_each_place_once_and_balances_tokens(parts):
+    lengths = np.random.default_rng(0).integers(5, 129, 64)
+    shares = deal(lengths, parts)
+    assert sorted(np.concatenate(shares).tolist()) == list(range(64))
+    tokens = [lengths[share].sum() for share in shares]
+    assert max(tokens) - min(tokens) <= lengths.max()
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_generators_are_functions_of_their_key():
+    assert random_generator(1, 2).integers(2**60) == random_generator(1, 2).integers(2**60)
+    assert random_generator(1, 2).integers(2**60) != random_generator(2, 1).integers(2**60)
+    assert derived_seed(1, 2, 3) == derived_seed(1, 2, 3) != derived_seed(1, 3, 2)
+    assert 0 <= derived_seed(5) < 2**32

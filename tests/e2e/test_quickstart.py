@@ -1,0 +1,123 @@
+"""From raw text to a served encoder with one command, then the same command again."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PORT = 28130
+
+
+def tiny(shipped: dict[str, Any], source: Path, shape: dict[str, Any]) -> dict[str, Any]:
+    """The pipeline that ships, step by step, on a small corpus with a small budget."""
+    steps = shipped["steps"]
+    task = {"kind": "classification", "source": str(source), "held_out": 0.2, "max_length": 48}
+    finetune = {"batch_size": 16, "optimizer": {"learning_rate": 3e-3}}
+    steps["corpus"] |= {"source": str(source), "vocab_size": 300, "max_length": 32}
+    steps["pretrain"] |= {"model": shape, "steps": 150, "batch_size": 16}
+    steps["pretrain"]["optimizer"] = {"name": "adamw", "learning_rate": 3e-3}
+    steps["sweep"] |= {"task": task, "samples": 2, "finetune": {"steps": 96, "batch_size": 16}}
+    steps["sweep"]["search"] = {
+        "optimizer.learning_rate": "loguniform(2e-3, 5e-3)",
+        "optimizer.name": ["adamw"],
+    }
+    steps["evaluate"] |= {"task": task, "few_labels": [4], "seeds": 2, "finetune": finetune | {"steps": 4}}
+    steps["serve"] |= {"port": PORT, "demo_texts": 5, "demo_source": {"source": str(source), "held_out": 0.2}}
+    steps["serve"]["replicas"] = 1
+    return shipped
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, labelled_file, tiny_shape) -> Path:
+    """Where the command is called, with the pipeline beside it."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    shipped = yaml.safe_load((ROOT / "pipelines" / "quickstart.yaml").read_text())
+    settings = tiny(shipped, labelled_file, tiny_shape)
+    (folder / "quickstart.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    return folder
+
+
+def headway(folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "headway.cli", "run", "quickstart.yaml"],
+        cwd=folder,
+        env=os.environ.copy(),
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+
+
+@pytest.fixture(scope="module")
+def first(folder) -> subprocess.CompletedProcess[str]:
+    return headway(folder)
+
+
+@pytest.fixture(scope="module")
+def second(folder, first) -> subprocess.CompletedProcess[str]:
+    return headway(folder)
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "runs" / "quickstart" / "summary.json").read_text())
+
+
+def test_one_command_goes_from_text_to_a_served_encoder(folder, first):
+    assert first.returncode == 0, first.stdout + first.stderr
+    summary = summary_of(folder)
+    pretrain, evaluate, sweep = summary["pretrain"], summary["evaluate"], summary["sweep"]
+    assert pretrain["validation_loss_end"] < pretrain["validation_loss_start"]
+    assert pretrain["tokens_per_second"] > 0
+    assert 0 <= evaluate["accuracy_random_init"] <= 1
+    assert evaluate["accuracy_tfidf"] == 1.0
+    assert evaluate["accuracy"] > 0.6
+    assert set(evaluate["few_labels"]["4"]) == {"pretrained", "random_init", "tfidf"}
+    assert sweep["trials"] == 2
+    assert sweep["best"]["settings"]["optimizer.name"] == "adamw"
+    assert summary["register"]["model_uri"] == "models:/bbc-news@champion"
+    assert (summary["serve"]["requests"], summary["serve"]["failed"]) == (5, 0)
+    assert list(summary["wall_seconds"]) == ["corpus", "pretrain", "sweep", "evaluate", "register", "serve"]
+    assert all(seconds >= 0 for seconds in summary["wall_seconds"].values())
+
+
+def test_it_ends_with_what_was_made_and_how_to_look_further(folder, first):
+    for part in (
+        "quickstart: done",
+        "summary.json",
+        "mlflow ui",
+        "headway predict --model",
+        "curl -s http://",
+    ):
+        assert part in first.stdout
+    assert "Traceback" not in first.stdout + first.stderr
+
+
+def test_its_output_is_lines_that_a_log_can_hold(first):
+    """Not on a terminal: no cursor movement, no colour, no flood from the libraries."""
+    assert "\x1b[" not in first.stdout
+    assert len(first.stdout.splitlines()) < 150
+    noise = [line for line in first.stderr.splitlines() if line.strip()]
+    assert len(noise) < 10, first.stderr
+
+
+def test_a_second_run_computes_nothing_and_serves_again(folder, first, second):
+    assert second.returncode == 0, second.stdout + second.stderr
+    summary = summary_of(folder)
+    assert summary["cached"] == ["corpus", "pretrain", "sweep", "evaluate", "register"]
+    assert sum(": " in line and "cached" in line for line in second.stdout.splitlines()) >= 5
+    assert (summary["serve"]["requests"], summary["serve"]["failed"]) == (5, 0)
+
+
+def test_nothing_is_left_running(second):
+    import socket
+
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", PORT)) != 0

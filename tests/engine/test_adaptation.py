@@ -1,0 +1,81 @@
+"""Frozen layers, and low-rank additions that are merged into plain weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, BertConfig, DistilBertConfig, ModernBertConfig
+
+from headway.config import ConfigError, LoraConfig
+from headway.engine.adaptation import add_lora, encoder_layers, freeze_layers, merged
+
+CONFIGS = {
+    "bert": BertConfig(
+        vocab_size=61, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48
+    ),
+    "distilbert": DistilBertConfig(vocab_size=61, dim=32, n_layers=3, n_heads=4, hidden_dim=48),
+    "modernbert": ModernBertConfig(
+        vocab_size=61,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=48,
+        pad_token_id=0,
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 1),
+    ),
+}
+
+
+@pytest.fixture(params=CONFIGS)
+def model(request):
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_config(CONFIGS[request.param]).eval()
+
+
+def test_frozen_are_the_embeddings_and_the_lowest_layers_alone(model):
+    freeze_layers(model, 2)
+    layers = encoder_layers(model)
+    assert len(layers) == 3
+    frozen = {id(p) for part in [model.base_model.embeddings, *layers[:2]] for p in part.parameters()}
+    assert all(parameter.requires_grad == (id(parameter) not in frozen) for parameter in model.parameters())
+
+
+def test_more_frozen_layers_than_there_are_is_refused(model):
+    with pytest.raises(ConfigError, match="frozen_layers: 4 is not allowed; the encoder has 3 layers"):
+        freeze_layers(model, 4)
+
+
+def test_lora_trains_additions_and_the_head_and_starts_as_the_model_was(model):
+    ids = torch.arange(5, 17)[None]
+    before = model(input_ids=ids).logits
+    torch.manual_seed(1)
+    add_lora(model, LoraConfig(rank=4))
+    torch.testing.assert_close(model.eval()(input_ids=ids).logits, before)
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert all("lora_" in name or ("encoder" not in name and "layers" not in name) for name in trained)
+    assert any("lora_A" in name for name in trained)
+    assert any("classifier" in name for name in trained)
+
+
+def test_merged_weights_give_the_same_answers_without_peft(model, tmp_path):
+    add_lora(model, LoraConfig(rank=4, alpha=8))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    ids = torch.arange(5, 17)[None]
+    expected = model.eval()(input_ids=ids).logits
+    plain = merged(model)
+    plain.save_pretrained(tmp_path)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(loaded(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
+    assert not any("lora" in name for name, _ in plain.named_parameters())
+    # What is trained on stays as it was.
+    assert any("lora_A" in name for name, _ in model.named_parameters())
+
+
+def test_unknown_modules_are_named_with_those_there_are():
+    model = AutoModelForSequenceClassification.from_config(CONFIGS["bert"])
+    with pytest.raises(
+        ConfigError, match=r"lora\.modules: \['q'\] names no linear layer; allowed: dense, key"
+    ):
+        add_lora(model, LoraConfig(modules=["q"]))

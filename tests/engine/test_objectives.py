@@ -1,0 +1,164 @@
+"""Losses over unpadded batches equal those that transformers computes over padded ones."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    BertForMaskedLM,
+    BertForPreTraining,
+    BertForSequenceClassification,
+    PreTrainedConfig,
+)
+
+from headway.config import ModelConfig
+from headway.data.batches import Batch
+from headway.engine.encoder import bert_config, load_classifier, new_pretraining_model, save_model
+from headway.engine.objectives import ClassificationObjective, PretrainingObjective
+
+LENGTHS = [7, 12, 4, 9]
+VOCABULARY = 60
+
+
+@pytest.fixture(scope="module")
+def config():
+    shape = ModelConfig(preset="bert-tiny", hidden_size=32, num_attention_heads=2, dropout=0.0)
+    return bert_config(shape, VOCABULARY, max_length=16, pad_token_id=0)
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    tokens = sum(LENGTHS)
+    places = torch.randperm(tokens, generator=generator)[:9].sort().values
+    return Batch(
+        input_ids=torch.randint(5, VOCABULARY, (tokens,), generator=generator),
+        token_type_ids=torch.cat([(torch.arange(n) >= n // 2).long() for n in LENGTHS]),
+        lengths=torch.tensor(LENGTHS),
+        labels=torch.tensor([0, 1, 1, 0]),
+        masked_places=places,
+        masked_labels=torch.randint(5, VOCABULARY, (9,), generator=generator),
+        row_ids=torch.arange(4),
+    )
+
+
+def plain(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The same shape with transformers' own attention; a configuration is shared with its models."""
+    own = copy.deepcopy(config)
+    own._attn_implementation = "eager"
+    return own
+
+
+def padded(batch: Batch) -> dict[str, Tensor]:
+    """The batch as transformers takes it; -100 where no token was hidden."""
+    labels = torch.full_like(batch.input_ids, -100)
+    labels[batch.masked_places] = batch.masked_labels
+
+    def pad(row: Tensor, value: int = 0) -> Tensor:
+        return torch.nn.utils.rnn.pad_sequence(row.split(LENGTHS), batch_first=True, padding_value=value)
+
+    return {
+        "input_ids": pad(batch.input_ids),
+        "token_type_ids": pad(batch.token_type_ids),
+        "attention_mask": pad(torch.ones_like(batch.input_ids)),
+        "labels": pad(labels, -100),
+    }
+
+
+def mean(term) -> Tensor:
+    return term.total / term.predictions
+
+
+def same_gradients(model, reference) -> None:
+    theirs = dict(reference.named_parameters())
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, theirs[name].grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_pretraining_losses_equal_transformers_forward_and_backward(config, batch):
+    model = new_pretraining_model(config, next_sentence=True, seed=1).double()
+    reference = BertForPreTraining(plain(config)).double()
+    reference.load_state_dict(model.state_dict())
+    terms = PretrainingObjective(model, pairs="nsp")(batch)
+    expected = reference(**padded(batch), next_sentence_label=batch.labels)
+    total = mean(terms["mlm"]) + mean(terms["nsp"])
+    torch.testing.assert_close(total.double(), expected.loss, rtol=1e-6, atol=1e-7)
+    total.backward()
+    expected.loss.backward()
+    same_gradients(model, reference)
+
+
+def test_masked_language_modelling_alone_equals_transformers(config, batch):
+    model = new_pretraining_model(config, next_sentence=False, seed=1).double()
+    reference = BertForMaskedLM(plain(config)).double()
+    reference.load_state_dict(model.state_dict())
+    terms = PretrainingObjective(model, pairs=None)(batch)
+    assert set(terms) == {"mlm"}
+    expected = reference(**padded(batch)).loss
+    torch.testing.assert_close(mean(terms["mlm"]).double(), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_classification_loss_and_logits_equal_transformers(config, batch, tmp_path):
+    save_model(new_pretraining_model(config, next_sentence=True, seed=1), tmp_path)
+    model = load_classifier(tmp_path, ["a", "b", "c"], random_weights=False, seed=2).double().eval()
+    reference = BertForSequenceClassification(plain(model.config)).double().eval()
+    reference.load_state_dict(model.state_dict())
+    objective = ClassificationObjective(model)
+    inputs = padded(batch) | {"labels": batch.labels}
+    expected = reference(**inputs)
+    torch.testing.assert_close(objective.logits(batch), expected.logits, rtol=1e-9, atol=1e-10)
+    loss = mean(objective(batch)["classification"])
+    torch.testing.assert_close(loss.double(), expected.loss, rtol=1e-6, atol=1e-7)
+    loss.backward()
+    expected.loss.backward()
+    same_gradients(model, reference)
+
+
+def test_right_predictions_are_counted_outside_training(config, batch):
+    model = new_pretraining_model(config, next_sentence=True, seed=1).eval()
+    reference = BertForPreTraining(plain(config)).eval()
+    reference.load_state_dict(model.state_dict())
+    with torch.inference_mode():
+        terms = PretrainingObjective(model, pairs="nsp")(batch)
+        expected = reference(**padded(batch))
+    labels = padded(batch)["labels"]
+    hidden = labels != -100
+    right = (expected.prediction_logits.argmax(-1)[hidden] == labels[hidden]).sum()
+    assert int(terms["mlm"].correct) == int(right)
+    assert int(terms["mlm"].predictions) == 9
+    nsp = (expected.seq_relationship_logits.argmax(-1) == batch.labels).sum()
+    assert (int(terms["nsp"].correct), int(terms["nsp"].predictions)) == (int(nsp), 4)
+
+
+def test_sums_over_parts_of_a_batch_are_those_of_the_whole(config, batch):
+    """What makes means over workers and micro-batches exact."""
+    objective = PretrainingObjective(new_pretraining_model(config, True, seed=1).double(), "nsp")
+    whole = objective(batch)
+    cut = sum(LENGTHS[:2])
+    first, second = batch.masked_places < cut, batch.masked_places >= cut
+    parts = [
+        Batch(
+            batch.input_ids[:cut],
+            batch.token_type_ids[:cut],
+            batch.lengths[:2],
+            batch.labels[:2],
+            batch.masked_places[first],
+            batch.masked_labels[first],
+            batch.row_ids[:2],
+        ),
+        Batch(
+            batch.input_ids[cut:],
+            batch.token_type_ids[cut:],
+            batch.lengths[2:],
+            batch.labels[2:],
+            batch.masked_places[second] - cut,
+            batch.masked_labels[second],
+            batch.row_ids[2:],
+        ),
+    ]
+    for name in ("mlm", "nsp"):
+        total = sum(objective(part)[name].total for part in parts)
+        torch.testing.assert_close(total, whole[name].total, rtol=1e-5, atol=1e-5)

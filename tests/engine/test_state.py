@@ -1,0 +1,187 @@
+"""States: exact, whole, verified, kept where they should be, and written off the training thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_training import tiny_config, tiny_objective, train, weights
+from torch.optim import Optimizer
+
+from headway.engine.optimizers import build_optimizer
+from headway.engine.parallel import Worker
+from headway.engine.state import CheckpointError, Checkpoints, Restored, saved_steps
+from headway.engine.storage import Folder
+
+OPTIMIZERS = ["adamw", "lamb", "lion", "adafactor", "muon", "schedule_free_adamw"]
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def model_and_optimizer(value: float) -> tuple[torch.nn.Module, Optimizer]:
+    objective = tiny_objective()
+    with torch.no_grad():
+        for parameter in objective.parameters():
+            parameter.fill_(value)
+            parameter.grad = torch.full_like(parameter, value)
+    optimizer = build_optimizer(objective, tiny_config().optimizer)
+    optimizer.step()
+    return objective, optimizer
+
+
+def checkpoints_in(folder: Path | str, **settings: Any) -> Checkpoints:
+    return Checkpoints(Folder(folder), Worker(device=torch.device("cpu")), **settings)
+
+
+def save_steps(folder: Path, steps: dict[int, float | None], **settings: Any) -> Checkpoints:
+    checkpoints = checkpoints_in(folder, **settings)
+    for step, metric in steps.items():
+        checkpoints.save(step, *model_and_optimizer(step), metric=metric)
+    checkpoints.wait()
+    return checkpoints
+
+
+def restored_from(folder: Path | str) -> Restored:
+    return checkpoints_in(folder).restore(*model_and_optimizer(0.0))
+
+
+def folder_of(folder: Path, step: int) -> Path:
+    [found] = folder.glob(f"step-{step:09d}-*")
+    return found
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("stop_after", [4, 7])
+def test_resumed_run_is_bit_identical(tmp_path: Path, name: str, stop_after: int) -> None:
+    settings: dict[str, Any] = {"optimizer": {"name": name, "learning_rate": 1e-3}}
+    untouched, history = train(None, **settings)
+    _, before = train(tmp_path, stop_after=stop_after, **settings)
+    resumed, after = train(tmp_path, **settings)
+    assert resumed.start_step == stop_after
+    assert same(weights(resumed), weights(untouched))
+    assert [entry for entry in before if entry[0] <= stop_after] + after == history
+
+
+def test_run_without_a_saved_state_starts_at_the_beginning(tmp_path: Path) -> None:
+    assert restored_from(tmp_path / "none").step == 0
+
+
+def test_state_without_its_manifest_is_never_seen(tmp_path: Path) -> None:
+    save_steps(tmp_path, {1: None, 2: None})
+    (folder_of(tmp_path, 2) / "manifest.json").unlink()
+    restored = restored_from(tmp_path)
+    assert (restored.step, list(restored.notes)) == (1, [])
+    assert not list(tmp_path.glob("step-000000002-*")), "what is half-written is removed"
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("__0_0.distcp", "flip"),
+        ("__0_0.distcp", "cut"),
+        ("__0_0.distcp", "remove"),
+        (".metadata", "flip"),
+        (".metadata", "remove"),
+        ("manifest.json", "flip"),
+        ("manifest.json", "cut"),
+    ],
+)
+def test_damaged_state_falls_back_to_the_one_before_and_says_so(
+    tmp_path: Path, file: str, damage: str
+) -> None:
+    save_steps(tmp_path, {1: None, 2: None})
+    path = folder_of(tmp_path, 2) / file
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    if damage == "flip":
+        content[middle] ^= 1
+        path.write_bytes(content)
+    elif damage == "cut":
+        path.write_bytes(content[:middle])
+    else:
+        path.unlink()
+    model, optimizer = model_and_optimizer(0.0)
+    restored = checkpoints_in(tmp_path).restore(model, optimizer)
+    expected, _ = model_and_optimizer(1)
+    assert restored.step == 1
+    assert same(model.state_dict(), expected.state_dict())
+    assert len(restored.notes) == 1
+    assert "step 2 is damaged" in restored.notes[0]
+
+
+def test_only_the_newest_states_are_kept(tmp_path: Path) -> None:
+    checkpoints = save_steps(tmp_path, dict.fromkeys([1, 2, 3, 4, 5]), keep=3)
+    assert saved_steps(checkpoints.folder) == [3, 4, 5]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_best_states_are_kept_besides(tmp_path: Path) -> None:
+    losses = {1: None, 2: 0.5, 3: 0.9, 4: 0.4, 5: 0.8, 6: 0.7}
+    save_steps(tmp_path, losses, keep=1, keep_best=2)
+    assert saved_steps(Folder(tmp_path)) == [2, 4, 6]
+
+
+def test_what_the_metric_was_comes_back(tmp_path: Path) -> None:
+    save_steps(tmp_path, {3: 0.25})
+    assert restored_from(tmp_path).metric == 0.25
+
+
+class SlowFolder(Folder):
+    """Does not finish a checkpoint before it is told to."""
+
+    def __init__(self, address: Path) -> None:
+        super().__init__(address)
+        self.may_write = threading.Event()
+        self.writing = 0
+
+    def write(self, name: str, content: bytes) -> None:
+        self.writing += 1
+        assert self.may_write.wait(30)
+        super().write(name, content)
+
+
+def test_training_goes_on_while_a_copy_is_written(tmp_path: Path) -> None:
+    folder = SlowFolder(tmp_path)
+    checkpoints = Checkpoints(folder, Worker(device=torch.device("cpu")))
+    model, optimizer = model_and_optimizer(1.0)
+    saved = {name: value.clone() for name, value in model.state_dict().items()}
+    checkpoints.save(1, model, optimizer)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(9.0)
+    assert saved_steps(checkpoints.folder) == [], "it is not complete, and save() came back all the same"
+    folder.may_write.set()
+    checkpoints.wait()
+    checkpoints.restore(model, optimizer)
+    assert same(model.state_dict(), saved)
+
+
+def test_at_most_one_state_is_in_flight(tmp_path: Path) -> None:
+    folder = SlowFolder(tmp_path)
+    checkpoints = Checkpoints(folder, Worker(device=torch.device("cpu")))
+    checkpoints.save(1, *model_and_optimizer(1.0))
+    second = threading.Thread(target=checkpoints.save, args=(2, *model_and_optimizer(2.0)))
+    second.start()
+    deadline = time.monotonic() + 10
+    while folder.writing < 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    second.join(0.3)
+    assert second.is_alive(), "the second waits for the first"
+    folder.may_write.set()
+    second.join(30)
+    checkpoints.wait()
+    assert saved_steps(checkpoints.folder) == [1, 2]
+
+
+def test_state_that_cannot_be_written_is_an_error_at_the_next(tmp_path: Path) -> None:
+    (tmp_path / "states").write_text("a file where the folder should be")
+    checkpoints = checkpoints_in(tmp_path / "states")
+    checkpoints.save(1, *model_and_optimizer(1.0))
+    with pytest.raises(CheckpointError, match="step 1"):
+        checkpoints.save(2, *model_and_optimizer(2.0))

@@ -1,0 +1,78 @@
+"""Folders on a disk and on an S3 server behave alike; states on S3 resume bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from moto.server import ThreadedMotoServer
+from test_state import same
+from tiny_training import train, weights
+
+from headway.engine.storage import Folder
+
+_PORT = 28200
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The address of an empty bucket on a server that speaks S3."""
+    server = ThreadedMotoServer(port=_PORT, verbose=False)
+    server.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "headway")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "headway")
+        options = (
+            f"scheme=http&endpoint_override=127.0.0.1:{_PORT}&region=us-east-1&allow_bucket_creation=true"
+        )
+        Folder(f"s3://states?{options}").create()
+        yield f"s3://states/run?{options}"
+    server.stop()
+
+
+@pytest.fixture(params=["disk", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    if request.param == "disk":
+        return Folder(tmp_path / "run")
+    return Folder(request.getfixturevalue("s3").replace("/run", f"/{tmp_path.name}"))
+
+
+def test_folder_that_is_not_there_is_empty(folder: Folder) -> None:
+    assert folder.names() == []
+    assert not folder.exists("file")
+
+
+def test_file_comes_back_with_its_checksum(folder: Folder) -> None:
+    folder.create()
+    folder.write("small", b"abc")
+    assert folder.read("small") == b"abc"
+    # The value that xxHash gives in its own test vectors for no input.
+    folder.write("empty", b"")
+    assert folder.checksum("empty") == (0, "99aa06d3014798d86001c324468d497f")
+    assert folder.names() == ["empty", "small"]
+
+
+def test_folder_is_removed_with_all_in_it(folder: Folder) -> None:
+    folder.create("inner")
+    folder.write("inner/file", b"1")
+    folder.remove("inner")
+    folder.remove("inner")
+    assert "inner" not in folder.names()
+
+
+def test_file_is_renamed(folder: Folder) -> None:
+    folder.create()
+    folder.write("draft", b"1")
+    folder.move("draft", "final")
+    assert folder.names() == ["final"]
+
+
+def test_run_with_states_on_s3_resumes_bit_identical(s3: str) -> None:
+    untouched, history = train(None)
+    _, before = train(s3, stop_after=7)
+    resumed, after = train(s3)
+    assert resumed.start_step == 7
+    assert same(weights(resumed), weights(untouched))
+    assert before + after == history
+    assert len(Folder(s3).names()) == 2, "only the newest two are kept"

@@ -1,0 +1,220 @@
+"""The training loop: what is learnt depends neither on how the work is cut up nor on being broken off."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from headway.config import PretrainConfig
+from headway.engine.parallel import Worker
+from headway.engine.state import Checkpoints
+from headway.engine.storage import Folder
+from headway.engine.trainer import Metrics, Trainer, TrainingError
+from headway.steps.pretrain import PretrainingJob
+
+PORT = 28110
+Reports = list[tuple[int, Metrics]]
+
+
+@pytest.fixture
+def job(corpus: Any, tiny_shape: dict[str, Any]) -> PretrainingJob:
+    """Ten steps of masked language modelling and next sentences, in float32, without dropout."""
+    config = PretrainConfig.model_validate(
+        {
+            "corpus": str(corpus.folder),
+            "model": tiny_shape,
+            "steps": 10,
+            "batch_size": 12,
+            "precision": "fp32",
+            "optimizer": {"learning_rate": 3e-3},
+            "log_every": 1,
+            "evaluate_every": 5,
+            "checkpoint_every": 5,
+        }
+    )
+    return PretrainingJob(config, corpus.folder, None)
+
+
+def changed(job: PretrainingJob, **settings: Any) -> PretrainingJob:
+    return replace(job, config=job.config.model_copy(update=settings))
+
+
+def with_dropout(job: PretrainingJob) -> PretrainingJob:
+    assert not isinstance(job.config.model, str)
+    return changed(job, model=job.config.model.model_copy(update={"dropout": 0.2, "attention_dropout": 0.1}))
+
+
+def train(
+    job: PretrainingJob, state_folder: Path | None = None, stop_after: int | None = None
+) -> tuple[dict[str, Tensor], Reports]:
+    """Weights after training, and all that was reported; `stop_after` breaks off as a kill would."""
+    reports: Reports = []
+
+    def report(step: int, metrics: Metrics) -> None:
+        reports.append((step, metrics))
+        if step == stop_after:
+            raise KeyboardInterrupt
+
+    batches, validation = job.batches()
+    checkpoints = Checkpoints(Folder(state_folder), Worker()) if state_folder else None
+    trainer = Trainer(
+        job.objective(),
+        batches,
+        job.config,
+        validation=validation,
+        checkpoints=checkpoints,
+        report=report,
+    )
+    try:
+        trainer.run()
+    except KeyboardInterrupt:
+        if stop_after is None:
+            raise
+        if checkpoints:
+            checkpoints.wait()  # a state may still be in flight
+    return {name: weight.clone() for name, weight in trainer.objective.state_dict().items()}, reports
+
+
+def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, weight in one.items():
+        assert torch.equal(weight, other[name]), name
+
+
+def assert_close(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    for name, weight in one.items():
+        torch.testing.assert_close(weight, other[name], rtol=1e-3, atol=2e-5, msg=name)
+
+
+def test_the_same_job_gives_the_same_bits(job):
+    assert_equal(train(with_dropout(job))[0], train(with_dropout(job))[0])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
+def test_a_run_broken_off_and_resumed_is_bit_identical(optimizer, job, tmp_path):
+    """With dropout: its random numbers, too, are functions of seed and step."""
+    config = job.config.optimizer.model_copy(update={"name": optimizer})
+    job = changed(with_dropout(job), optimizer=config)
+    whole, whole_reports = train(job)
+    # A state is saved after step 5; step 7 is trained, lost, and trained again.
+    train(job, tmp_path, stop_after=7)
+    resumed, reports = train(job, tmp_path)
+    assert reports[0][0] == 6
+    assert_equal(whole, resumed)
+    assert losses(whole_reports)[5:] == losses(reports)
+
+
+def losses(reports: Reports) -> list[tuple[int, float, float]]:
+    return [(step, m["mlm_loss"], m["nsp_loss"]) for step, m in reports if "mlm_loss" in m]
+
+
+def test_a_finished_run_is_not_trained_further(job, tmp_path):
+    whole, _ = train(job, tmp_path)
+    again, reports = train(job, tmp_path)
+    assert_equal(whole, again)
+    assert losses(reports) == []
+
+
+def test_a_batch_in_parts_teaches_what_the_whole_batch_does(job):
+    whole, reports = train(job)
+    parts, part_reports = train(changed(job, accumulation=3))
+    assert_close(whole, parts)
+    for (_, *one), (_, *other) in zip(losses(reports), losses(part_reports), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_two_workers_learn_what_one_does(job, tmp_path):
+    alone, alone_reports = train(job)
+    path = tmp_path / "job.pickle"
+    path.write_bytes(pickle.dumps(job))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("train_on_two_workers.py")), path, tmp_path / "w"],
+            env=os.environ
+            | {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(PORT)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        assert process.wait(timeout=200) == 0, process.stderr.read() if process.stderr else ""
+    first, second = (torch.load(tmp_path / f"w.{rank}") for rank in range(2))
+    assert_equal(first, second)
+    assert_close(alone, first)
+    reports = [(step, metrics) for step, metrics in json.loads((tmp_path / "w.0.json").read_text())]
+    for (_, *one), (_, *other) in zip(losses(alone_reports), losses(reports), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+    validated = [m["validation_loss"] for _, m in alone_reports if "validation_loss" in m]
+    assert validated == pytest.approx(
+        [m["validation_loss"] for _, m in reports if "validation_loss" in m], rel=1e-3
+    )
+
+
+def test_the_loss_on_held_out_text_falls(job):
+    reports = train(changed(job, steps=60))[1]
+    held_out = [metrics["validation_mlm_loss"] for _, metrics in reports if "validation_mlm_loss" in metrics]
+    # At first every token of the vocabulary is as likely as any other.
+    vocabulary = len(job.batches()[0].vocabulary.continues)
+    assert held_out[0] == pytest.approx(math.log(vocabulary), rel=0.1)
+    assert held_out[-1] < 0.8 * held_out[0]
+
+
+def test_reports_carry_what_a_user_watches(job):
+    reports = train(job)[1]
+    assert [step for step, _ in reports] == list(range(11))
+    first, last = reports[0][1], reports[-1][1]
+    assert {"validation_loss", "validation_mlm_loss", "validation_nsp_accuracy"} <= first.keys()
+    assert {"mlm_loss", "nsp_loss", "tokens_per_second", "learning_rate", "gradient_norm"} <= last.keys()
+    assert last["validation_loss"] == pytest.approx(
+        last["validation_mlm_loss"] + last["validation_nsp_loss"], rel=1e-9
+    )
+    assert 0.0 <= last["validation_nsp_accuracy"] <= 1.0
+
+
+def test_validation_does_not_depend_on_the_batch_size(job):
+    scores = []
+    for size in (5, 12):
+        batches, validation = job.batches()
+        config = job.config.model_copy(update={"batch_size": size})
+        scores.append(Trainer(job.objective(), batches, config, validation=validation).evaluate())
+    assert scores[0] == pytest.approx(scores[1], rel=1e-5)
+
+
+class _Exploding(nn.Module):
+    """An objective whose gradient is no number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def predictions(self, batch: Any) -> dict[str, int]:
+        return {"mlm": 1}
+
+    def forward(self, batch: Any) -> Any:
+        from headway.engine.objectives import Term
+
+        return {"mlm": Term(self.weight.sum() / 0.0, torch.tensor(1), torch.tensor(0))}
+
+
+def test_a_loss_that_explodes_ends_the_run_with_the_step(job):
+    trainer = Trainer(_Exploding(), job.batches()[0], job.config, worker=Worker())
+    with pytest.raises(TrainingError, match="step 1 is not finite; try a lower learning_rate"):
+        trainer.run()
+
+
+def test_bf16_learns_too(job):
+    reports = train(changed(job, steps=40, precision="bf16"))[1]
+    seen = [mlm for _, mlm, _ in losses(reports)]
+    assert sum(seen[-5:]) < 0.9 * sum(seen[:5])

@@ -1,0 +1,137 @@
+"""The unpadded forward against transformers' own padded one: every kind of encoder, every head."""
+
+import pytest
+import torch
+import transformers
+from transformers import (
+    BertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    ModernBertConfig,
+    RobertaConfig,
+)
+
+from headway.config import ConfigError
+from headway.engine import heads
+from headway.engine.attention import ATTENTION_NAME
+from headway.engine.layout import layout_of_lengths
+from headway.engine.unpadded import check_supported, encode_unpadded
+
+LENGTHS = [5, 23, 1, 12, 23, 8]
+_SIZES = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+CONFIGS = {
+    "bert": BertConfig(**_SIZES, intermediate_size=48, max_position_embeddings=32),
+    "roberta": RobertaConfig(
+        **_SIZES, intermediate_size=48, max_position_embeddings=40, pad_token_id=1, type_vocab_size=1
+    ),
+    "distilbert": DistilBertConfig(
+        vocab_size=61, dim=32, n_layers=2, n_heads=4, hidden_dim=48, max_position_embeddings=32
+    ),
+    "electra": ElectraConfig(**_SIZES, embedding_size=16, intermediate_size=48, max_position_embeddings=32),
+    "modernbert": ModernBertConfig(
+        **_SIZES,
+        intermediate_size=48,
+        local_attention=8,
+        global_attn_every_n_layers=2,
+        pad_token_id=0,
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 1),
+    ),
+}
+MODELS = {
+    "MaskedLM": lambda model, hidden, layout: heads.vocabulary_logits(model, hidden),
+    "SequenceClassification": heads.sequence_logits,
+    "TokenClassification": lambda model, hidden, layout: heads.token_logits(model, hidden),
+    "QuestionAnswering": lambda model, hidden, layout: heads.answer_logits(model, hidden),
+}
+
+
+def build(kind: str, head: str):
+    torch.manual_seed(0)
+    auto_class = getattr(transformers, f"AutoModelFor{head}")
+    return auto_class.from_config(CONFIGS[kind], dtype=torch.float64).double().eval()
+
+
+def random_batch(kind: str):
+    """The same sequences unpadded (ids, types) and padded (ids, types, mask)."""
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.tensor(LENGTHS)
+    ids = torch.randint(5, 61, (int(lengths.sum()),), generator=generator)
+    types = torch.cat([(torch.arange(n) >= n // 2).long() for n in LENGTHS])
+    mask = torch.arange(max(LENGTHS)) < lengths[:, None]
+    padded = torch.full(mask.shape, CONFIGS[kind].pad_token_id)
+    padded[mask] = ids
+    padded_types = torch.zeros(mask.shape, dtype=torch.long)
+    padded_types[mask] = types
+    return ids, types, padded, padded_types, mask
+
+
+def padded_logits(model, kind, head, padded, types, mask):
+    arguments = {"input_ids": padded, "attention_mask": mask.long()}
+    if kind in ("bert", "electra"):
+        arguments["token_type_ids"] = types
+    output = model(**arguments)
+    if head == "QuestionAnswering":
+        return torch.stack([output.start_logits, output.end_logits], -1)[mask]
+    return output.logits if head == "SequenceClassification" else output.logits[mask]
+
+
+@pytest.mark.parametrize("head", MODELS)
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_unpadded_outputs_and_gradients_equal_transformers_padded_ones(kind, head):
+    model = build(kind, head)
+    ids, types, padded, padded_types, mask = random_batch(kind)
+    model.set_attn_implementation("sdpa")
+    expected = padded_logits(model, kind, head, padded, padded_types, mask)
+    direction = torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    names, parameters = zip(*[(n, p) for n, p in model.named_parameters() if p.requires_grad], strict=True)
+    wanted = torch.autograd.grad((expected * direction).sum(), parameters, allow_unused=True)
+
+    model.set_attn_implementation(ATTENTION_NAME)
+    layout = layout_of_lengths(torch.tensor(LENGTHS))
+    hidden = encode_unpadded(model.base_model, ids, types, layout)
+    found = MODELS[head](model, hidden, layout)
+    gradients = torch.autograd.grad((found * direction).sum(), parameters, allow_unused=True)
+
+    # ModernBERT turns queries and keys in float32, whatever the weights are.
+    tolerance = 1e-5 if kind == "modernbert" else 1e-9
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    for name, one, other in zip(names, gradients, wanted, strict=True):
+        if other is not None:
+            torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance, msg=name)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_bf16_outputs_stay_within_rounding(kind):
+    model = build(kind, "SequenceClassification").float()
+    ids, types, padded, padded_types, mask = random_batch(kind)
+    expected = padded_logits(model, kind, "SequenceClassification", padded, padded_types, mask)
+    model.set_attn_implementation(ATTENTION_NAME)
+    layout = layout_of_lengths(torch.tensor(LENGTHS))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        hidden = encode_unpadded(model.base_model, ids, types, layout)
+        found = heads.sequence_logits(model, hidden, layout)
+    torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.03)
+
+
+def test_next_sentence_head_equals_transformers():
+    torch.manual_seed(0)
+    model = transformers.BertForPreTraining(CONFIGS["bert"]).double().eval()
+    ids, types, padded, padded_types, mask = random_batch("bert")
+    expected = model(padded, attention_mask=mask.long(), token_type_ids=padded_types).seq_relationship_logits
+    model.set_attn_implementation(ATTENTION_NAME)
+    layout = layout_of_lengths(torch.tensor(LENGTHS))
+    hidden = encode_unpadded(model.base_model, ids, types, layout)
+    found = heads.next_sentence_logits(model, hidden, layout)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_mean_pooling_is_the_mean_of_each_sequence():
+    layout = layout_of_lengths(torch.tensor(LENGTHS))
+    hidden = torch.randn(sum(LENGTHS), 8, dtype=torch.float64)
+    expected = torch.stack([part.mean(0) for part in hidden.split(LENGTHS)])
+    torch.testing.assert_close(heads.mean_pooled(hidden, layout), expected)
+
+
+def test_unsupported_kind_is_named_in_one_line():
+    with pytest.raises(ConfigError, match=r"'gpt2' encoders cannot run unpadded; supported: bert, "):
+        check_supported(transformers.GPT2Config())

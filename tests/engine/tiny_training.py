@@ -1,0 +1,175 @@
+"""A tiny encoder that learns labels in a moment, alone or in groups of processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+import headway
+from headway.config import TrainingConfig
+from headway.data.batches import LabelledBatches
+from headway.engine.attention import ATTENTION_NAME
+from headway.engine.objectives import ClassificationObjective
+from headway.engine.parallel import Worker
+from headway.engine.state import Checkpoints, whole_weights
+from headway.engine.storage import Folder
+from headway.engine.trainer import Metrics, Stopped, Trainer
+
+TIMINGS = {"tokens_per_second", "utilisation", "peak_memory_gib", "startup_seconds"}
+
+torch.set_num_threads(1)  # a tiny matrix is not worth a second thread, least of all on a busy machine
+
+
+def tiny_config(**settings: Any) -> TrainingConfig:
+    defaults = {"steps": 12, "batch_size": 12, "log_every": 3, "evaluate_every": 4, "checkpoint_every": 4}
+    return TrainingConfig(**(defaults | {"precision": "fp32"} | settings))
+
+
+def tiny_objective(dropout: float = 0.1) -> ClassificationObjective:
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(
+        BertConfig(
+            vocab_size=64,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=64,
+            max_position_embeddings=32,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=0.0,
+            num_labels=3,
+        )
+    )
+    model.set_attn_implementation(ATTENTION_NAME)
+    return ClassificationObjective(model)
+
+
+def tiny_batches(rows: int = 40, seed: int = 0, batch_size: int = 12) -> LabelledBatches:
+    rng = np.random.default_rng(5)
+    texts = [rng.integers(3, 64, rng.integers(4, 20)).astype(np.int32) for _ in range(rows)]
+    labels = np.asarray([int(text[0]) % 3 for text in texts])
+    specials = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
+    tokenizer = BertTokenizerFast(vocab={token: number for number, token in enumerate(specials)})
+    return LabelledBatches(texts, labels, tokenizer, max_length=24, batch_size=batch_size, seed=seed)
+
+
+def train(
+    states: str | Path | Checkpoints | None,
+    *,
+    worker: Worker | None = None,
+    stop_after: int | None = None,
+    dropout: float = 0.1,
+    **settings: Any,
+) -> tuple[Trainer, list[tuple[int, Metrics]]]:
+    """Train, or go on; returns the trainer and what was reported, without timings."""
+    config = tiny_config(**settings)
+    worker = (worker or Worker()).arranged(config.parallel)
+    checkpoints = states if isinstance(states, Checkpoints) else None
+    if states is not None and checkpoints is None:
+        checkpoints = Checkpoints(Folder(states), worker, keep=config.keep_checkpoints)  # type: ignore[arg-type]
+    history: list[tuple[int, Metrics]] = []
+    steps_done = 0
+
+    def report(step: int, metrics: Metrics) -> None:
+        history.append((step, {name: value for name, value in metrics.items() if name not in TIMINGS}))
+
+    def stop() -> bool:
+        nonlocal steps_done
+        steps_done += 1
+        return stop_after is not None and trainer.start_step + steps_done >= stop_after
+
+    trainer = Trainer(
+        tiny_objective(dropout),
+        tiny_batches(batch_size=config.batch_size),
+        config,
+        validation=tiny_batches(batch_size=config.batch_size),
+        worker=worker,
+        checkpoints=checkpoints,
+        report=report,
+        stop=stop,
+    )
+    with contextlib.suppress(Stopped):
+        trainer.run()
+    return trainer, history
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """All weights, whole; every worker calls it."""
+    return {name: value.clone() for name, value in whole_weights(trainer.objective).items()}
+
+
+def share_held(trainer: Trainer) -> float:
+    """Which part of all weights lies on this worker."""
+    parameters = list(trainer.objective.parameters())
+    held = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in parameters)
+    return held / sum(p.numel() for p in parameters)
+
+
+def run_phases(phases: list[dict[str, Any]], folder: Path, rank: int) -> None:
+    """Train phase after phase in groups of different sizes; for each, `<name>.pt` holds what came of it.
+
+    Args:
+        phases: each with its `name`, its `world`, and arguments of `train`.
+        folder: for results, and where the processes meet.
+        rank: of this process; it sits out phases of smaller groups.
+    """
+    for phase in phases:
+        name, world = phase.pop("name"), phase.pop("world")
+        if rank < world:
+            dist.init_process_group(
+                "gloo", init_method=f"file://{folder}/{name}.meet", rank=rank, world_size=world
+            )
+            worker = Worker(rank, world, torch.device("cpu"))
+            trainer, history = train(phase.pop("states", None), worker=worker, **phase)
+            trained = weights(trainer)
+            if rank == 0:
+                torch.save(
+                    {
+                        "start": trainer.start_step,
+                        "history": history,
+                        "weights": trained,
+                        "held": share_held(trainer),
+                    },
+                    folder / f"{name}.pt",
+                )
+            dist.barrier()
+            dist.destroy_process_group()
+        while not (folder / f"{name}.pt").exists():
+            time.sleep(0.05)
+
+
+def train_in_processes(phases: list[dict[str, Any]], folder: Path) -> dict[str, dict[str, Any]]:
+    """Results of `run_phases` by name, from as many processes as the largest group needs."""
+    spec = folder / "phases.json"
+    spec.write_text(json.dumps(phases))
+    path = os.pathsep.join([str(Path(headway.__file__).parents[1]), *sys.path])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(spec), str(rank)], env=os.environ | {"PYTHONPATH": path}
+        )
+        for rank in range(max(phase["world"] for phase in phases))
+    ]
+    try:
+        while any(process.poll() is None for process in processes):
+            assert not any(process.poll() for process in processes), "a process of the group failed"
+            time.sleep(0.1)
+    finally:
+        for process in processes:
+            process.kill()
+    return {phase["name"]: torch.load(folder / f"{phase['name']}.pt") for phase in phases}
+
+
+if __name__ == "__main__":
+    run_phases(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[1]).parent, int(sys.argv[2]))

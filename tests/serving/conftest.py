@@ -1,0 +1,178 @@
+"""Tiny encoders with every head, and the application over one of them without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+import transformers
+import uvicorn
+from transformers import BertConfig
+
+from headway.data.tokenizer import train_tokenizer
+from headway.serving.app import build_app
+from headway.serving.batching import TokenQueue
+from headway.serving.dispatch import Dispatcher, Release, Reply
+from headway.serving.guard import Guard, Keys
+from headway.serving.metrics import Metrics
+from headway.serving.models import EncoderModel
+from headway.serving.service import LoadedRelease, ModelService
+
+SENTENCES = [
+    "The sailor steers the old boat before noon.",
+    "A baker slices fresh bread every morning.",
+    "The florist waters a small rose in the evening; the child plants an apple.",
+    "Captain Ahab hunts the white whale near Nantucket, says Herman Melville.",
+    "Quiet!",
+    "Who anchors the ferry? The pilot does, once more.",
+]
+HEADS = {
+    "embeddings": "BertModel",
+    "classify": "BertForSequenceClassification",
+    "fill-mask": "BertForMaskedLM",
+    "tokens": "BertForTokenClassification",
+    "answer": "BertForQuestionAnswering",
+}
+LABELS = {
+    "classify": ["kitchen", "harbour", "garden"],
+    "tokens": ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"],
+}
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder with a tiny random encoder for each head, all with the same tokenizer."""
+    tokenizer = train_tokenizer(SENTENCES * 5, vocab_size=400, lowercase=True, max_length=32)
+    root = tmp_path_factory.mktemp("encoders")
+    for number, (ability, architecture) in enumerate(HEADS.items()):
+        labels = LABELS.get(ability, ["no", "yes"])
+        config = BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=48,
+            max_position_embeddings=32,
+            id2label=dict(enumerate(labels)),
+            label2id={label: i for i, label in enumerate(labels)},
+            pad_token_id=tokenizer.pad_token_id,
+            initializer_range=0.3,
+        )
+        torch.manual_seed(number)
+        model = getattr(transformers, architecture)(config).eval()
+        model.save_pretrained(root / ability)
+        tokenizer.save_pretrained(root / ability)
+    return {ability: root / ability for ability in HEADS}
+
+
+class LocalReplica:
+    """A replica in this process; what it computed is kept, and it can be made to fail or to wait."""
+
+    def __init__(self) -> None:
+        self.models: dict[Release, EncoderModel] = {}
+        self.packs: list[Any] = []
+        self.failures: list[BaseException] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def call(self, kind: Any, pack: Any) -> Reply:
+        """Compute a pack in a thread."""
+        self.packs.append((kind, pack))
+        await self.gate.wait()
+        if self.failures:
+            raise self.failures.pop(0)
+        if kind.release not in self.models:
+            self.models[kind.release] = EncoderModel(Path(kind.release.folder), "fp32")
+        results = await asyncio.to_thread(self.models[kind.release].run, kind.operation, pack)
+        return Reply("local", results)
+
+
+class LocalServer:
+    """The application over one model, with a client."""
+
+    def __init__(self, client: httpx.AsyncClient, replica: LocalReplica, service: ModelService) -> None:
+        self.client, self.replica, self.service = client, replica, service
+
+    async def post(self, path: str, status: int = 200, **body: Any) -> Any:
+        """The JSON of an answer with this status."""
+        response = await self.client.post(f"/v1/{path}", json=body)
+        assert response.status_code == status, response.text
+        return response.json()
+
+
+@pytest.fixture(scope="session")
+def live(folders: dict[str, Path]) -> Iterator[str]:
+    """The address of a real HTTP server in this process: an encoder, and the same with each head."""
+    loop, port = asyncio.new_event_loop(), free_port()
+    servers: list[uvicorn.Server] = []
+
+    async def serve() -> None:
+        services, running = {}, []
+        for ability, folder in folders.items():
+            release = Release(ability, "7", str(folder))
+            queue = TokenQueue(pack_tokens=256, most_tokens=10_000)
+            services[ability] = ModelService(LoadedRelease.open(release), queue)
+            running.append(asyncio.create_task(Dispatcher(queue, LocalReplica().call).run()))
+        metrics = Metrics()
+        app = build_app(services, metrics, 20.0, lambda: True)
+        guard = Guard(app, metrics, None, max_body=2_000_000, body_timeout=2.0)
+        servers.append(uvicorn.Server(uvicorn.Config(guard, port=port, log_level="error", lifespan="off")))
+        await servers[0].serve()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
+    thread.start()
+    while not (servers and servers[0].started):
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{port}"
+    servers[0].should_exit = True
+    thread.join()
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def serving(folders: dict[str, Path]) -> Callable[..., Any]:
+    """A context manager that serves the encoder with some ability in this process."""
+
+    @contextlib.asynccontextmanager
+    async def serve(
+        ability: str,
+        *,
+        folder: Path | None = None,
+        keys: Keys | None = None,
+        timeout: float = 20.0,
+        **queue: int,
+    ) -> AsyncIterator[LocalServer]:
+        release = Release("tiny", "7", str(folder or folders[ability]))
+        tokens = TokenQueue(**{"pack_tokens": 256, "most_tokens": 10_000} | queue)
+        service, replica, metrics = (
+            ModelService(LoadedRelease.open(release), tokens),
+            LocalReplica(),
+            Metrics(),
+        )
+        dispatcher = Dispatcher(tokens, replica.call)
+        app = build_app({"tiny": service}, metrics, timeout, lambda: True)
+        guard = Guard(app, metrics, keys, max_body=100_000, body_timeout=2.0)
+        running = asyncio.create_task(dispatcher.run())
+        try:
+            transport = httpx.ASGITransport(guard, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                yield LocalServer(client, replica, service)
+        finally:
+            running.cancel()
+
+    return serve

@@ -1,0 +1,131 @@
+"""The queue by its own rules: order, budget, sharing, withdrawal, fullness, cache."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from headway.serving.batching import DeadlinePassedError, QueueFullError, TokenQueue, TokenSequence
+
+
+def sequence(length: int, fill: int = 0) -> TokenSequence:
+    return TokenSequence(np.full(length, fill, np.int32), np.zeros(length, np.uint8))
+
+
+def serve(queue: TokenQueue) -> list[int]:
+    """Answer the next pack with each sequence's sum; returns the lengths that were in it."""
+    jobs = queue.take()
+    for job in jobs:
+        queue.finish(job, int(job.sequence.ids.sum()))
+    return [job.tokens for job in jobs]
+
+
+async def ask(queue: TokenQueue, *sequences: TokenSequence, kind: str = "a", **options):
+    task = asyncio.create_task(queue.compute(kind, sequences, 5.0, **options))
+    await asyncio.sleep(0)
+    return task
+
+
+def test_packs_hold_what_came_first_up_to_the_budget():
+    async def run():
+        queue = TokenQueue(pack_tokens=10, most_tokens=1000)
+        tasks = [await ask(queue, sequence(n, n)) for n in (4, 5, 3, 12, 1)]
+        assert queue.waiting_tokens == 25
+        assert [serve(queue) for _ in range(4)] == [[4, 5], [3], [12], [1]]
+        assert await asyncio.gather(*tasks) == [[16], [25], [9], [144], [1]]
+        assert queue.waiting_tokens == 0 and queue.take() == []
+
+    asyncio.run(run())
+
+
+def test_a_pack_is_of_one_kind_and_the_oldest_kind_goes_first():
+    async def run():
+        queue = TokenQueue(pack_tokens=100, most_tokens=1000)
+        for length, kind in ((1, "a"), (2, "b"), (3, "a"), (4, "b")):
+            await ask(queue, sequence(length, 1), kind=kind)
+        assert [serve(queue), serve(queue)] == [[1, 3], [2, 4]]
+
+    asyncio.run(run())
+
+
+def test_equal_sequences_in_flight_are_computed_once():
+    async def run():
+        queue = TokenQueue(pack_tokens=100, most_tokens=1000)
+        first = await ask(queue, sequence(3, 2), sequence(3, 2))
+        jobs = queue.take()
+        second = await ask(queue, sequence(3, 2))
+        assert len(jobs) == 1 and queue.take() == []
+        queue.finish(jobs[0], "answer")
+        assert await first == ["answer"] * 2 and await second == ["answer"]
+        third = await ask(queue, sequence(3, 2))
+        assert serve(queue) == [3] and await third == [6]
+
+    asyncio.run(run())
+
+
+def test_nobody_computes_for_a_client_that_has_gone():
+    async def run():
+        queue = TokenQueue(pack_tokens=100, most_tokens=1000)
+        gone, stays = await ask(queue, sequence(5), sequence(7, 1)), await ask(queue, sequence(7, 1))
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        assert queue.waiting_tokens == 7
+        assert serve(queue) == [7] and await stays == [7]
+
+    asyncio.run(run())
+
+
+def test_a_passed_deadline_is_told_and_the_work_dropped():
+    async def run():
+        queue = TokenQueue(pack_tokens=100, most_tokens=1000)
+        with pytest.raises(DeadlinePassedError, match=r"0\.01 s"):
+            await queue.compute("a", [sequence(5)], 0.01)
+        assert queue.take() == [] and queue.waiting_tokens == 0
+
+    asyncio.run(run())
+
+
+def test_a_full_queue_refuses_at_once_and_says_when_to_come_back():
+    async def run():
+        queue = TokenQueue(pack_tokens=10, most_tokens=20, tokens_per_second=5.0)
+        await ask(queue, sequence(15))
+        with pytest.raises(QueueFullError) as refusal:
+            await queue.compute("a", [sequence(6, 1)], 5.0)
+        assert refusal.value.retry_after == 3
+        assert queue.waiting_tokens == 15
+        await ask(queue, sequence(5, 1))
+        assert queue.waiting_tokens == 20
+
+    asyncio.run(run())
+
+
+def test_jobs_of_a_failed_pack_keep_their_place_and_go_alone_the_third_time():
+    async def run():
+        queue = TokenQueue(pack_tokens=100, most_tokens=1000)
+        tasks = [await ask(queue, sequence(n, n)) for n in (1, 2)]
+        jobs = queue.take()
+        tasks.append(await ask(queue, sequence(3, 3)))
+        queue.put_back(jobs)
+        jobs = queue.take()
+        assert [job.tokens for job in jobs] == [1, 2, 3]
+        queue.put_back(jobs[:2])
+        assert [serve(queue), serve(queue)] == [[1], [2]]
+        queue.finish(jobs[2], 9)
+        assert await asyncio.gather(*tasks) == [[1], [4], [9]]
+
+    asyncio.run(run())
+
+
+def test_the_cache_answers_and_forgets_what_was_used_least_lately():
+    async def run():
+        queue = TokenQueue(pack_tokens=100, most_tokens=1000, cache_size=2)
+
+        async def computed(fill: int) -> bool:
+            task = await ask(queue, sequence(2, fill), cached=True)
+            missed = serve(queue) == [2]
+            assert await task == [2 * fill]
+            return missed
+
+        assert [await computed(fill) for fill in (1, 2, 1, 3, 1, 2)] == [True, True, False, True, False, True]
+
+    asyncio.run(run())

@@ -1,0 +1,244 @@
+"""A deployment on Ray Serve: nothing is lost when replicas die, versions change or the server stops."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from transformers import AutoTokenizer, BertForSequenceClassification
+
+from headway.config import ServeConfig
+from headway.serving.deploy import deploy, follow_alias, undeploy
+from headway.serving.golden import FILE, store_golden
+from headway.serving.load import apply_load, bodies
+from headway.tracking import Tracking
+
+TEXTS = [
+    f"{subject} {verb} the {thing} {when}."
+    for subject in ("The sailor", "A baker", "The florist", "Captain Ahab")
+    for verb in ("steers", "slices", "waters", "hunts")
+    for thing in ("boat", "bread", "rose", "whale")
+    for when in ("before noon", "every morning")
+]
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> Tracking:
+    return Tracking.at(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def classifiers(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two classifiers that answer differently, and one whose stored answers are another's."""
+    root = tmp_path_factory.mktemp("versions")
+    paths = []
+    for number in range(3):
+        torch.manual_seed(100 + number)
+        path = root / str(number)
+        shutil.copytree(folders["classify"], path)
+        config = BertForSequenceClassification.from_pretrained(path).config
+        BertForSequenceClassification(config).save_pretrained(path)
+        store_golden(path, TEXTS[:4])
+        paths.append(path)
+    shutil.copy(paths[0] / FILE, paths[2] / FILE)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def expected(classifiers: list[Path]) -> dict[str, dict[str, list[float]]]:
+    """transformers' probabilities by version and text."""
+    answers = {}
+    for version, path in enumerate(classifiers, 1):
+        model = BertForSequenceClassification.from_pretrained(path).eval()
+        batch = AutoTokenizer.from_pretrained(path)(TEXTS, padding=True, return_tensors="pt")
+        with torch.inference_mode():
+            probabilities = model(**batch).logits.softmax(-1).tolist()
+        answers[str(version)] = dict(zip(TEXTS, probabilities, strict=True))
+    return answers
+
+
+@pytest.fixture(scope="module")
+def cluster(tracking: Tracking) -> Iterator[None]:
+    import ray
+
+    from headway import cluster
+
+    ours = not ray.is_initialized()
+    cluster.connect(None, tracking.uri)
+    yield
+    if ours:
+        cluster.disconnect()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def register(tracking: Tracking, path: Path) -> None:
+    with tracking.run("test", "train") as run:
+        tracking.register_classifier(run, "test", path, "topics", "champion", TEXTS[0], 32)
+
+
+@pytest.fixture(scope="module")
+def server(cluster: None, tracking: Tracking, classifiers: list[Path]) -> Iterator[str]:
+    """The address of two replicas that follow an alias."""
+    register(tracking, classifiers[0])
+    config = ServeConfig(
+        model="models:/topics@champion",
+        replicas=(2, 2),
+        port=free_port(),
+        precision="fp32",
+        watch=0.3,
+        max_batch_tokens=128,
+    )
+    name, version = tracking.registered_version(config.model)
+    url = deploy(config, tracking.download_weights(config.model), name, version, 1)
+    follow_alias(config, tracking)
+    yield url
+    undeploy()
+
+
+class Checked:
+    """Counts answers by version, and those that no version would have given."""
+
+    def __init__(self, expected: dict[str, dict[str, list[float]]]) -> None:
+        self.expected = expected
+        self.versions: dict[str, int] = {}
+        self.wrong = 0
+
+    def __call__(self, body: Any, content: bytes) -> None:
+        answer = json.loads(content)
+        self.versions[answer["version"]] = self.versions.get(answer["version"], 0) + 1
+        texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
+        for text, row in zip(texts, answer["data"], strict=True):
+            probabilities = self.expected[answer["version"]][text]
+            if list(row["scores"].values()) != pytest.approx(probabilities, abs=1e-4):
+                self.wrong += 1
+
+
+def load_in_background(url: str, requests: int, texts: int, check: Checked) -> Any:
+    """Start a load from a thread; returns a function that waits for its result."""
+    results: list[Any] = []
+
+    def run() -> None:
+        work = apply_load(f"{url}/v1/classify", bodies(TEXTS, requests, texts, None), 12, check=check)
+        results.append(asyncio.run(work))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+
+    def wait() -> Any:
+        thread.join(timeout=120)
+        return results[0]
+
+    return wait
+
+
+def replica_processes() -> list[int]:
+    """The process ids of this test's own encoder replicas."""
+    parents, titles = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            stat = (folder / "stat").read_text()
+            titles[int(folder.name)] = (folder / "cmdline").read_text()
+        except OSError:  # it has ended meanwhile
+            continue
+        parents[int(folder.name)] = int(stat.rpartition(")")[2].split()[1])
+
+    def ours(process: int) -> bool:
+        while process in parents and process != os.getpid():
+            process = parents[process]
+        return process == os.getpid()
+
+    name = "ray::ServeReplica:headway:Encoder"
+    return [process for process, title in titles.items() if title.startswith(name) and ours(process)]
+
+
+@pytest.mark.drill  # a kill under load: it wants the machine for itself
+def test_a_killed_replica_costs_no_request(server, expected):
+    check = Checked(expected)
+    wait = load_in_background(server, 1200, 3, check)
+    while check.versions.get("1", 0) < 50:
+        time.sleep(0.01)
+    victim, *_ = replica_processes()
+    os.kill(victim, signal.SIGKILL)
+    result = wait()
+    assert result.failed == 0 and result.statuses[200] == 1200
+    assert check.wrong == 0 and check.versions == {"1": 1200}
+    text = httpx.get(f"{server}/metrics", trust_env=False).text
+    assert 'headway_model_info{model="topics",version="1"} 1.0' in text
+    assert float(re.search(r'headway_retries_total{model="topics"} (.*)', text).group(1)) >= 1  # type: ignore[union-attr]
+
+
+def wait_for_version(url: str, version: str) -> None:
+    deadline = time.monotonic() + 30
+    while httpx.get(f"{url}/v1/models", trust_env=False).json()["data"][0]["version"] != version:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_the_served_version_follows_the_alias(server, expected, classifiers, tracking):
+    check = Checked(expected)
+    wait = load_in_background(server, 2000, 3, check)
+    register(tracking, classifiers[1])
+    wait_for_version(server, "2")
+    result = wait()
+    assert result.failed == 0 and check.wrong == 0
+    assert set(check.versions) <= {"1", "2"} and sum(check.versions.values()) == 2000
+    after = Checked(expected)
+    load_in_background(server, 50, 1, after)()
+    assert after.versions == {"2": 50} and after.wrong == 0
+
+
+def test_a_version_that_fails_its_check_is_refused(server, expected, classifiers, tracking):
+    wait_for_version(server, "2")
+    register(tracking, classifiers[2])
+    deadline = time.monotonic() + 30
+    while not (refused := httpx.get(f"{server}/v1/models", trust_env=False).json()["data"][0]["refused"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert list(refused) == ["3"] and "away from the stored one" in refused["3"]
+    check = Checked(expected)
+    load_in_background(server, 50, 1, check)()
+    assert check.versions == {"2": 50} and check.wrong == 0
+    tracking.client.set_registered_model_alias("topics", "champion", 1)
+    wait_for_version(server, "1")
+
+
+def test_requests_in_flight_are_answered_when_the_server_stops(cluster, expected, classifiers):
+    undeploy()
+    config = ServeConfig(model="x", replicas=(1, 1), port=free_port(), precision="fp32", max_batch_tokens=64)
+    url = deploy(config, classifiers[0], "topics", "1", 1)
+    answers: list[httpx.Response] = []
+
+    def ask() -> None:
+        answers.append(
+            httpx.post(f"{url}/v1/classify", json={"input": TEXTS * 2}, trust_env=False, timeout=60)
+        )
+
+    asking = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in asking:
+        thread.start()
+    while "headway_waiting_tokens" not in httpx.get(f"{url}/metrics", trust_env=False).text:
+        time.sleep(0.01)
+    undeploy()
+    for thread in asking:
+        thread.join()
+    assert [answer.status_code for answer in answers] == [200] * 4
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/health/live", trust_env=False)

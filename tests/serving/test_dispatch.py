@@ -1,0 +1,122 @@
+"""The dispatcher against replicas that die, hang, reject an input or appear later."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from headway.serving.batching import TokenQueue, TokenSequence
+from headway.serving.dispatch import Dispatcher, ReplicaLostError, Reply
+
+
+def sequence(length: int, fill: int = 0) -> TokenSequence:
+    return TokenSequence(np.full(length, fill, np.int32), np.zeros(length, np.uint8))
+
+
+async def run_with(call, work, **settings):
+    queue = TokenQueue(pack_tokens=8, most_tokens=1000)
+    dispatcher = Dispatcher(queue, call, **settings)
+    running = asyncio.create_task(dispatcher.run())
+    try:
+        return await work(queue, dispatcher)
+    finally:
+        running.cancel()
+
+
+def sums(pack):
+    return [int(part.sum()) for part in np.split(pack.ids, np.cumsum(pack.lengths)[:-1])]
+
+
+def test_a_dead_replica_costs_no_answer():
+    calls = []
+
+    async def call(kind, pack):
+        calls.append(sums(pack))
+        if len(calls) <= 3:
+            raise ReplicaLostError("died")
+        return Reply("r", sums(pack))
+
+    async def work(queue, dispatcher):
+        answers = await asyncio.gather(*(queue.compute("k", [sequence(2, i)], 5.0) for i in range(4)))
+        assert answers == [[0], [2], [4], [6]]
+        assert len(retries) == 3
+
+    retries: list[None] = []
+    asyncio.run(run_with(call, work, on_retry=lambda: retries.append(None)))
+
+
+def test_a_replica_that_hangs_is_given_up():
+    calls = []
+
+    async def call(kind, pack):
+        calls.append(1)
+        if len(calls) == 1:
+            await asyncio.sleep(60)
+        return Reply("r", sums(pack))
+
+    async def work(queue, dispatcher):
+        assert await queue.compute("k", [sequence(3, 2)], 5.0) == [6]
+
+    asyncio.run(run_with(call, work, pack_timeout=0.05))
+
+
+def test_one_bad_input_fails_alone():
+    async def call(kind, pack):
+        if 7 in pack.ids:
+            raise ValueError("cannot compute 7")
+        return Reply("r", sums(pack))
+
+    async def work(queue, dispatcher):
+        tasks = [queue.compute("k", [sequence(1, i)], 5.0) for i in (6, 7, 8)]
+        good, bad, also_good = await asyncio.gather(*tasks, return_exceptions=True)
+        assert good == [6] and also_good == [8]
+        assert isinstance(bad, ValueError)
+
+    asyncio.run(run_with(call, work))
+
+
+def test_a_new_replica_is_found_while_work_waits():
+    """Two replicas that each compute one pack at a time: both are kept busy, with one pack in reserve."""
+    under_way, most = 0, 0
+
+    async def call(kind, pack):
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.005)
+        under_way -= 1
+        return Reply(f"r{int(pack.ids[0]) % 2}", sums(pack))
+
+    async def work(queue, dispatcher):
+        assert dispatcher.capacity == 2
+        await asyncio.gather(*(queue.compute("k", [sequence(8, i)], 5.0) for i in range(40)))
+        assert dispatcher.replicas == 2
+        assert 4 <= most <= 5
+
+    asyncio.run(run_with(call, work))
+
+
+def test_an_idle_replica_gets_work_at_once():
+    async def call(kind, pack):
+        return Reply("r", sums(pack))
+
+    async def work(queue, dispatcher):
+        await queue.compute("k", [sequence(1)], 5.0)
+        started = asyncio.get_running_loop().time()
+        for i in range(50):
+            await queue.compute("k", [sequence(1, i)], 5.0)
+        # A wait for company, however short (Ray Serve's default is 10 ms), would show fifty times.
+        assert asyncio.get_running_loop().time() - started < 0.25
+
+    asyncio.run(run_with(call, work))
+
+
+def test_a_replica_that_always_dies_ends_in_an_error():
+    async def call(kind, pack):
+        raise ReplicaLostError("died")
+
+    async def work(queue, dispatcher):
+        with pytest.raises(ReplicaLostError):
+            await queue.compute("k", [sequence(1)], 20.0)
+
+    asyncio.run(run_with(call, work, pause=0.001))

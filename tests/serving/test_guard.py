@@ -1,0 +1,91 @@
+"""Keys, rates and slow clients."""
+
+import asyncio
+import hashlib
+import time
+
+import pytest
+
+from headway.config import ConfigError
+from headway.serving.guard import Keys, Rate
+
+
+def digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+def test_only_known_keys_are_let_in(serving):
+    async def run():
+        keys = Keys(frozenset({digest("one"), digest("two")}), None)
+        async with serving("embeddings", keys=keys) as server:
+            body = {"input": "x"}
+            for headers in ({}, bearer("three"), {"authorization": "one"}, bearer(digest("one"))):
+                response = await server.client.post("/v1/embeddings", json=body, headers=headers)
+                assert response.status_code == 401 and response.headers["www-authenticate"] == "Bearer"
+            for key in ("one", "two"):
+                response = await server.client.post("/v1/embeddings", json=body, headers=bearer(key))
+                assert response.status_code == 200
+            assert (await server.client.get("/metrics")).status_code == 401
+            assert (await server.client.get("/health/ready")).status_code == 200
+            assert len(server.replica.packs) == 1 or len(server.replica.packs) == 2
+
+    asyncio.run(run())
+
+
+def test_each_key_has_a_rate_of_its_own(serving):
+    async def run():
+        keys = Keys(frozenset({digest("one"), digest("two")}), 2.0)
+        async with serving("embeddings", keys=keys) as server:
+            statuses = [
+                (await server.client.get("/v1/models", headers=bearer("one"))).status_code for _ in range(3)
+            ]
+            assert statuses == [200, 200, 429]
+            refused = await server.client.get("/v1/models", headers=bearer("one"))
+            assert int(refused.headers["retry-after"]) >= 1
+            assert (await server.client.get("/v1/models", headers=bearer("two"))).status_code == 200
+
+    asyncio.run(run())
+
+
+def test_a_rate_recovers(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    rate = Rate(4.0)
+    assert [rate.wait() > 0 for _ in range(5)] == [False] * 4 + [True]
+    now[0] += 0.25
+    assert rate.wait() == 0.0
+    assert rate.wait() == pytest.approx(0.25)
+
+
+def test_keys_are_read_from_digests_only(tmp_path):
+    path = tmp_path / "keys"
+    path.write_text(f"{digest('one')} alice\n\n{digest('two')}\n")
+    assert Keys.read(path, None).admit(b"Bearer one") == (200, 0.0)
+    path.write_text("a-plain-key\n")
+    with pytest.raises(ConfigError, match=r"line 1 .* is not a SHA-256 digest"):
+        Keys.read(path, None)
+    path.write_text("")
+    with pytest.raises(ConfigError, match="holds no digest"):
+        Keys.read(path, None)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Keys.read(tmp_path / "none", None)
+
+
+def test_a_client_that_sends_its_body_too_slowly_is_cut_off(serving):
+    async def run():
+        async with serving("embeddings") as server:
+
+            async def drips():
+                while True:
+                    yield b" "
+                    await asyncio.sleep(0.2)
+
+            response = await server.client.post("/v1/embeddings", content=drips())
+            assert response.status_code == 408
+            assert response.json()["error"]["type"] == "body_too_slow"
+
+    asyncio.run(run())

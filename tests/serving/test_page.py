@@ -1,0 +1,52 @@
+"""The page at `/`: it needs nothing from elsewhere, and a real browser shows what the server answers."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+
+FILES = Path(__file__).parents[2] / "platform" / "headway" / "serving" / "page" / "files"
+
+
+def test_the_page_and_its_files_are_served(live):
+    with httpx.Client(base_url=live, trust_env=False) as client:
+        page = client.get("/")
+        assert page.status_code == 200 and "text/html" in page.headers["content-type"]
+        parts = re.findall(r'(?:href|src)="(/[^"]+)"', page.text)
+        assert sorted(parts) == ["/page/app.js", "/page/style.css"]
+        for path in parts:
+            assert client.get(path).content == (FILES / Path(path).name).read_bytes()
+
+
+def test_nothing_comes_from_elsewhere():
+    for file in FILES.iterdir():
+        found = set(re.findall(r"https?://[^\s\"'`)]+", file.read_text(encoding="utf-8")))
+        assert found <= {"http://www.w3.org/2000/svg"}, file.name
+
+
+def test_the_script_finds_every_part_of_the_page():
+    html, script = ((FILES / name).read_text(encoding="utf-8") for name in ("index.html", "app.js"))
+    ids = set(re.findall(r'id="([^"]+)"', html))
+    assert set(re.findall(r'\$\("([^"]+)"\)', script)) <= ids
+    assert set(re.findall(r'"#([a-z-]+) ', script)) <= ids
+
+
+@pytest.mark.drill
+def test_a_browser_draws_the_heads_and_the_classes(live, tmp_path):
+    browser = next(
+        (path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None
+    )
+    assert browser, "this drill needs chromium: apt-get install chromium"
+    command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,1600"]
+    command += [f"--user-data-dir={tmp_path}", "--virtual-time-budget=8000", "--dump-dom", live]
+    page = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert "answered in" in page and "version 7" in page
+    assert page.count("<canvas") == 2 * 4
+    assert 'aria-label="layer 2, head 4"' in page
+    assert page.count("<line ") > 10
+    assert len(re.findall(r'data-from="\d+" tabindex', page)) > 5

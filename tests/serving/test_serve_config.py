@@ -1,0 +1,30 @@
+"""Settings of `serve` that do not go together, each told in one line."""
+
+import pytest
+
+from headway.config import ConfigError, ServeConfig
+from headway.config_files import validate
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"host": "0.0.0.0"}, "host '0.0.0.0' can be reached from elsewhere; keys must be set for that"),
+        ({"host": "example.org"}, "keys must be set"),
+        ({"rate": 3.0}, "rate is a limit on keys; set keys too"),
+        ({"certificate": "a.pem"}, "certificate and private_key belong together"),
+        ({"replicas": [3, 2]}, "should be [least, most]"),
+        ({"timeout": 0}, "timeout: 0 is not allowed"),
+        ({"precision": "int4"}, "precision: 'int4' is not allowed"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(settings, message):
+    with pytest.raises(ConfigError) as refusal:
+        validate(ServeConfig, {"model": "m"} | settings)
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_loopback_needs_no_key_and_no_replica_may_wait():
+    for host in ("127.0.0.1", "::1", "localhost", "127.0.0.9"):
+        assert validate(ServeConfig, {"model": "m", "host": host, "replicas": [0, 2]}).replicas == (0, 2)
+    assert validate(ServeConfig, {"model": "m", "host": "0.0.0.0", "keys": "keys.txt"}).keys is not None

@@ -1,0 +1,95 @@
+"""Entities against transformers' own pipeline, answers against a search over all spans."""
+
+import asyncio
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer, BertForQuestionAnswering, pipeline
+
+from headway.serving.spans import LONGEST_ANSWER
+
+TEXTS = [
+    "Captain Ahab hunts the white whale near Nantucket, says Herman Melville.",
+    "The sailor steers the old boat; a baker slices fresh bread.",
+]
+LONG = " ".join(TEXTS * 2)
+
+
+def test_entities_are_those_of_transformers(serving, folders):
+    tagger = pipeline("token-classification", str(folders["tokens"]), aggregation_strategy="first")
+
+    async def run():
+        async with serving("tokens") as server:
+            answer = await server.post("tokens", input=TEXTS)
+            assert sum(len(row["entities"]) for row in answer["data"]) >= 2
+            for text, row in zip(TEXTS, answer["data"], strict=True):
+                expected = tagger(text)
+                found = row["entities"]
+                assert [e["label"] for e in found] == [e["entity_group"] for e in expected]
+                assert [(e["start"], e["end"]) for e in found] == [(e["start"], e["end"]) for e in expected]
+                assert [e["score"] for e in found] == pytest.approx([e["score"] for e in expected], abs=1e-4)
+                assert all(e["text"] == text[e["start"] : e["end"]] for e in found)
+
+    asyncio.run(run())
+
+
+def test_windows_tag_the_whole_of_a_long_text(serving):
+    async def run():
+        async with serving("tokens") as server:
+            cut = (await server.post("tokens", input=LONG))["data"][0]["entities"]
+            whole = (await server.post("tokens", input=LONG, overlong="window"))["data"][0]["entities"]
+            assert whole[-1]["end"] > cut[-1]["end"]
+            places = [(entity["start"], entity["end"]) for entity in whole]
+            assert places == sorted(places)
+            assert all(end <= start for (_, end), (start, _) in itertools.pairwise(places))
+
+    asyncio.run(run())
+
+
+def best_span(folder, question, context):
+    """The likeliest span of all, found by looking at each."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = BertForQuestionAnswering.from_pretrained(folder).eval()
+    batch = tokenizer(question, context, return_tensors="pt", return_offsets_mapping=True)
+    offsets = batch.pop("offset_mapping")[0].tolist()
+    with torch.inference_mode():
+        output = model(**batch)
+    inside = [i for i, part in enumerate(batch.sequence_ids(0)) if part == 1]
+    first = output.start_logits[0, inside].softmax(-1).numpy()
+    last = output.end_logits[0, inside].softmax(-1).numpy()
+    spans = [
+        (first[i] * last[j], offsets[inside[i]][0], offsets[inside[j]][1])
+        for i in range(len(inside))
+        for j in range(i, min(len(inside), i + LONGEST_ANSWER))
+    ]
+    return max(spans)
+
+
+def test_the_answer_is_the_likeliest_span(serving, folders):
+    async def run():
+        async with serving("answer") as server:
+            for question in ("Who hunts?", "Where is the whale?"):
+                answer = await server.post("answer", question=question, context=TEXTS[1], candidates=3)
+                score, start, end = best_span(folders["answer"], question, TEXTS[1])
+                best, *others = answer["answers"]
+                assert (best["start"], best["end"], best["text"]) == (start, end, TEXTS[1][start:end])
+                assert best["score"] == pytest.approx(score, abs=1e-4)
+                assert all(o["score"] <= best["score"] for o in others)
+                assert all(o["end"] <= start or o["start"] >= end for o in others)
+
+    asyncio.run(run())
+
+
+def test_an_answer_may_stand_where_a_single_window_does_not_reach(serving, folders):
+    async def run():
+        async with serving("answer") as server:
+            answer = await server.post("answer", question="Who?", context=LONG, candidates=20)
+            assert max(span["end"] for span in answer["answers"]) > len(LONG) * 0.75
+            refused = await server.post("answer", 422, question="who " * 60, context="A boat.")
+            assert refused["error"]["type"] == "text_too_long"
+            scores = [span["score"] for span in answer["answers"]]
+            assert scores == sorted(scores, reverse=True) and np.isfinite(scores).all()
+
+    asyncio.run(run())

@@ -1,0 +1,63 @@
+"""The step `evaluate`: scores beside honest baselines."""
+
+from __future__ import annotations
+
+import statistics
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from sklearn.metrics import accuracy_score, confusion_matrix
+
+from headway.config import ClassificationTask, EvaluateConfig
+from headway.serving.classifier import Classifier
+from headway.steps.evaluate import run_evaluate
+from headway.tasks.preparation import read_task
+from headway.tracking import tracking_uri
+
+
+@pytest.fixture(scope="module")
+def task(labelled_file) -> ClassificationTask:
+    return ClassificationTask(source=str(labelled_file), max_length=48)
+
+
+def test_scores_are_those_of_the_model_on_the_held_out_texts(classifier, task, make_context, runs):
+    config = EvaluateConfig(model=str(classifier), task=task)
+    summary = run_evaluate(config, make_context("evaluate-alone", runs)).summary
+    test = read_task(task)["test"]
+    answers = [answer.label for answer in Classifier(classifier).predict([item.texts[0] for item in test])]
+    truth = [item.target for item in test]
+    assert summary["accuracy"] == pytest.approx(accuracy_score(truth, answers))
+    assert summary["confusion_matrix"] == confusion_matrix(truth, answers, labels=summary["labels"]).tolist()
+    assert summary["texts"] == len(test)
+    assert "accuracy_tfidf" not in summary
+
+
+def test_baselines_and_few_labels_are_computed_in_the_same_run(
+    classifier, encoder, task, make_context, runs, ray_cluster
+):
+    config = EvaluateConfig.model_validate(
+        {
+            "model": str(classifier),
+            "encoder": str(encoder),
+            "task": task.model_dump(),
+            "few_labels": [3],
+            "seeds": 2,
+            "finetune": {"steps": 4, "batch_size": 8},
+        }
+    )
+    summary = run_evaluate(config, make_context("evaluate-all", runs)).summary
+    # The texts' words give their class away; whoever counts words knows it.
+    assert summary["accuracy_tfidf"] == 1.0
+    assert 0.0 <= summary["accuracy_random_init"] <= 1.0
+    for name in ("pretrained", "random_init", "tfidf"):
+        row = summary["few_labels"]["3"][name]
+        assert len(row["seeds"]) == 2
+        assert row["mean"] == pytest.approx(statistics.fmean(row["seeds"]))
+        assert row["std"] == pytest.approx(np.std(row["seeds"], ddof=1))
+    client = MlflowClient(tracking_uri(runs))
+    [run] = client.search_runs(
+        [client.get_experiment_by_name("test").experiment_id], "attributes.run_name = 'evaluate-all'"
+    )
+    assert run.data.metrics["accuracy_tfidf"] == 1.0
+    assert run.data.metrics["accuracy"] == pytest.approx(summary["accuracy"])

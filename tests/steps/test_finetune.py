@@ -1,0 +1,171 @@
+"""The step `finetune`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoModelForSequenceClassification
+
+from headway.config import FinetuneConfig
+from headway.data.batches import LabelledBatches
+from headway.engine.parallel import Worker
+from headway.steps.finetune import FinetuningJob, run_finetune, task_folder
+
+
+def settings(encoder, labelled_file, **more) -> FinetuneConfig:
+    base = {
+        "model": str(encoder),
+        "task": {"source": str(labelled_file), "max_length": 48},
+        "batch_size": 8,
+        "steps": 3,
+        "optimizer": {"learning_rate": 3e-3},
+    }
+    return FinetuneConfig.model_validate(base | more)
+
+
+def test_two_ray_workers_finetune(encoder, labelled_file, make_context, runs, ray_cluster):
+    config = settings(encoder, labelled_file, workers=2, steps=96, batch_size=16)
+    result = run_finetune(config, make_context("finetune-two", runs))
+    assert result.summary["validation_loss"] < result.summary["validation_loss_start"]
+    assert result.summary["validation_accuracy"] > 0.6
+    model = AutoModelForSequenceClassification.from_pretrained(result.output)
+    assert set(model.config.label2id) == {"garden", "harbour", "kitchen"}
+
+
+def test_few_labels_are_trained_on_when_asked(encoder, labelled_file, make_context, runs, monkeypatch):
+    from headway.steps.finetune import FinetuningJob
+
+    seen = []
+    original = FinetuningJob.batches
+
+    def spy(job):
+        train, validation = original(job)
+        assert isinstance(train, LabelledBatches)
+        seen.append(np.bincount(train.labels).tolist())
+        return train, validation
+
+    monkeypatch.setattr(FinetuningJob, "batches", spy)
+    config = settings(
+        encoder, labelled_file, task={"source": str(labelled_file), "max_length": 48, "labels_per_class": 4}
+    )
+    run_finetune(config, make_context("finetune-few", runs))
+    assert seen
+    assert all(counts == [4, 4, 4] for counts in seen)
+
+
+def test_random_weights_take_nothing_but_the_shape(encoder, labelled_file, make_context, runs):
+    pretrained, fresh = (
+        run_finetune(
+            settings(
+                encoder, labelled_file, random_weights=random, steps=1, optimizer={"learning_rate": 1e-9}
+            ),
+            make_context(f"finetune-random-{random}", runs),
+        ).output
+        for random in (False, True)
+    )
+    name = "bert.encoder.layer.0.output.dense.weight"
+    given = AutoModelForSequenceClassification.from_pretrained(encoder).state_dict()[name]
+    one = AutoModelForSequenceClassification.from_pretrained(pretrained).state_dict()[name]
+    other = AutoModelForSequenceClassification.from_pretrained(fresh).state_dict()[name]
+    assert float((one - given).abs().max()) < 1e-6
+    assert float((other - given).abs().max()) > 1e-2
+    assert other.std() == pytest.approx(0.02, rel=0.2)
+
+
+def entries(context):
+    return [json.loads(line) for line in (context.folder / "journal.jsonl").read_text().splitlines()]
+
+
+def test_the_best_model_by_any_measure_is_kept_and_reported(encoder, labelled_file, make_context, runs):
+    """A rate that is far too high ruins what the first steps learnt."""
+    config = settings(
+        encoder,
+        labelled_file,
+        steps=24,
+        evaluate_every=4,
+        best_by="macro_f1",
+        schedule={"name": "constant", "warmup": 0.0},
+        optimizer={"learning_rate": 2e-2},
+    )
+    context = make_context("finetune-best", runs)
+    result = run_finetune(config, context)
+    measured = [
+        row["metrics"] for row in entries(context) if row["step"] and "validation_loss" in row["metrics"]
+    ]
+    best = max(row["validation_macro_f1"] for row in measured)
+    assert len(measured) == 6
+    assert result.summary["validation_macro_f1"] == best
+    # The weights that were kept are those that were measured.
+    model = Path(result.output)
+    job = FinetuningJob(config, model, task_folder(config.task, model, context))
+    found = job.evaluator(Worker())(job.objective())
+    assert found["validation_macro_f1"] == pytest.approx(best)
+    assert not (context.folder / "best").exists()
+
+
+def test_a_run_that_gets_no_better_ends_early(encoder, labelled_file, make_context, runs):
+    config = settings(
+        encoder,
+        labelled_file,
+        steps=60,
+        evaluate_every=2,
+        early_stopping=3,
+        optimizer={"learning_rate": 1e-9},
+        best_by="accuracy",
+    )
+    context = make_context("finetune-early", runs)
+    result = run_finetune(config, context)
+    evaluated = [row["step"] for row in entries(context) if "validation_loss" in row["metrics"]]
+    assert evaluated == [0, 2, 4, 6, 8]
+    assert (Path(result.output) / "model.safetensors").is_file()
+
+
+def test_seeds_are_trained_side_by_side_and_the_best_is_kept(
+    encoder, labelled_file, make_context, runs, ray_cluster
+):
+    config = settings(encoder, labelled_file, steps=4, seeds=3, seed=5)
+    context = make_context("finetune-seeds", runs)
+    summary = run_finetune(config, context).summary
+    seeds = summary["seeds"]
+    scores = seeds["validation_accuracy"]
+    assert len(scores["values"]) == 3
+    assert scores["mean"] == pytest.approx(np.mean(scores["values"]))
+    assert scores["std"] == pytest.approx(np.std(scores["values"], ddof=1))
+    assert summary["validation_accuracy"] == max(scores["values"])
+    assert sorted(path.name for path in (context.folder / "variants").iterdir()) == [
+        "seed-5",
+        "seed-6",
+        "seed-7",
+    ]
+    alone = run_finetune(
+        settings(encoder, labelled_file, steps=4, seed=6), make_context("alone", runs)
+    ).summary
+    assert alone["validation_loss"] == pytest.approx(seeds["validation_loss"]["values"][1], rel=1e-3)
+
+
+def test_folds_give_a_score_for_each_part(encoder, labelled_file, make_context, runs, ray_cluster):
+    summary = run_finetune(
+        settings(encoder, labelled_file, steps=3, folds=3), make_context("finetune-folds", runs)
+    ).summary
+    assert summary["cross_validation"]["folds"] == 3
+    assert len(summary["cross_validation"]["validation_accuracy"]["values"]) == 3
+
+
+def test_lora_and_frozen_layers_leave_the_rest_as_it_was(encoder, labelled_file, make_context, runs):
+    before = AutoModelForSequenceClassification.from_pretrained(encoder).state_dict()
+    frozen = "bert.encoder.layer.0.output.dense.weight"
+    norm = "bert.encoder.layer.1.output.LayerNorm.weight"
+    adapted = "bert.encoder.layer.1.output.dense.weight"
+    for name, more, same, changed in (
+        ("lora", {"lora": {"rank": 2}}, norm, adapted),
+        ("frozen", {"frozen_layers": 1}, frozen, adapted),
+    ):
+        config = settings(encoder, labelled_file, steps=6, **more)
+        output = run_finetune(config, make_context(f"finetune-{name}", runs)).output
+        after = AutoModelForSequenceClassification.from_pretrained(output).state_dict()
+        assert set(after) == set(before)
+        assert after[same].equal(before[same])
+        assert not after[changed].equal(before[changed])

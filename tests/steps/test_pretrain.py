@@ -1,0 +1,84 @@
+"""The step `pretrain` on Ray Train: two workers learn what one does, and every figure arrives in MLflow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from transformers import BertForPreTraining
+
+from headway.config import PretrainConfig
+from headway.steps.pretrain import run_pretrain
+
+
+@pytest.fixture(scope="module")
+def config(corpus, tiny_shape) -> PretrainConfig:
+    return PretrainConfig.model_validate(
+        {
+            "corpus": str(corpus.folder),
+            "model": tiny_shape,
+            "steps": 12,
+            "batch_size": 12,
+            "precision": "fp32",
+            "optimizer": {"learning_rate": 3e-3},
+            "log_every": 1,
+            "evaluate_every": 6,
+            "workers": 2,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def step(config, runs, ray_cluster) -> tuple[Any, Path]:
+    from headway.display import Display
+    from headway.steps.context import Context
+    from headway.tracking import Tracking
+
+    folder = runs / "steps" / "pretrain-two"
+    folder.mkdir(parents=True)
+    context = Context("steps", "pretrain", runs, folder, Tracking.at(runs), Display(quiet=True))
+    return run_pretrain(config, context), folder
+
+
+def test_two_ray_workers_learn_what_one_process_does(step, config, make_context, runs):
+    alone = run_pretrain(config.model_copy(update={"workers": 0}), make_context("without-ray", runs))
+    models = [BertForPreTraining.from_pretrained(result.output).state_dict() for result in (step[0], alone)]
+    for name, weight in models[0].items():
+        torch.testing.assert_close(weight, models[1][name], rtol=1e-3, atol=5e-5, msg=name)
+    for figure in ("validation_loss_start", "validation_loss_end", "validation_nsp_accuracy"):
+        assert step[0].summary[figure] == pytest.approx(alone.summary[figure], rel=1e-3)
+
+
+def test_the_loss_on_held_out_text_falls(step):
+    summary = step[0].summary
+    assert summary["validation_loss_end"] < summary["validation_loss_start"]
+    assert summary["tokens_per_second"] > 0
+    assert summary["startup_seconds"] > 0
+    assert summary["steps"] == 12
+
+
+def test_every_figure_is_in_mlflow(step, runs):
+    from headway.tracking import tracking_uri
+
+    client = MlflowClient(tracking_uri(runs))
+    run_id = step[0].summary["mlflow_run_id"]
+    found = client.get_run(run_id)
+    assert found.info.status == "FINISHED"
+    assert found.data.params["optimizer.learning_rate"] == "0.003"
+    assert [m.step for m in client.get_metric_history(run_id, "validation_mlm_loss")] == [0, 6, 12]
+    assert [m.step for m in client.get_metric_history(run_id, "mlm_loss")] == list(range(1, 13))
+    assert found.data.metrics["validation_loss"] == pytest.approx(step[0].summary["validation_loss_end"])
+    assert 0 <= found.data.metrics["validation_nsp_accuracy"] <= 1
+
+
+def test_the_model_loads_with_its_tokenizer(step):
+    from headway.data.tokenizer import load_tokenizer
+
+    folder = Path(step[0].output)
+    model = BertForPreTraining.from_pretrained(folder)
+    assert model.config.vocab_size == len(load_tokenizer(folder))
+    assert "headway" not in json.dumps(json.loads((folder / "config.json").read_text()))

@@ -1,0 +1,202 @@
+"""What a sweep does when its driver died: the ledger is the only record, and it is enough."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from ray.tune.schedulers import ASHAScheduler
+
+from headway.api import resumed_context
+from headway.config import ConfigError, SearchSpace, SweepConfig
+from headway.steps.journal import Journal
+from headway.steps.ledger import Ledger
+from headway.steps.search_space import parse_search
+from headway.steps.sweep import run_sweep
+from headway.steps.sweep_search import Sampler, make_scheduler, next_trials, replay
+from headway.tracking import tracking_uri
+
+SEARCH = {"optimizer.learning_rate": "loguniform(1e-3, 6e-3)", "batch_size": [8, 16]}
+
+
+def settings(**more) -> SweepConfig:
+    base = {"model": "m", "task": {"source": "s"}, "search": SEARCH, "samples": 5}
+    return SweepConfig.model_validate(base | more)
+
+
+def write_journal(path: Path, accuracies) -> None:
+    journal = Journal(path, start_step=0)
+    for step, value in enumerate(accuracies, start=1):
+        journal.append(step, {"validation_accuracy": value, "validation_loss": 1 - value})
+
+
+def test_a_restart_proposes_what_would_have_been_proposed(tmp_path):
+    config = settings()
+    space = parse_search(config.search)
+    whole = [Sampler(config, space, "max").propose(number) for number in range(5)]
+    again = Sampler(config, space, "max")
+    assert [again.propose(number) for number in (3, 4)] == whole[3:]
+    assert len({json.dumps(point) for point in whole}) == 5
+
+
+def test_unfinished_trials_come_first_then_new_ones_and_ended_ones_never(tmp_path):
+    config = settings()
+    sampler, ledger = Sampler(config, parse_search(config.search), "max"), Ledger(tmp_path / "trials")
+    made = [ledger.new(sampler.propose(number)) for number in range(3)]
+    made[0].end("done")
+    made[2].end("stopped")
+    left = list(next_trials(Ledger(tmp_path / "trials"), Sampler(config, parse_search(config.search), "max")))
+    assert [trial.number for trial in left] == [1, 3, 4]
+    assert left[0].sampled == made[1].sampled
+
+
+def test_the_newest_sweep_of_the_very_same_settings_is_resumed(make_context):
+    context = make_context("sweep")
+    with pytest.raises(ConfigError, match="--resume: no sweep with these settings under"):
+        resumed_context("sweep", settings(), context)
+    for name, config in (("1", settings()), ("2", settings()), ("3", settings(samples=6))):
+        folder = context.folder.parent / name
+        folder.mkdir()
+        (folder / "sweep.json").write_text(json.dumps({"config": config.model_dump(mode="json")}))
+    assert resumed_context("sweep", settings(), context).folder.name == "2"
+
+
+def test_how_a_trial_ended_is_noted_once(tmp_path):
+    trial = Ledger(tmp_path).new({"batch_size": 8})
+    trial.end("done")
+    trial.end("stopped", "the scheduler came late")
+    assert trial.ended == {"state": "done", "reason": ""}
+
+
+def test_a_new_scheduler_stops_whom_the_old_one_would_have(tmp_path):
+    config = settings(scheduler="asha")
+    space = parse_search(config.search)
+    ledger = Ledger(tmp_path / "trials")
+    sampler = Sampler(config, space, "max")
+    for accuracies in ([0.7, 0.8, 0.9, 0.9], [0.8, 0.9, 0.9, 0.95]):
+        trial = ledger.new(sampler.propose(len(ledger.trials())))
+        write_journal(trial.journal, accuracies)
+        trial.end("done")
+    scheduler = make_scheduler(config, space, "accuracy", "max")
+    assert isinstance(scheduler, ASHAScheduler)
+    replay(ledger.trials(), scheduler, sampler, config, "accuracy")
+
+    class New:
+        trial_id = "new"
+
+    scheduler.on_trial_add(None, New())
+    assert scheduler.on_trial_result(None, New(), {"round": 1, "accuracy": 0.1, "loss": 0.9}) == "STOP"
+    scheduler.on_trial_add(None, New())
+    assert scheduler.on_trial_result(None, New(), {"round": 1, "accuracy": 0.85, "loss": 0.1}) == "CONTINUE"
+
+
+def test_tpe_learns_from_trials_of_before_the_restart(tmp_path):
+    """Every good trial had a small rate: what is proposed after them is smaller than what chance proposes."""
+    search: SearchSpace = {"optimizer.learning_rate": "loguniform(1e-5, 1e-1)"}
+
+    def medians(told: bool) -> float:
+        config = settings(search=search, algorithm="tpe", samples=40)
+        sampler, ledger = Sampler(config, parse_search(search), "max"), Ledger(tmp_path / f"told-{told}")
+        for place in range(20):
+            rate = 10 ** (-5 + 4 * place / 19)
+            trial = ledger.new({"optimizer.learning_rate": rate})
+            write_journal(trial.journal, [1.0 - (math.log10(rate) + 5) / 4])
+            trial.end("done")
+        if told:
+            scheduler = make_scheduler(config, parse_search(search), "accuracy", "max")
+            replay(ledger.trials(), scheduler, sampler, config, "accuracy")
+        rates = sorted(sampler.propose(number)["optimizer.learning_rate"] for number in range(20, 40))
+        return rates[10]
+
+    assert medians(told=True) < 0.2 * medians(told=False)
+
+
+def test_a_finished_sweep_that_is_resumed_runs_nothing_again(
+    encoder, labelled_file, make_context, runs, ray_cluster
+):
+    config = SweepConfig.model_validate(
+        {
+            "model": str(encoder),
+            "task": {"source": str(labelled_file), "max_length": 48},
+            "samples": 3,
+            "search": SEARCH,
+            "scheduler": "fifo",
+            "reports": 2,
+            "finetune": {"steps": 6},
+        }
+    )
+    context = make_context("sweep-again", runs)
+    first = run_sweep(config, context)
+    written = {path: path.stat().st_mtime_ns for path in (context.folder / "trials").rglob("*.jsonl")}
+    # As if the driver had died while the last trial ran.
+    last = context.folder / "trials" / "00002"
+    (last / "ended.json").unlink()
+    again = run_sweep(config, context)
+    changed = {path.parent.name for path, time in written.items() if path.stat().st_mtime_ns != time}
+    assert changed == {"00002"}
+    assert again.output == first.output
+    assert again.summary["best"] == first.summary["best"]
+    assert again.summary["test"] == first.summary["test"]
+
+    client = MlflowClient(tracking_uri(runs))
+    parent = client.get_run(first.summary["mlflow_run_id"])
+    assert again.summary["mlflow_run_id"] == parent.info.run_id
+    children = client.search_runs(
+        [parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'"
+    )
+    assert sorted(child.info.run_name for child in children) == ["trial 00000", "trial 00001", "trial 00002"]
+    assert {child.info.status for child in children} == {"FINISHED"}
+    for child in children:
+        history = client.get_metric_history(child.info.run_id, "validation_loss")
+        assert [entry.step for entry in history] == sorted({entry.step for entry in history})
+    names = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
+    assert {"leaderboard.html", "curves.png", "parallel_coordinates.png"} <= names
+    page = (context.folder / "leaderboard.html").read_text()
+    assert page.count("<tr>") == 4
+    assert first.summary["best"]["trial"] in page
+
+
+@pytest.mark.parametrize(("scheduler", "algorithm"), [("pbt", "random"), ("median", "tpe"), ("asha", "grid")])
+def test_every_scheduler_and_algorithm_ends_with_a_trained_winner(
+    scheduler, algorithm, encoder, labelled_file, make_context, runs, ray_cluster
+):
+    search = SEARCH | ({"optimizer.learning_rate": [1e-3, 5e-3]} if algorithm == "grid" else {})
+    config = SweepConfig.model_validate(
+        {
+            "model": str(encoder),
+            "task": {"source": str(labelled_file), "max_length": 48},
+            "samples": 4,
+            "search": search,
+            "scheduler": scheduler,
+            "algorithm": algorithm,
+            "reports": 4,
+            "finetune": {"steps": 8},
+        }
+    )
+    result = run_sweep(config, make_context(f"sweep-{scheduler}", runs))
+    assert (result.summary["trials"], result.summary["failed"]) == (4, 0)
+    assert (Path(result.output) / "model.safetensors").is_file()
+    assert 0.0 <= result.summary["test"]["accuracy"] <= 1.0
+
+
+def test_a_sweep_over_pretraining_hands_on_the_lowest_loss(
+    corpus, make_context, runs, ray_cluster, tiny_shape
+):
+    config = SweepConfig.model_validate(
+        {
+            "pretrain": {"corpus": str(corpus.folder), "model": tiny_shape, "steps": 6, "batch_size": 16},
+            "search": {"optimizer.learning_rate": [1e-5, 3e-3]},
+            "algorithm": "grid",
+            "scheduler": "fifo",
+            "reports": 2,
+        }
+    )
+    result = run_sweep(config, make_context("sweep-pretrain", runs))
+    assert result.summary["metric"] == "loss"
+    assert result.summary["best"]["settings"] == {"optimizer.learning_rate": 3e-3}
+    assert json.loads((Path(result.output) / "config.json").read_text())["architectures"] == [
+        "BertForPreTraining"
+    ]

@@ -1,0 +1,125 @@
+"""A pipeline is submitted to a cluster of its own, watched, read and cancelled through the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+
+API = "http://127.0.0.1:28265"
+
+
+def headway(*arguments: str, folder: Path, expect: int = 0) -> str:
+    command = [sys.executable, "-m", "headway.cli", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout if expect == 0 else done.stderr
+
+
+def submitted(*arguments: str, folder: Path, runs: Path) -> str:
+    """The job's name; a head that has just started takes a while before it takes jobs."""
+    command = [sys.executable, "-m", "headway.cli", "submit", *arguments, "--runs", str(runs), "--api", API]
+    deadline = time.monotonic() + 90
+    while True:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+        if done.returncode == 0 or "No available agent" not in done.stderr or time.monotonic() > deadline:
+            assert done.returncode == 0, done.stderr
+            return done.stdout.strip()
+        time.sleep(1)
+
+
+def status_after(job: str, folder: Path, seconds: float = 120.0) -> str:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        status = headway("status", job, "--api", API, folder=folder).strip()
+        if status in ("SUCCEEDED", "FAILED", "STOPPED"):
+            return status
+    return status
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    head: dict[str, Any] = {
+        "num_cpus": 1,
+        "include_dashboard": True,
+        "dashboard_port": 28265,
+        "dashboard_agent_listen_port": 28266,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        # As in cluster.yaml: jobs find the Python of Ray and Headway first.
+        patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+        cluster = Cluster(initialize_head=True, head_node_args=head | {"object_store_memory": 80 << 20})
+        yield cluster
+        cluster.shutdown()
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A working folder with texts and a pipeline that refers to them by a relative path."""
+    folder = tmp_path / "project"
+    (folder / "texts").mkdir(parents=True)
+    for number in range(12):
+        sentences = [f"Text {number} has a sentence number {place} of its own." for place in range(8)]
+        (folder / "texts" / f"{number}.txt").write_text(" ".join(sentences))
+    step = {"use": "corpus", "source": "texts", "vocab_size": 64, "max_length": 16}
+    (folder / "pipeline.yaml").write_text(json.dumps({"name": "far", "steps": {"corpus": step}}))
+    return folder
+
+
+def test_pipeline_runs_on_the_cluster_without_this_process(
+    cluster: Cluster, project: Path, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    job = submitted("pipeline.yaml", folder=project, runs=runs)
+    assert status_after(job, project) == "SUCCEEDED", headway("logs", job, "--api", API, folder=project)
+    assert "corpus" in headway("logs", job, "--api", API, "--follow", folder=project)
+    assert (runs / "far" / "summary.json").is_file()
+
+
+def test_cancelled_job_stops(cluster: Cluster, project: Path, tmp_path: Path) -> None:
+    step = {
+        "use": "pretrain",
+        "corpus": {"source": "texts", "vocab_size": 64, "max_length": 16},
+        "model": {"preset": "bert-tiny"},
+        "steps": 100_000,
+        "batch_size": 8,
+    }
+    (project / "long.yaml").write_text(json.dumps({"name": "long", "steps": {"pretrain": step}}))
+    runs = tmp_path / "runs"
+    assert submitted("long.yaml", "--name", "long-job", folder=project, runs=runs) == "long-job"
+    deadline = time.monotonic() + 90
+    while not list(runs.glob("long/pretrain/*/journal.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    headway("cancel", "long-job", "--api", API, folder=project)
+    assert status_after("long-job", project) == "STOPPED"
+    assert list(runs.glob("long/pretrain/*/state/step-*/manifest.json")), "a state was saved first"
+
+
+def test_unknown_job_is_one_line(cluster: Cluster, project: Path) -> None:
+    assert "error: job: 'nobody' is unknown" in headway(
+        "status", "nobody", "--api", API, folder=project, expect=2
+    )
+
+
+def test_no_cluster_is_one_line(project: Path) -> None:
+    message = headway("status", "job", "--api", "http://127.0.0.1:28299", folder=project, expect=2)
+    assert message.startswith("error: --api: no cluster's dashboard")
+    assert len(message.splitlines()) == 1
+
+
+def test_runs_must_be_where_all_machines_see_them(project: Path) -> None:
+    message = headway("submit", "pipeline.yaml", "--runs", "runs", folder=project, expect=2)
+    assert "an absolute path that all machines share" in message
+
+
+def test_launcher_needs_its_file(project: Path) -> None:
+    message = headway("up", "nowhere.yaml", folder=project, expect=2)
+    assert "error: cluster: 'nowhere.yaml' does not exist" in message

@@ -1,0 +1,160 @@
+"""Steps run once for the same inputs, in order, and again only where something they depend on changed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headway.config import ConfigError, PipelineConfig
+from headway.display import Display
+from headway.pipeline import check_references, run_pipeline
+
+
+@pytest.fixture
+def settings(labelled_file: Path, tiny_shape: dict[str, Any]) -> dict[str, Any]:
+    """A pipeline without Ray: two corpora, and an encoder on the first of them."""
+    return {
+        "name": "small",
+        "steps": {
+            "words": {"use": "corpus", "source": str(labelled_file), "vocab_size": 200, "max_length": 32},
+            "other": {"use": "corpus", "source": str(labelled_file), "vocab_size": 100, "max_length": 32},
+            "encoder": {
+                "use": "pretrain",
+                "corpus": "${words}",
+                "model": tiny_shape,
+                "steps": 2,
+                "batch_size": 8,
+            },
+        },
+    }
+
+
+@pytest.fixture
+def root(runs: Path, request: pytest.FixtureRequest) -> Path:
+    """A `runs` folder of the test's own, with the MLflow database that all tests share."""
+    # Making that database takes seconds; a link to it is not told apart from the file.
+    folder = runs / "pipelines" / request.node.name
+    folder.mkdir(parents=True)
+    (folder / "mlflow.db").symlink_to(runs / "mlflow.db")
+    return folder
+
+
+def run(settings: dict[str, Any], root: Path) -> dict[str, Any]:
+    return run_pipeline(PipelineConfig.model_validate(settings), root, Display(quiet=True))
+
+
+def files(root: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+
+
+def test_a_second_run_computes_nothing(settings, root, capsys):
+    first = run(settings, root)
+    before = files(root)
+    again = run_pipeline(PipelineConfig.model_validate(settings), root, Display())
+    assert first["cached"] == []
+    assert again["cached"] == ["words", "other", "encoder"]
+    changed = {path for path, stamp in files(root).items() if before.get(path) != stamp}
+    assert {path.name for path in changed} <= {"summary.json", ".mlflow.lock", "mlflow.db"}
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("cached" in line for line in lines) == 3
+    for key in ("words", "other", "encoder", "outputs"):
+        assert again[key] == first[key]
+
+
+def test_a_changed_setting_reruns_only_what_depends_on_it(settings, root):
+    run(settings, root)
+    settings["steps"]["other"]["vocab_size"] = 120
+    assert run(settings, root)["cached"] == ["words", "encoder"]
+    settings["steps"]["words"]["vocab_size"] = 150
+    assert run(settings, root)["cached"] == ["other"]
+    settings["steps"]["encoder"]["steps"] = 3
+    assert run(settings, root)["cached"] == ["words", "other"]
+
+
+def test_going_back_to_earlier_settings_finds_what_they_made(settings, root):
+    first = run(settings, root)
+    settings["steps"]["encoder"]["steps"] = 3
+    run(settings, root)
+    settings["steps"]["encoder"]["steps"] = 2
+    again = run(settings, root)
+    assert again["cached"] == ["words", "other", "encoder"]
+    assert again["outputs"] == first["outputs"]
+
+
+def test_a_changed_source_is_read_again(settings, root, tmp_path, labelled_file):
+    copy = tmp_path / "texts.jsonl"
+    copy.write_bytes(labelled_file.read_bytes())
+    settings["steps"]["words"]["source"] = str(copy)
+    run(settings, root)
+    with copy.open("a") as stream:
+        stream.write(json.dumps({"text": "One more text.", "label": "garden"}) + "\n")
+    assert run(settings, root)["cached"] == ["other"]
+
+
+def test_what_was_deleted_is_made_again(settings, root):
+    first = run(settings, root)
+    model = Path(first["outputs"]["encoder"])
+    model.rename(model.with_name("gone"))
+    assert run(settings, root)["cached"] == ["words", "other"]
+    assert model.is_dir()
+
+
+def test_a_step_that_failed_is_gone_on_with(settings, root):
+    settings["steps"]["encoder"]["optimizer"] = {"learning_rate": 1e30}
+    settings["steps"]["encoder"]["steps"] = 20
+    with pytest.raises(Exception, match="not finite"):
+        run(settings, root)
+    assert not list((root / "small" / "encoder").rglob("result.json"))
+    assert not (root / "small" / "summary.json").exists()
+    settings["steps"]["encoder"]["optimizer"] = {"learning_rate": 1e-3}
+    assert run(settings, root)["cached"] == ["words", "other"]
+
+
+def test_the_summary_is_written_with_the_figures_of_every_step(settings, root):
+    summary = run(settings, root)
+    assert json.loads((root / "small" / "summary.json").read_text()) == json.loads(json.dumps(summary))
+    assert summary["words"]["vocab_size"] <= 200
+    assert summary["encoder"]["validation_loss_end"] > 0
+    assert set(summary["wall_seconds"]) == {"words", "other", "encoder"}
+    assert summary["outputs"]["encoder"].endswith("/model")
+
+
+def test_equal_settings_of_two_pipelines_share_a_prepared_corpus(settings, root):
+    first = run(settings, root)
+    second = run(settings | {"name": "second"}, root)
+    assert second["outputs"]["words"] == first["outputs"]["words"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("${nothing}", r"encoder: \$\{nothing\} names no earlier step; earlier steps: words, other"),
+        ("${encoder}", r"encoder: \$\{encoder\} names no earlier step"),
+        ("${later}", r"encoder: \$\{later\} names no earlier step"),
+    ],
+)
+def test_a_reference_to_no_earlier_step_is_refused(reference, message, settings, tmp_path):
+    settings["steps"]["encoder"]["corpus"] = reference
+    settings["steps"]["later"] = settings["steps"]["words"]
+    with pytest.raises(ConfigError, match=message):
+        check_references(PipelineConfig.model_validate(settings))
+    with pytest.raises(ConfigError, match=message):
+        run(settings, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_reference_to_an_output_that_is_not_there_names_those_that_are(settings, root):
+    settings["steps"]["encoder"]["corpus"] = "${words.best}"
+    with pytest.raises(ConfigError, match="step 'words' has no output 'best'; it has: none"):
+        run(settings, root)
+
+
+def test_a_missing_source_is_refused_before_any_step_runs(settings, tmp_path):
+    settings["steps"]["other"]["source"] = str(tmp_path / "gone.csv")
+    with pytest.raises(ConfigError, match=r"other\.source: '.*gone\.csv' does not exist"):
+        run(settings, tmp_path / "runs")
+    assert not os.path.lexists(tmp_path / "runs")

@@ -1,0 +1,157 @@
+"""Runs and models in a real MLflow on SQLite."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pandas
+import pytest
+import torch
+from mlflow import MlflowClient
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from headway.config import ConfigError
+from headway.serving.classifier import Classifier
+from headway.tracking import Tracking, tracking_uri
+
+
+@pytest.fixture(scope="module")
+def tracking(runs) -> Tracking:
+    return Tracking.at(runs)
+
+
+@pytest.fixture(scope="module")
+def client(tracking) -> MlflowClient:
+    return MlflowClient(tracking.uri)
+
+
+@pytest.fixture(scope="module")
+def version(tracking, classifier) -> int:
+    with tracking.run("registry", "register") as run:
+        return tracking.register_classifier(run, "registry", classifier, "topics", "champion", "A text.", 48)
+
+
+def test_the_environment_names_the_server_or_a_file_under_runs_is_used(tmp_path, monkeypatch):
+    assert tracking_uri(tmp_path) == f"sqlite:///{tmp_path.resolve()}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
+    assert tracking_uri(tmp_path) == "http://tracking:5000"
+    assert Tracking.at(tmp_path).uri == "http://tracking:5000"
+
+
+def test_a_run_keeps_its_settings_metrics_and_files(tracking, client):
+    with tracking.run("tests", "train", {"steps": 3, "optimizer": {"name": "lamb"}}) as run:
+        run.log_metrics([(step, {"loss": 1.0 / step, "accuracy": 0.5}) for step in range(1, 1001)])
+        run.log_dict({"a": [1]}, "facts.json")
+    found = client.get_run(run.run_id)
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name == "train"
+    assert found.data.params == {"steps": "3", "optimizer.name": "lamb"}
+    assert found.data.metrics["loss"] == pytest.approx(0.001)
+    history = client.get_metric_history(run.run_id, "loss")
+    assert [(m.step, m.value) for m in history][:2] == [(1, 1.0), (2, 0.5)]
+    assert len(history) == 1000
+    assert [f.path for f in client.list_artifacts(run.run_id)] == ["facts.json"]
+
+
+def test_a_run_that_raises_is_failed(tracking, client):
+    with pytest.raises(RuntimeError), tracking.run("tests", "broken") as run:
+        raise RuntimeError
+    assert client.get_run(run.run_id).info.status == "FAILED"
+
+
+def test_a_child_run_knows_its_parent(tracking, client):
+    with tracking.run("tests", "sweep") as parent:
+        child = tracking.start_run("tests", "trial", {"x": 1}, parent)
+        child.close("KILLED")
+    found = client.get_run(child.run_id)
+    assert found.data.tags["mlflow.parentRunId"] == parent.run_id
+    assert found.info.status == "KILLED"
+
+
+def test_a_registered_model_has_signature_example_tokenizer_and_alias(tracking, client, version):
+    import mlflow
+
+    assert tracking.registered_version("models:/topics@champion") == ("topics", str(version))
+    assert tracking.registered_version(f"models:/topics/{version}") == ("topics", str(version))
+    found = client.get_model_version_by_alias("topics", "champion")
+    mlflow.set_tracking_uri(tracking.uri)
+    info = mlflow.models.get_model_info(f"models:/topics/{found.version}")
+    assert [column.name for column in info.signature.inputs] == ["text"]
+    assert [column.name for column in info.signature.outputs] == ["label", "score"]
+    assert info.saved_input_example_info is not None
+    weights = tracking.download_weights("models:/topics@champion")
+    names = {path.name for path in weights.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
+    # Nothing that runs code when it is loaded.
+    assert not [path for path in weights.parent.rglob("*") if path.suffix in {".pkl", ".pt", ".bin"}]
+
+
+def test_pyfunc_and_transformers_load_it_and_give_the_numbers_of_the_server(
+    tracking, version, classifier, pairs
+):
+    import mlflow
+
+    texts = [text for text, _ in pairs[::9]]
+    expected = Classifier(classifier).predict(texts)
+    mlflow.set_tracking_uri(tracking.uri)
+    loaded = mlflow.pyfunc.load_model("models:/topics@champion")
+    answers = loaded.predict(pandas.DataFrame({"text": texts}))
+    assert answers["label"].tolist() == [answer.label for answer in expected]
+
+    weights = tracking.download_weights("models:/topics@champion")
+    model = AutoModelForSequenceClassification.from_pretrained(weights).eval()
+    tokenizer = AutoTokenizer.from_pretrained(weights)
+    encoded = tokenizer(texts, padding=True, truncation=True, max_length=48, return_tensors="pt")
+    with torch.inference_mode():
+        probabilities = model(**encoded).logits.softmax(-1)
+    # Serving computes in bf16 where the processor has it: two decimal digits.
+    assert probabilities.max(-1).values.tolist() == pytest.approx([a.score for a in expected], abs=0.02)
+    assert answers["score"].tolist() == pytest.approx(probabilities.max(-1).values.tolist(), abs=1e-5)
+
+
+def test_a_registered_model_loads_where_headway_is_not_installed(tracking, version, tmp_path):
+    code = f"""
+import sys
+sys.modules["headway"] = None  # any import of it fails
+import mlflow
+mlflow.set_tracking_uri({tracking.uri!r})
+model = mlflow.pyfunc.load_model("models:/topics@champion")
+print(model.predict([{{"text": "The cook boils the soup."}}])["label"][0])
+"""
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=environment,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] in {"garden", "harbour", "kitchen"}
+
+
+def test_registering_again_makes_a_new_version_and_moves_the_alias(tracking, client, version, classifier):
+    with tracking.run("registry", "register") as run:
+        newer = tracking.register_classifier(run, "registry", classifier, "topics", "champion", "A text.", 48)
+    assert newer == version + 1
+    assert tracking.registered_version("models:/topics@champion")[1] == str(newer)
+    assert client.get_model_version("topics", str(version)).version == version
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("models:/topics@nobody", "is not in the registry at sqlite:"),
+        ("models:/nothing@champion", "is not in the registry at sqlite:"),
+        ("models:/topics/99", "is not in the registry at sqlite:"),
+        ("models:/topics", "write models:/name@alias or models:/name/version"),
+        ("models:/@champion", "write models:/name@alias or models:/name/version"),
+    ],
+)
+def test_a_model_that_is_not_registered_is_named(uri, message, tracking, version):
+    with pytest.raises(ConfigError, match=message) as caught:
+        tracking.registered_version(uri)
+    assert uri in str(caught.value)
+    assert "\n" not in str(caught.value)
