@@ -1,0 +1,172 @@
+"""What a state every 20 steps costs: the same training, with and without, in turn.
+
+    python benchmarks/checkpoint_cost.py
+    python benchmarks/checkpoint_cost.py --preset bert-tiny --steps 39 --rounds 2     # in half a minute
+
+Two processes of one core each train the same batches in one session. Rounds with a state every so many
+steps alternate with rounds without, and are timed up to their last step. The cost of a state is the
+difference of the medians, by the number of states; set against the seconds of the steps between two.
+"Blocking" is the same state written while training waits, for comparison.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from transformers import BertConfig
+
+from headway.config import ModelConfig, TrainingConfig
+from headway.data.batches import Batch
+from headway.engine.encoder import bert_config, new_pretraining_model
+from headway.engine.objectives import PretrainingObjective
+from headway.engine.parallel import Worker
+from headway.engine.state import Checkpoints
+from headway.engine.storage import Folder
+from headway.engine.trainer import Trainer
+
+MODES = ["without", "asynchronous", "blocking"]
+
+
+class RandomBatches:
+    """Batches of random tokens in sentences of random lengths: what they say does not matter here."""
+
+    def __init__(self, vocab_size: int, batch_size: int, max_length: int) -> None:
+        self.rows = 100_000
+        self._vocab_size, self._batch_size, self._max_length = vocab_size, batch_size, max_length
+
+    def micro_batches(self, step: int, rank: int, world_size: int, parts: int) -> list[Batch]:
+        """See `headway.data.batches.BatchSource`."""
+        rng = np.random.default_rng([step, rank])
+        lengths = rng.integers(self._max_length // 2, self._max_length + 1, self._batch_size // world_size)
+        tokens = torch.from_numpy(rng.integers(5, self._vocab_size, lengths.sum()))
+        masked = torch.arange(0, len(tokens), 7)
+        zeros = torch.zeros_like(tokens)
+        labels = torch.zeros(len(lengths), dtype=torch.int64)
+        return [Batch(tokens, zeros, torch.from_numpy(lengths), labels, masked, tokens[masked], labels)]
+
+    def in_order(self, rank: int, world_size: int, batch_size: int) -> Any:
+        """See `headway.data.batches.BatchSource`; there is nothing to validate with."""
+        return iter(())
+
+
+class Blocking(Checkpoints):
+    """Training waits for each state."""
+
+    def save(self, *arguments: Any, **named: Any) -> None:
+        """See `Checkpoints`."""
+        super().save(*arguments, **named)
+        self.wait()
+
+
+def measure(rank: int, options: argparse.Namespace, folder: str) -> None:
+    """One process's part; the first one prints."""
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(options.port)}
+    dist.init_process_group("gloo", rank=rank, world_size=options.workers)
+    worker = Worker(rank, options.workers, torch.device("cpu"))
+    seconds: dict[str, list[float]] = {mode: [] for mode in MODES}
+    states: dict[str, Checkpoints | None] = {
+        "without": None,
+        "asynchronous": Checkpoints(Folder(Path(folder) / "asynchronous"), worker),
+        "blocking": Blocking(Folder(Path(folder) / "blocking"), worker),
+    }
+    shape = bert_config(ModelConfig(preset=options.preset), options.vocab_size, 128, 0)
+    for number in range(options.rounds + 1):
+        for mode in MODES:
+            seconds[mode].append(seconds_of_round(shape, options, worker, states[mode]))
+        if number == 0:  # the first one also loads and allocates
+            seconds = {mode: [] for mode in MODES}
+    if rank == 0:
+        report(seconds, options, state_bytes(Path(folder) / "asynchronous"))
+    dist.destroy_process_group()
+
+
+def seconds_of_round(
+    shape: BertConfig, options: argparse.Namespace, worker: Worker, states: Checkpoints | None
+) -> float:
+    """Train `steps` steps from scratch, and return how long they took, without the state at the very end."""
+    if states is not None and worker.rank == 0:
+        for name in states.folder.names():
+            states.folder.remove(name)
+    dist.barrier()
+    settings = {"steps": options.steps, "batch_size": options.batch_size, "log_every": options.steps}
+    config = TrainingConfig.model_validate(settings | {"checkpoint_every": options.every})
+    objective = PretrainingObjective(new_pretraining_model(shape, True, 0), "nsp")
+    batches = RandomBatches(options.vocab_size, options.batch_size, 128)
+    moments: list[float] = []
+    trainer = Trainer(
+        objective,
+        batches,
+        config,
+        worker=worker,
+        checkpoints=states,
+        report=lambda step, metrics: moments.append(time.perf_counter()),
+    )
+    dist.barrier()
+    started = time.perf_counter()
+    trainer.run()
+    return moments[-1] - started
+
+
+def state_bytes(folder: Path) -> int:
+    """Size of one state."""
+    newest = max(folder.glob("step-*"))
+    return sum(file.stat().st_size for file in newest.iterdir())
+
+
+def report(seconds: dict[str, list[float]], options: argparse.Namespace, size: int) -> None:
+    """Print the table and the line of JSON."""
+    medians = {mode: statistics.median(values) for mode, values in seconds.items()}
+    print(f"{options.preset}, {options.workers} processes of 1 core, {options.batch_size} sequences a step,")
+    print(f"{size / 2**20:.0f} MiB of state every {options.every} steps; {options.steps} steps a round\n")
+    print(f"{'states':<14}{'s a round':>12}{'cost':>10}     rounds")
+    between = options.every * medians["without"] / options.steps
+    states = (options.steps - 1) // options.every
+    cost = {mode: (medians[mode] - medians["without"]) / states / between for mode in MODES}
+    for mode in MODES:
+        rounds = " ".join(f"{value:.2f}" for value in seconds[mode])
+        print(f"{mode:<14}{medians[mode]:>12.2f}{cost[mode]:>10.2%}     {rounds}")
+    print()
+    print(
+        json.dumps(
+            {
+                "preset": options.preset,
+                "state_mib": round(size / 2**20, 1),
+                "every": options.every,
+                "asynchronous_cost": round(cost["asynchronous"], 4),
+                "blocking_cost": round(cost["blocking"], 4),
+            }
+        )
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", default="bert-mini")
+    parser.add_argument("--vocab-size", type=int, default=8192)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=79)
+    parser.add_argument("--every", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--port", type=int, default=18230)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="headway-states-") as folder:
+        mp.spawn(measure, (options, folder), nprocs=options.workers)
+
+
+if __name__ == "__main__":
+    main()
