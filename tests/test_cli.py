@@ -178,7 +178,7 @@ def test_a_cluster_that_does_not_answer_is_named(tmp_path, write_yaml, corpus, t
     file = write_yaml({"corpus": str(corpus.folder), "model": tiny_shape, "steps": 1, "workers": 1})
     done = headway("pretrain", file, "--quiet", cwd=tmp_path, RAY_ADDRESS="127.0.0.1:28199")
     assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: address: no Ray cluster at '127.0.0.1:28199'")
+    assert done.stderr.startswith("error: address: no Ray cluster to join at '127.0.0.1:28199'")
     assert len(done.stderr.strip().splitlines()) == 1
     assert not [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
 

@@ -30,6 +30,7 @@ LAYERS = {
     "serving": 4,
     "tasks": 4,
     "cluster": 4,
+    "cluster_address": 4,
     "prestart": 4,
     "tracking": 4,
     "engine": 5,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import sys
 import time
 import warnings
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from headway import prestart
+from headway.cluster_address import address_problem, use_token_where_there_is_one
 from headway.config import ConfigError
 
 _is_local = True
@@ -39,9 +39,6 @@ def connect(address: str | None, tracking_uri: str) -> None:
     if ray.is_initialized():
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    problem = address_problem(address)
-    if problem:
-        raise ConfigError(f"address: no Ray cluster at {address!r}: {problem}")
     global _is_local
     _is_local = address == "local"
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
@@ -51,7 +48,7 @@ def connect(address: str | None, tracking_uri: str) -> None:
         start(address, environment)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"address: no Ray cluster at {address!r}: {reason}") from error
+        raise ConfigError(f"address: no Ray cluster to join at {address!r}: {reason}") from error
 
 
 def _start_local(address: str, environment: dict[str, str]) -> None:
@@ -74,24 +71,16 @@ def _start_local(address: str, environment: dict[str, str]) -> None:
 def _join(address: str, environment: dict[str, str]) -> None:
     import ray
 
+    use_token_where_there_is_one()
+    problem = address_problem(address)
+    if problem:
+        raise ConnectionError(problem)
     ray.init(
         address=address,
         runtime_env={"env_vars": environment},
         logging_level=logging.ERROR,
         log_to_driver=False,
     )
-
-
-def address_problem(address: str) -> str | None:
-    """Why nothing can answer at a `host:port`, found in two seconds; Ray itself would try for minutes."""
-    host, separator, port = address.removeprefix("ray://").rpartition(":")
-    if not separator or not port.isdigit():
-        return None
-    try:
-        socket.create_connection((host, int(port)), timeout=2.0).close()
-    except OSError as error:
-        return error.strerror or str(error)
-    return None
 
 
 def disconnect() -> None:

@@ -1,0 +1,110 @@
+"""A cluster that asks for a token is joined by its address, and what it refuses is said in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from headway.cluster_address import address_problem
+
+ADDRESS = "127.0.0.1:28179"
+TRACKING = "http://tracking.example:5000"
+TOKEN, OTHER_TOKEN = "a" * 64, "b" * 64
+
+JOIN = """
+import json, os, sys
+from pathlib import Path
+from headway import cluster
+from headway.config import ConfigError
+
+def environment(*_):
+    return os.environ.get("MLFLOW_TRACKING_URI")
+
+def write(folder, worker, launched_at):
+    (Path(folder) / "worker").write_text(str(environment()))
+
+folder = sys.argv[1]
+try:
+    cluster.connect(None, os.environ["MLFLOW_TRACKING_URI"])
+except ConfigError as error:
+    sys.exit(str(error))
+import ray
+from ray import tune
+
+cluster.train_on_workers(write, (folder,), 1, Path(folder), lambda: 0)
+trial = lambda config: tune.report({"uri": environment()})
+config = tune.RunConfig(storage_path=folder, verbose=0)
+[result] = tune.Tuner(trial, run_config=config).fit()
+print(json.dumps({
+    "address": ray.get_runtime_context().gcs_address,
+    "task": cluster.map_on_cores(environment, [()], 1)[0],
+    "worker": (Path(folder) / "worker").read_text(),
+    "trial": result.metrics["uri"],
+}))
+"""
+
+
+def join(token: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What a process prints that joins by RAY_ADDRESS, with a home folder where this token lies."""
+    (folder / ".ray").mkdir()
+    (folder / ".ray" / "auth_token").write_text(token)
+    own = {"HOME": str(folder), "RAY_ADDRESS": ADDRESS, "MLFLOW_TRACKING_URI": TRACKING} | environment
+    command = [sys.executable, "-c", JOIN, str(folder)]
+    return subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def guarded_cluster() -> Iterator[str]:
+    """The address of a cluster of two cores that asks for `TOKEN`."""
+    ports = ["--port", ADDRESS.rpartition(":")[2], "--node-ip-address", "127.0.0.1"]
+    command = ["ray", "start", "--head", "--block", "--include-dashboard=false", "--num-cpus=2", *ports]
+    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    head = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while "refused" in (address_problem(ADDRESS) or "") and time.monotonic() < deadline:
+        time.sleep(0.2)
+    yield ADDRESS
+    os.killpg(head.pid, signal.SIGKILL)  # it would take half a minute to say good-bye
+    head.wait(timeout=60)
+
+
+def test_a_cluster_is_joined_by_its_address_and_workers_and_trials_know_the_tracking_server(
+    guarded_cluster, tmp_path
+):
+    done = join(TOKEN, tmp_path)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert facts.pop("address").endswith(ADDRESS.removeprefix("127.0.0.1"))
+    assert facts == {"task": TRACKING, "worker": TRACKING, "trial": TRACKING}
+
+
+@pytest.mark.parametrize(
+    ("token", "mode", "reason"),
+    [
+        (OTHER_TOKEN, None, "it asks for another token than this machine shows; set RAY_AUTH_TOKEN"),
+        (TOKEN, "disabled", "it asks for a token, and RAY_AUTH_MODE says to show none; unset it"),
+    ],
+)
+def test_a_cluster_that_refuses_the_token_is_named_in_one_line(
+    guarded_cluster, tmp_path, token, mode, reason
+):
+    done = join(token, tmp_path, **({"RAY_AUTH_MODE": mode} if mode else {}))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"address: no Ray cluster to join at '{ADDRESS}': {reason}")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_an_address_where_nothing_listens_is_a_problem_and_other_forms_are_left_to_ray():
+    assert address_problem("127.0.0.1:28178") == "Connection refused"
+    assert address_problem("auto") is None
