@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -115,8 +116,15 @@ def validate(config_class: type[C], settings: dict[str, Any], where: str = "") -
 
 
 def load_config(config_class: type[C], path: Path, overrides: Iterable[str] = ()) -> C:
-    """A step's settings from a YAML file and overrides."""
-    return validate(config_class, apply_overrides(read_yaml(path), overrides))
+    """A step's settings from a YAML file and overrides.
+
+    Raises:
+        ConfigError: a mistake in them, or the file is a whole pipeline.
+    """
+    settings = read_yaml(path)
+    if isinstance(settings.get("steps"), dict):
+        raise ConfigError(f"{path}: a pipeline of steps, not the settings of one; use `headway run {path}`")
+    return validate(config_class, apply_overrides(settings, overrides))
 
 
 def load_pipeline(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
@@ -178,7 +186,7 @@ def _describe(mistake: dict[str, Any], config_class: type[Config], where: str) -
     message = mistake["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if kind == "value_error":
         return f"{field}: {message}"
-    return f"{field}: {value!r} is not allowed; it should be {message}"
+    return f"{field}: {reprlib.repr(value)} is not allowed; it should be {message}"
 
 
 def _is_type_tag(part: str) -> bool:
@@ -205,7 +213,7 @@ def _config_types(annotation: Any) -> Iterator[type[Config]]:
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:
-    known = list(known)
+    known = [other for other in known if other != name]
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(set(known)))}"
 

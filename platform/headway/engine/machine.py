@@ -9,20 +9,24 @@ from functools import lru_cache
 
 import torch
 
-_REPEATS = 4
+_REPEATS = 3
+_LONG_SECONDS = 0.25
 
 
 @lru_cache
 def matrix_product_rate(dtype: torch.dtype, device: torch.device) -> float:
     """FLOP/s of a large matrix product with the threads this process has; the best of a few.
 
-    A product of (n, n) by (n, n) counts 2 n^3 operations; n is 2,048 on a processor, 8,192 on a GPU.
+    A product of (n, n) by (n, n) counts 2 n^3 operations; n is 2,048 on a processor, 8,192 on a GPU, and less
+    where such a product would take long: a processor without instructions for bf16 needs half a minute for it.
     """
-    size = 8192 if device.type == "cuda" else 2048
-    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    seconds = [_seconds_of_product(left, right) for _ in range(_REPEATS)]
-    # The first one also loads the kernel.
-    return 2 * size**3 / min(seconds[1:])
+    largest = 8192 if device.type == "cuda" else 2048
+    for size in (largest // 8, largest // 4, largest // 2, largest):
+        left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        # The first one also loads the kernel.
+        if _seconds_of_product(left, right) > _LONG_SECONDS and size < largest:
+            break
+    return 2 * size**3 / min(_seconds_of_product(left, right) for _ in range(_REPEATS))
 
 
 def _seconds_of_product(left: torch.Tensor, right: torch.Tensor) -> float:
