@@ -2,7 +2,7 @@
 
     python benchmarks/ray_overhead.py                 # about 3 minutes on 2 cores
 
-BERT-mini on BBC paragraphs, 64 sequences a step, bf16, all cores for either. Rounds alternate; each takes the
+BERT-mini on BBC paragraphs, 64 sequences a step, all cores for either. Rounds alternate; each takes the
 median of its reports, so that start-up and the first step do not count.
 """
 

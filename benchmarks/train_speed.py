@@ -4,8 +4,9 @@
     python benchmarks/train_speed.py --models tiny --steps 3
     python benchmarks/train_speed.py --device cuda        # needs torch and transformers only
 
-Every contestant trains the same model on the same paragraphs, as many sequences a step, in bf16, masked
-language modelling at 15 %, AdamW; each runs in a process of its own, so that its peak memory is its own.
+Every contestant trains the same model on the same paragraphs, as many sequences a step, in bf16 (float32
+where the processor has no instructions for it), masked language modelling at 15 %, AdamW; each runs in a
+process of its own, so that its peak memory is its own.
 Tokens are real ones: padding does not count. Utilisation is useful FLOP/s over the machine's own rate for a
 large matrix product, measured before and after; useful FLOPs leave padding and unmasked positions out.
 """
@@ -27,6 +28,7 @@ from transformers import BertForMaskedLM, DataCollatorForLanguageModeling, PreTr
 from headway.config import MaskingConfig, ModelConfig, OptimizerConfig, PretrainConfig
 from headway.data.batches import PretrainingBatches
 from headway.data.sampling import BatchSizes
+from headway.engine.device import compute_dtype, has_fast_bf16, precision_context
 from headway.engine.encoder import bert_config, new_pretraining_model
 from headway.engine.flops import useful_training_flops
 from headway.engine.machine import matrix_product_rate, peak_memory_bytes, synchronise
@@ -97,7 +99,7 @@ def run_headway(preset: str, paragraphs: Paragraphs, sequences: int, clock: Cloc
         steps=WARMUP_STEPS + clock.steps,
         batch_size=sequences,
         optimizer=OptimizerConfig(learning_rate=1e-4),
-        precision="bf16",
+        precision="auto",
         log_every=10_000,
         compile=clock.device.type == "cuda",
     )
@@ -138,7 +140,7 @@ def run_trainer(
         output_dir="/tmp/headway-benchmark",
         per_device_train_batch_size=sequences,
         max_steps=WARMUP_STEPS + clock.steps,
-        bf16=True,
+        bf16=has_fast_bf16(clock.device),
         optim="adamw_torch_fused",
         learning_rate=1e-4,
         train_sampling_strategy="group_by_length" if grouped else "random",
@@ -186,7 +188,7 @@ def run_loop(preset: str, paragraphs: Paragraphs, sequences: int, clock: Clock) 
     collator = _counting_collator(paragraphs, clock)
     for rows in _shuffled(paragraphs.rows(), sequences, WARMUP_STEPS + clock.steps):
         batch = {name: tensor.to(clock.device) for name, tensor in collator(rows).items()}
-        with torch.autocast(clock.device.type, dtype=torch.bfloat16):
+        with precision_context(compute_dtype("auto", clock.device), clock.device):
             loss = model(**batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -206,7 +208,8 @@ def measure(contestant: str, preset: str, device: torch.device, steps: int) -> S
     """Run one contestant in this process."""
     paragraphs = load_paragraphs()
     sequences = SEQUENCES[device.type][preset]
-    before = matrix_product_rate(torch.bfloat16, device)
+    dtype = compute_dtype("auto", device)
+    before = matrix_product_rate(dtype, device)
     clock = Clock(device, steps)
     if contestant == "headway":
         run_headway(preset, paragraphs, sequences, clock)
@@ -217,7 +220,7 @@ def measure(contestant: str, preset: str, device: torch.device, steps: int) -> S
         run_trainer(preset, paragraphs, sequences, clock, grouped=grouped, packed=packed)
     memory = peak_memory_bytes(device)
     matrix_product_rate.cache_clear()
-    rate = max(before, matrix_product_rate(torch.bfloat16, device))
+    rate = max(before, matrix_product_rate(dtype, device))
     speed = clock.measured_tokens() / clock.seconds
     flops = _useful_flops_per_token(preset, paragraphs)
     step_tokens = clock.measured_tokens() / steps
@@ -252,7 +255,10 @@ def compete(preset: str, options: argparse.Namespace) -> dict[str, Speed]:
     """Every contestant in turn, each in a process of its own, and the table of what came."""
     steps = options.steps or {"base": 3, "mini": 8, "tiny": 20}[preset]
     sequences = SEQUENCES[options.device][preset]
-    print(f"\nBERT-{preset}, {sequences} sequences a step, bf16, {options.device}, {steps} timed steps")
+    precision = precision_name(options.device)
+    print(
+        f"\nBERT-{preset}, {sequences} sequences a step, {precision}, {options.device}, {steps} timed steps"
+    )
     header = f"{'':<18}{'tokens/s':>12}{'headway x':>12}{'utilisation':>13}{'s/step':>9}{'KiB/token':>11}"
     print(header, flush=True)
     speeds: dict[str, Speed] = {}
@@ -272,9 +278,18 @@ def compete(preset: str, options: argparse.Namespace) -> dict[str, Speed]:
     return speeds
 
 
+def precision_name(device: str) -> str:
+    """What every contestant multiplies in on this machine."""
+    return "bf16" if has_fast_bf16(torch.device(device)) else "fp32"
+
+
 def summary(results: dict[str, dict[str, Speed]], device: str) -> dict[str, Any]:
     """The figures of the claim, in one flat object."""
-    figures: dict[str, Any] = {"benchmark": "train_speed", "device": device}
+    figures: dict[str, Any] = {
+        "benchmark": "train_speed",
+        "device": device,
+        "precision": precision_name(device),
+    }
     for preset, speeds in results.items():
         ours = speeds["headway"]
         for name, speed in speeds.items():

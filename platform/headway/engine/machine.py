@@ -18,7 +18,7 @@ def matrix_product_rate(dtype: torch.dtype, device: torch.device) -> float:
     """FLOP/s of a large matrix product with the threads this process has; the best of a few.
 
     A product of (n, n) by (n, n) counts 2 n^3 operations; n is 2,048 on a processor, 8,192 on a GPU, and less
-    where such a product would take long: a processor without instructions for bf16 needs half a minute for it.
+    where such a product takes long: a processor without instructions for bf16 needs half a minute for it.
     """
     largest = 8192 if device.type == "cuda" else 2048
     for size in (largest // 8, largest // 4, largest // 2, largest):
