@@ -125,7 +125,11 @@ def live(folders: dict[str, Path]) -> Iterator[str]:
         metrics = Metrics()
         app = build_app(services, metrics, 20.0, lambda: True)
         guard = Guard(app, metrics, None, max_body=2_000_000, body_timeout=2.0)
-        servers.append(uvicorn.Server(uvicorn.Config(guard, port=port, log_level="error", lifespan="off")))
+        # As the gateway does: what a client leaves hanging does not keep the server from its end.
+        config = uvicorn.Config(
+            guard, port=port, log_level="error", lifespan="off", timeout_graceful_shutdown=5
+        )
+        servers.append(uvicorn.Server(config))
         await servers[0].serve()
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
@@ -134,7 +138,8 @@ def live(folders: dict[str, Path]) -> Iterator[str]:
         time.sleep(0.01)
     yield f"http://127.0.0.1:{port}"
     servers[0].should_exit = True
-    thread.join()
+    thread.join(timeout=30)
+    assert not thread.is_alive()
 
 
 def free_port() -> int:
