@@ -30,7 +30,7 @@ from headway.data.batches import PretrainingBatches
 from headway.data.sampling import BatchSizes
 from headway.engine.device import compute_dtype, has_fast_bf16, precision_context
 from headway.engine.encoder import bert_config, new_pretraining_model
-from headway.engine.flops import useful_training_flops
+from headway.engine.flops import TrainingFlops
 from headway.engine.machine import matrix_product_rate, peak_memory_bytes, synchronise
 from headway.engine.meter import Meter
 from headway.engine.objectives import PretrainingObjective
@@ -231,7 +231,7 @@ def _useful_flops_per_token(preset: str, paragraphs: Paragraphs) -> float:
     """Of the paragraphs as they are; the same measure for every contestant."""
     objective = PretrainingObjective(new_model(preset, paragraphs, ours=True), pairs=None)
     [batch] = headway_batches(paragraphs, 512).micro_batches(0, 0, 1, 1)
-    return useful_training_flops(objective, batch) / len(batch.input_ids)
+    return TrainingFlops.of(objective).of_batch(batch) / len(batch.input_ids)
 
 
 def main() -> None:

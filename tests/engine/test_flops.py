@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForMaskedLM
 
 from headway.data.batches import Batch
-from headway.engine.flops import useful_training_flops
+from headway.engine.flops import TrainingFlops
 from headway.engine.objectives import PretrainingObjective
 
 
@@ -32,5 +32,5 @@ def test_count_is_that_of_one_full_sequence_of_the_padded_model():
         masked_labels=ids[0],
         row_ids=torch.zeros(1, dtype=torch.long),
     )
-    found = useful_training_flops(PretrainingObjective(model, pairs=None), batch)
+    found = TrainingFlops.of(PretrainingObjective(model, pairs=None)).of_batch(batch)
     assert found == pytest.approx(counter.get_total_flops(), rel=1e-6)

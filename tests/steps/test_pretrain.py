@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 import torch
 from mlflow import MlflowClient
-from transformers import BertForPreTraining
+from sentence_transformers import SentenceTransformer
+from transformers import AutoTokenizer, BertForPreTraining
 
 from headway.config import PretrainConfig
+from headway.engine.heads import mean_pooled
+from headway.engine.inference import load_for_inference
+from headway.engine.layout import layout_of_lengths
 from headway.steps.pretrain import run_pretrain
 
 
@@ -51,6 +55,19 @@ def test_two_ray_workers_learn_what_one_process_does(step, config, make_context,
         torch.testing.assert_close(weight, models[1][name], rtol=1e-3, atol=5e-5, msg=name)
     for figure in ("validation_loss_start", "validation_loss_end", "validation_nsp_accuracy"):
         assert step[0].summary[figure] == pytest.approx(alone.summary[figure], rel=1e-3)
+
+
+def test_what_is_saved_opens_with_sentence_transformers_and_gives_the_same_vectors(step, texts):
+    folder = step[0].output
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    sequences = tokenizer(texts[:8], truncation=True, max_length=32)["input_ids"]
+    ids = torch.tensor([token for sequence in sequences for token in sequence])
+    layout = layout_of_lengths(torch.tensor([len(sequence) for sequence in sequences]))
+    encoder = load_for_inference(folder, "BertModel", "fp32", torch.device("cpu"))
+    with torch.inference_mode():
+        ours = mean_pooled(encoder(ids, torch.zeros_like(ids), layout), layout)
+    theirs = SentenceTransformer(str(folder), device="cpu").encode(texts[:8], convert_to_tensor=True)
+    torch.testing.assert_close(ours, theirs.cpu(), rtol=1e-4, atol=1e-5)
 
 
 def test_the_loss_on_held_out_text_falls(step):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,36 +12,54 @@ from transformers import PreTrainedModel
 from headway.data.batches import Batch
 
 
-def useful_training_flops(objective: nn.Module, batch: Batch) -> float:
+@dataclass(frozen=True)
+class TrainingFlops:
     """FLOPs of the matrix products of a forward and a backward pass over a batch.
 
     A linear layer of n weights costs 2n a row forward and 4n backward (Kaplan et al. 2020, section 2.1);
     attention over a sequence of length L costs 4 L^2 hidden_size a layer forward. The trunk runs on every
     token, a vocabulary head on the masked ones, any other head and the pooler on every sequence.
 
-    Args:
-        objective: holds a transformers model with its heads; one that holds none counts as nothing.
-        batch: on any device.
+    Attributes:
+        trunk_weights: of linear layers that every token passes.
+        head_weights: of those that a masked place passes, or a sequence where none is masked.
+        pooled_weights: of those that a sequence passes.
+        attention_width: hidden_size of all layers together.
     """
-    model: Any = next((part for part in objective.modules() if isinstance(part, PreTrainedModel)), None)
-    if model is None:
-        return 0.0
-    encoder = model.base_model
-    pooler = getattr(encoder, "pooler", None)
-    pooled_weights = _linear_weights(pooler) if pooler is not None else 0
-    encoder_weights = _linear_weights(encoder)
-    trunk_weights = encoder_weights - pooled_weights
-    head_weights = _linear_weights(model) - encoder_weights
-    sequences, masked = len(batch.lengths), len(batch.masked_places)
-    config = model.config
-    squared_lengths = float(batch.lengths.to(torch.float64).square().sum())
-    forward = (
-        2.0 * trunk_weights * len(batch.input_ids)
-        + 2.0 * head_weights * (masked or sequences)
-        + 2.0 * pooled_weights * sequences
-        + 4.0 * squared_lengths * config.hidden_size * config.num_hidden_layers
-    )
-    return 3.0 * forward
+
+    trunk_weights: int = 0
+    head_weights: int = 0
+    pooled_weights: int = 0
+    attention_width: int = 0
+
+    @classmethod
+    def of(cls, objective: nn.Module) -> TrainingFlops:
+        """Count the weights of the transformers model inside; where there is none, nothing counts."""
+        model: Any = next((part for part in objective.modules() if isinstance(part, PreTrainedModel)), None)
+        if model is None:
+            return cls()
+        encoder, config = model.base_model, model.config
+        pooler = getattr(encoder, "pooler", None)
+        pooled_weights = _linear_weights(pooler) if pooler is not None else 0
+        encoder_weights = _linear_weights(encoder)
+        return cls(
+            encoder_weights - pooled_weights,
+            _linear_weights(model) - encoder_weights,
+            pooled_weights,
+            config.hidden_size * config.num_hidden_layers,
+        )
+
+    def of_batch(self, batch: Batch) -> float:
+        """What a batch, on any device, costs without padding."""
+        sequences, masked = len(batch.lengths), len(batch.masked_places)
+        squared_lengths = float(batch.lengths.to(torch.float64).square().sum())
+        forward = (
+            2.0 * self.trunk_weights * len(batch.input_ids)
+            + 2.0 * self.head_weights * (masked or sequences)
+            + 2.0 * self.pooled_weights * sequences
+            + 4.0 * squared_lengths * self.attention_width
+        )
+        return 3.0 * forward
 
 
 def _linear_weights(module: nn.Module) -> int:

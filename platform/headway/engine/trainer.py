@@ -14,7 +14,7 @@ from headway.config import TrainingConfig
 from headway.data.batches import Batch, BatchSource
 from headway.data.sampling import derived_seed, parts_of
 from headway.engine.device import compute_dtype
-from headway.engine.flops import useful_training_flops
+from headway.engine.flops import TrainingFlops
 from headway.engine.layers import checkpoint_activations, compile_layers
 from headway.engine.machine import synchronise
 from headway.engine.meter import Meter, Metrics
@@ -64,6 +64,7 @@ class Trainer:
     ) -> None:
         self.worker = worker or Worker()
         self.objective: Any = objective.to(self.worker.device)
+        self.flops = TrainingFlops.of(self.objective)
         self.batches = batches
         self.validation = validation
         self.config = config
@@ -215,7 +216,7 @@ class Trainer:
         for name, share in shares.items():
             meter.add_loss(name, share)
         meter.tokens += len(batch.input_ids)
-        meter.flops += useful_training_flops(self.objective, batch)
+        meter.flops += self.flops.of_batch(batch)
 
     def _is_due(self, step: int, every: int | None, times: int) -> bool:
         """Whether something done `every` so many steps, or `times` a run, is due; always at the end."""
