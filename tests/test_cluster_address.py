@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from headway.cluster_address import address_problem
 
-ADDRESS = "127.0.0.1:28179"
+ADDRESS, OPEN_ADDRESS = "127.0.0.1:28179", "127.0.0.1:28189"
 TRACKING = "http://tracking.example:5000"
 TOKEN, OTHER_TOKEN = "a" * 64, "b" * 64
 
@@ -37,46 +39,70 @@ try:
 except ConfigError as error:
     sys.exit(str(error))
 import ray
-from ray import tune
 
 cluster.train_on_workers(write, (folder,), 1, Path(folder), lambda: 0)
+worker = (Path(folder) / "worker").read_text()
+if "--no-trial" in sys.argv:
+    sys.exit(print(worker))
+
+from ray import tune
 trial = lambda config: tune.report({"uri": environment()})
 config = tune.RunConfig(storage_path=folder, verbose=0)
 [result] = tune.Tuner(trial, run_config=config).fit()
 print(json.dumps({
     "address": ray.get_runtime_context().gcs_address,
     "task": cluster.map_on_cores(environment, [()], 1)[0],
-    "worker": (Path(folder) / "worker").read_text(),
+    "worker": worker,
     "trial": result.metrics["uri"],
 }))
 """
 
 
-def join(token: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def join(token: str, folder: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """What a process prints that joins by RAY_ADDRESS, with a home folder where this token lies."""
     (folder / ".ray").mkdir()
     (folder / ".ray" / "auth_token").write_text(token)
     own = {"HOME": str(folder), "RAY_ADDRESS": ADDRESS, "MLFLOW_TRACKING_URI": TRACKING} | environment
-    command = [sys.executable, "-c", JOIN, str(folder)]
+    command = [sys.executable, "-c", JOIN, str(folder), *options]
     return subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=120)
 
 
-@pytest.fixture(scope="module")
-def guarded_cluster() -> Iterator[str]:
-    """The address of a cluster of two cores that asks for `TOKEN`."""
-    ports = ["--port", ADDRESS.rpartition(":")[2], "--node-ip-address", "127.0.0.1"]
+def listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
+
+
+@contextmanager
+def running_cluster(address: str, **authentication: str) -> Iterator[str]:
+    """The address of a cluster of two cores, which asks for a token or for none."""
+    ports = ["--port", address.rpartition(":")[2], "--node-ip-address", "127.0.0.1"]
     command = ["ray", "start", "--head", "--block", "--include-dashboard=false", "--num-cpus=2", *ports]
-    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    environment = os.environ | authentication
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     head = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     deadline = time.monotonic() + 60
-    while "refused" in (address_problem(ADDRESS) or "") and time.monotonic() < deadline:
+    while not listens(address) and time.monotonic() < deadline:
         time.sleep(0.2)
-    yield ADDRESS
+    yield address
     os.killpg(head.pid, signal.SIGKILL)  # it would take half a minute to say good-bye
     head.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def guarded_cluster() -> Iterator[str]:
+    """The address of a cluster that asks for `TOKEN`."""
+    with running_cluster(ADDRESS, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def open_cluster() -> Iterator[str]:
+    """The address of a cluster that asks for no token."""
+    with running_cluster(OPEN_ADDRESS, RAY_AUTH_MODE="disabled") as address:
+        yield address
 
 
 def test_a_cluster_is_joined_by_its_address_and_workers_and_trials_know_the_tracking_server(
@@ -87,6 +113,12 @@ def test_a_cluster_is_joined_by_its_address_and_workers_and_trials_know_the_trac
     facts = json.loads(done.stdout.splitlines()[-1])
     assert facts.pop("address").endswith(ADDRESS.removeprefix("127.0.0.1"))
     assert facts == {"task": TRACKING, "worker": TRACKING, "trial": TRACKING}
+
+
+def test_a_cluster_that_asks_for_no_token_trains_though_one_lies_here(open_cluster, tmp_path):
+    done = join(TOKEN, tmp_path, "--no-trial", RAY_ADDRESS=open_cluster)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == TRACKING
 
 
 @pytest.mark.parametrize(

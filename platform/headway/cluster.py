@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from headway import prestart
-from headway.cluster_address import address_problem, use_token_where_there_is_one
+from headway.cluster_address import address_problem
 from headway.config import ConfigError
 
 _is_local = True
@@ -71,7 +71,6 @@ def _start_local(address: str, environment: dict[str, str]) -> None:
 def _join(address: str, environment: dict[str, str]) -> None:
     import ray
 
-    use_token_where_there_is_one()
     problem = address_problem(address)
     if problem:
         raise ConnectionError(problem)

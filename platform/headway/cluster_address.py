@@ -15,7 +15,8 @@ _PATIENCE_SECONDS = 2.0
 def address_problem(address: str) -> str | None:
     """Why the cluster at `host:port` cannot be joined; None where nothing speaks against it.
 
-    Other forms of address (`auto`, `local`, `ray://…`) are left to Ray, but for whether anything listens.
+    Has Ray show this machine's token from now on where the cluster asks for one. Other forms of address
+    (`auto`, `local`, `ray://…`) are left to Ray, but for whether anything listens.
     """
     host, separator, port = address.removeprefix("ray://").rpartition(":")
     if not separator or not port.isdigit():
@@ -27,20 +28,11 @@ def address_problem(address: str) -> str | None:
     return None if address.startswith("ray://") else _token_problem(f"{host}:{port}")
 
 
-def use_token_where_there_is_one() -> None:
-    """Have Ray show this machine's token, if it has one, also to a cluster named by its address.
-
-    Ray 2.60 does so by itself for `auto` only, and a cluster started where a token lies asks for it. One that
-    asks for none takes no notice of it. `RAY_AUTH_MODE` decides, where set.
-    """
-    from ray._private.authentication import authentication_token_setup as setup
-
-    # It would advise on how to switch the token off.
-    setup.logger.setLevel(logging.ERROR)
-    setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-
-
 def _token_problem(address: str) -> str | None:
+    if not _is_refused(address):
+        return None
+    # Where none is asked for, none is shown: such a cluster could not call a driver that asks for one itself.
+    _show_token_where_there_is_one()
     if not _is_refused(address):
         return None
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
@@ -49,6 +41,18 @@ def _token_problem(address: str) -> str | None:
         "it asks for another token than this machine shows; "
         "set RAY_AUTH_TOKEN or ~/.ray/auth_token to what `ray get-auth-token` prints on its head"
     )
+
+
+def _show_token_where_there_is_one() -> None:
+    """Have Ray use this machine's token, if it has one; `RAY_AUTH_MODE` decides, where set.
+
+    Ray 2.60 does so by itself for the address `auto` only.
+    """
+    from ray._private.authentication import authentication_token_setup as setup
+
+    # It would advise on how to switch the token off.
+    setup.logger.setLevel(logging.ERROR)
+    setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def _is_refused(address: str) -> bool:

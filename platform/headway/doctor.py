@@ -99,12 +99,11 @@ def _shared_memory() -> Finding:
 
 
 def _ray() -> Finding:
-    from headway.cluster_address import address_problem, use_token_where_there_is_one
+    from headway.cluster_address import address_problem
 
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         return Finding("Ray cluster", "RAY_ADDRESS is not set", "a local one is started")
-    use_token_where_there_is_one()
     problem = address_problem(address)
     return Finding("Ray cluster", address, problem or "answers", problem is not None)
 
