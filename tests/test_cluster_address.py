@@ -64,7 +64,9 @@ def join(token: str, folder: Path, *options: str, **environment: str) -> subproc
     (folder / ".ray" / "auth_token").write_text(token)
     own = {"HOME": str(folder), "RAY_ADDRESS": ADDRESS, "MLFLOW_TRACKING_URI": TRACKING} | environment
     command = [sys.executable, "-c", JOIN, str(folder), *options]
-    return subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=120)
+    # Where this process started a Ray of its own, Ray has set the mode for all that it starts.
+    inherited = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
+    return subprocess.run(command, env=inherited | own, capture_output=True, text=True, timeout=120)
 
 
 def listens(address: str) -> bool:
