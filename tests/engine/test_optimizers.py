@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -14,7 +16,7 @@ from transformers import (
 from headway.config import OptimizerConfig, ScheduleConfig
 from headway.engine.optimizers import build_optimizer
 from headway.engine.parameter_groups import parameter_groups
-from headway.engine.schedules import build_schedule
+from headway.engine.schedules import build_schedule, skip_to
 
 TOTAL = 50
 
@@ -135,6 +137,18 @@ def test_warmup_rises_in_equal_steps_and_wastes_none_at_zero():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     seen = rates(build_schedule(optimizer, ScheduleConfig(warmup=0.2), TOTAL), optimizer)
     assert seen[:11] == pytest.approx([(step + 1) / 11 for step in range(11)])
+
+
+@pytest.mark.parametrize("step", [0, 1, 7, 30])
+def test_a_resumed_schedule_goes_on_with_the_rates_of_an_untouched_one(step):
+    untouched, resumed = (torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5) for _ in range(2))
+    config = ScheduleConfig(name="cosine", warmup=0.2)
+    expected = rates(build_schedule(untouched, config, TOTAL), untouched)
+    schedule = build_schedule(resumed, config, TOTAL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        skip_to(schedule, step)
+    assert rates(schedule, resumed)[: TOTAL - step] == expected[step:]
 
 
 def test_a_run_all_of_warmup_or_of_one_step_has_a_schedule():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -21,6 +22,17 @@ def build_schedule(optimizer: Optimizer, config: ScheduleConfig, total_steps: in
         return _decay(config, min(1.0, progress))
 
     return LambdaLR(optimizer, factor)
+
+
+def skip_to(schedule: LambdaLR, step: int) -> None:
+    """Set the rates to those after so many steps, which an earlier process made."""
+    if step == 0:
+        return
+    schedule.last_epoch = step - 1
+    with warnings.catch_warnings():
+        # torch looks for those steps in this process.
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
+        schedule.step()
 
 
 def _decay(config: ScheduleConfig, progress: float) -> float:

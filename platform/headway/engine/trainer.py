@@ -23,7 +23,7 @@ from headway.engine.optimizers import build_optimizer, use_result_weights, use_t
 from headway.engine.parallel import Worker, clip_gradients, synchronise_only_if
 from headway.engine.precision import ComputeCopy
 from headway.engine.prefetch import prefetched
-from headway.engine.schedules import build_schedule
+from headway.engine.schedules import build_schedule, skip_to
 from headway.engine.state import Checkpoints, Restored
 
 Report = Callable[[int, Metrics], None]
@@ -227,8 +227,7 @@ class Trainer:
         if self.checkpoints is None:
             return Restored()
         restored = self.checkpoints.restore(self.objective, self.optimizer)
-        for _ in range(restored.step):
-            self.schedule.step()
+        skip_to(self.schedule, restored.step)
         return restored
 
     def _resumed_meter(self) -> Meter:

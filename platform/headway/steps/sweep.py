@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from headway import cluster
@@ -31,7 +32,7 @@ from headway.steps.sweep_plots import write_report
 from headway.steps.sweep_report import Leaderboard
 from headway.steps.sweep_search import Sampler, make_scheduler, replay, trial_source
 from headway.steps.training import chosen_metrics
-from headway.steps.trials import FinetuneStage, PretrainStage, Stage, TrialSettings, run_trial
+from headway.steps.trials import Stage, TrialSettings, run_trial
 from headway.tasks.task import open_task
 from headway.tracking import Run
 
@@ -68,8 +69,8 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
         winner = _winner(ledger, stage.base.config, metric, mode)
         summary = _summary(ledger, winner, parent, metric)
         parent.log_metrics([(0, {f"best_{name}": value for name, value in winner.metrics.items()})])
-        if config.test and isinstance(stage, FinetuneStage):
-            summary["test"] = _test(winner, stage, context, parent)
+        if config.test and isinstance(stage.base, FinetuningJob):
+            summary["test"] = _test(winner, stage.base.task_folder, context, parent)
         write_report(ledger, list(space), metric, mode, context.folder, parent)
     except BaseException:
         parent.close("FAILED")
@@ -101,14 +102,14 @@ def _stage(config: SweepConfig, context: Context) -> tuple[Stage, str]:
         # Prepared once; every trial opens the same one.
         shared = config.pretrain | {"corpus": str(corpus)}
         base = PretrainingJob(settings, corpus, start)
-        return PretrainStage(base, shared), config.metric or "loss"
+        return Stage(base, shared), config.metric or "loss"
     assert config.model is not None and config.task is not None
     model = model_folder(config.model, context.tracking).resolve()
     prepared = task_folder(config.task, model, context)
     shared = {"model": str(model), "task": str(prepared)} | config.finetune
     few = config.task.labels_per_class if isinstance(config.task, ClassificationTask) else None
     job = FinetuningJob(trial_settings(FinetuneConfig, shared, {}), model, prepared, few)
-    return FinetuneStage(job, shared), config.metric or open_task(prepared).primary
+    return Stage(job, shared), config.metric or open_task(prepared).primary
 
 
 def _parent_run(config: SweepConfig, context: Context) -> Run:
@@ -220,13 +221,13 @@ def _summary(ledger: Ledger, winner: Winner, parent: Run, metric: str) -> dict[s
     }
 
 
-def _test(winner: Winner, stage: FinetuneStage, context: Context, parent: Run) -> dict[str, Any]:
+def _test(winner: Winner, task: Path, context: Context, parent: Run) -> dict[str, Any]:
     """The winner's scores on the held-out rows, which no trial has seen; measured once."""
     path = context.folder / "test.json"
     if path.is_file():
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
-    scores = score_model(winner.trial.model, open_task(stage.base.task_folder))
+    scores = score_model(winner.trial.model, open_task(task))
     numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
     parent.log_metrics([(0, {f"test_{name}": value for name, value in numbers.items()})])
     write_atomically(path, json.dumps(numbers))

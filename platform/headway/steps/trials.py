@@ -8,12 +8,13 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from headway.config import ConfigError, FinetuneConfig, PretrainConfig, TrainingConfig
+from headway.config import ConfigError, TrainingConfig
 from headway.engine.parallel import Worker
+from headway.engine.schedules import skip_to
 from headway.engine.trainer import Metrics, Trainer, TrainingError
 from headway.steps.finetune import FinetuningJob
 from headway.steps.ledger import Ledger, Trial, validation_metrics
@@ -23,53 +24,27 @@ from headway.steps.search_space import trial_settings
 from headway.steps.training import TrainingJob, train_worker
 
 
-class Stage(Protocol):
-    """What a sweep's trials train; small, since it travels to every trial."""
+@dataclass(frozen=True)
+class Stage:
+    """What a sweep's trials train; small, since it travels to every trial.
 
-    @property
-    def base(self) -> TrainingJob:
-        """The job with the shared settings alone."""
-        ...
+    Attributes:
+        base: the job with the shared settings alone.
+        shared: settings that every trial has.
+    """
+
+    base: FinetuningJob | PretrainingJob
+    shared: dict[str, Any]
 
     @property
     def config_class(self) -> type[TrainingConfig]:
         """Of the settings that are searched."""
-        ...
-
-    @property
-    def shared(self) -> dict[str, Any]:
-        """Settings that every trial has."""
-        ...
+        return type(self.base.config)
 
     def job(self, sampled: dict[str, Any]) -> TrainingJob:
         """What the trial with these values trains."""
-        ...
-
-
-@dataclass(frozen=True)
-class FinetuneStage:
-    """Trials that fine-tune the same encoder on the same task."""
-
-    base: FinetuningJob
-    shared: dict[str, Any]
-    config_class: type[TrainingConfig] = FinetuneConfig
-
-    def job(self, sampled: dict[str, Any]) -> FinetuningJob:
-        """See `Stage`."""
-        return replace(self.base, config=trial_settings(FinetuneConfig, self.shared, sampled))
-
-
-@dataclass(frozen=True)
-class PretrainStage:
-    """Trials that pretrain on the same corpus."""
-
-    base: PretrainingJob
-    shared: dict[str, Any]
-    config_class: type[TrainingConfig] = PretrainConfig
-
-    def job(self, sampled: dict[str, Any]) -> PretrainingJob:
-        """See `Stage`."""
-        return replace(self.base, config=trial_settings(PretrainConfig, self.shared, sampled))
+        job: Any = self.base
+        return replace(job, config=trial_settings(self.config_class, self.shared, sampled))
 
 
 @dataclass(frozen=True)
@@ -206,7 +181,6 @@ def _restore(trainer: Trainer, path: Path) -> None:
         trainer.optimizer.load_state_dict(state["optimizer"])
         for group, settings in zip(trainer.optimizer.param_groups, own, strict=True):
             group.update(settings)
-    for _ in range(state["step"]):
-        trainer.schedule.step()
+    skip_to(trainer.schedule, state["step"])
     trainer.compute.follow()
     trainer.start_step = state["step"]
