@@ -63,7 +63,7 @@ def _ray_train(way: str, folder: str) -> float:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     trainer = TorchTrainer(
         {"empty": empty, "plain": plain}[way],
         train_loop_config={"file": f"{folder}/first_step"},
