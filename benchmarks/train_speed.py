@@ -260,8 +260,8 @@ def compete(preset: str, options: argparse.Namespace) -> dict[str, Speed]:
     print(
         f"\nBERT-{preset}, {sequences} sequences a step, {precision}, {options.device}, {steps} timed steps"
     )
-    columns = f"{'tokens/s':>12}{'headway x':>12}{'utilisation':>13}{'s/step':>9}{'tokens/step':>13}{'KiB/token':>11}"
-    print(f"{'':<18}{columns}", flush=True)
+    speed_columns = f"{'tokens/s':>12}{'headway x':>12}{'utilisation':>13}"
+    print(f"{'':<18}{speed_columns}{'s/step':>9}{'tokens/step':>13}{'KiB/token':>11}", flush=True)
     speeds: dict[str, Speed] = {}
     for contestant in CONTESTANTS:
         command = [sys.executable, __file__, "--contestant", contestant, "--models", preset]
