@@ -38,21 +38,19 @@ try:
     cluster.connect(None, os.environ["MLFLOW_TRACKING_URI"])
 except ConfigError as error:
     sys.exit(str(error))
+if "--train" in sys.argv:
+    cluster.train_on_workers(write, (folder,), 1, Path(folder), lambda: 0)
+    sys.exit(print((Path(folder) / "worker").read_text()))
+
 import ray
-
-cluster.train_on_workers(write, (folder,), 1, Path(folder), lambda: 0)
-worker = (Path(folder) / "worker").read_text()
-if "--no-trial" in sys.argv:
-    sys.exit(print(worker))
-
 from ray import tune
+
 trial = lambda config: tune.report({"uri": environment()})
 config = tune.RunConfig(storage_path=folder, verbose=0)
 [result] = tune.Tuner(trial, run_config=config).fit()
 print(json.dumps({
     "address": ray.get_runtime_context().gcs_address,
     "task": cluster.map_on_cores(environment, [()], 1)[0],
-    "worker": worker,
     "trial": result.metrics["uri"],
 }))
 """
@@ -107,18 +105,18 @@ def open_cluster() -> Iterator[str]:
         yield address
 
 
-def test_a_cluster_is_joined_by_its_address_and_workers_and_trials_know_the_tracking_server(
+def test_a_cluster_is_joined_by_its_address_and_tasks_and_trials_know_the_tracking_server(
     guarded_cluster, tmp_path
 ):
     done = join(TOKEN, tmp_path)
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout.splitlines()[-1])
     assert facts.pop("address").endswith(ADDRESS.removeprefix("127.0.0.1"))
-    assert facts == {"task": TRACKING, "worker": TRACKING, "trial": TRACKING}
+    assert facts == {"task": TRACKING, "trial": TRACKING}
 
 
 def test_a_cluster_that_asks_for_no_token_trains_though_one_lies_here(open_cluster, tmp_path):
-    done = join(TOKEN, tmp_path, "--no-trial", RAY_ADDRESS=open_cluster)
+    done = join(TOKEN, tmp_path, "--train", RAY_ADDRESS=open_cluster)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == TRACKING
 
