@@ -7,8 +7,9 @@ BIN := .venv/bin
 demo: .venv/demo
 	$(BIN)/headway run pipelines/quickstart.yaml
 
+# Two at a time, since they wait for processes more than they compute; a file's tests stay together.
 test: .venv/dev
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --dist loadfile
 
 # Slow fault drills: processes killed at random moments.
 drill: .venv/dev
