@@ -126,7 +126,19 @@ def require_workers(workers: Workers, address: str | None, tracking_uri: str) ->
 
 
 def _cpus_per_worker(workers: int) -> int:
-    return max(1, available_cpus() // workers)
+    """The most cores that each worker can have: a worker lies on one node, beside as many GPUs as it needs."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    needs_gpu = available_gpus() > 0
+
+    def room(cpus: int) -> int:
+        """For how many workers of so many cores there is room on all nodes together."""
+        by_cores = [(int(node.get("CPU", 0)) // cpus, int(node.get("GPU", 0))) for node in nodes]
+        return sum(min(fit, gpus) if needs_gpu else fit for fit, gpus in by_cores)
+
+    most = max((int(node.get("CPU", 0)) for node in nodes), default=1)
+    return next((cpus for cpus in range(most, 1, -1) if room(cpus) >= workers), 1)
 
 
 def start_workers_ahead(workers: int) -> None:
