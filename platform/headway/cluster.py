@@ -126,7 +126,7 @@ def require_workers(workers: Workers, address: str | None, tracking_uri: str) ->
 
 
 def _cpus_per_worker(workers: int) -> int:
-    """The most cores that each worker can have: a worker lies on one node, beside as many GPUs as it needs."""
+    """The most cores that each worker can have: it lies on one node, with its GPU if it has one."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -207,10 +207,13 @@ def _trainer(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    from headway.process_group import AtNodeAddresses
+
     cpus = _cpus_per_worker(workers if isinstance(workers, int) else workers[1])
     return TorchTrainer(
         _on_worker,
         train_loop_config={"function": function, "arguments": arguments, "launched_at": launched_at},
+        torch_config=None if _is_local else AtNodeAddresses(),
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=available_gpus() > 0,
