@@ -17,7 +17,7 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from local_cluster import Drive, LocalCluster, history, rows_by_step, wait_until, write_pipeline
+from local_cluster import Drive, LocalCluster, wait_until, write_pipeline
 
 SETTINGS = {
     "batch_size": 32,
@@ -32,13 +32,13 @@ def group_sizes(drive: Drive) -> list[int]:
     """How many workers trained, one figure for each time that changed."""
     second = drive.folder / "rows" / "1.jsonl"
     with_two = {json.loads(line)["step"] for line in second.read_text().splitlines()}
-    sizes = [2 if step in with_two else 1 for step in sorted(rows_by_step(drive))]
+    sizes = [2 if step in with_two else 1 for step in sorted(drive.rows_by_step())]
     return [size for place, size in enumerate(sizes) if place == 0 or sizes[place - 1] != size]
 
 
 def sorted_rows(drive: Drive) -> dict[int, list[int]]:
     """The rows of each step, whoever trained on them."""
-    return {step: sorted(rows) for step, rows in rows_by_step(drive).items()}
+    return {step: sorted(rows) for step, rows in drive.rows_by_step().items()}
 
 
 def resize(drive: Drive, cluster: LocalCluster) -> None:
@@ -52,7 +52,7 @@ def resize(drive: Drive, cluster: LocalCluster) -> None:
 
 def farthest(drive: Drive, fixed: Drive) -> float:
     """The largest relative difference of any loss at any step."""
-    found, expected = history(drive), history(fixed)
+    found, expected = drive.history(), fixed.history()
     pairs = [
         pair
         for name in expected

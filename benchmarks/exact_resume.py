@@ -19,12 +19,12 @@ import shutil
 import sys
 import tempfile
 import time
-from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from local_cluster import NAME, Drive, LocalCluster, history, rows_by_step, wait_until, write_pipeline
+from local_cluster import Drive, LocalCluster, wait_until, write_pipeline
+from run_record import compare
 
 from headway.steps.journal import Entry
 
@@ -91,28 +91,6 @@ def kill_often(drive: Drive, cluster: LocalCluster, kills: int, rng: random.Rand
         done.append(kill_once(drive, cluster, target, while_saving, rng))
         print(_line(number + 1, done[-1]), flush=True)
     return done
-
-
-def seen_once_an_epoch(steps: dict[int, list[int]], rows: int, total_steps: int) -> bool:
-    """Whether no row is ever seen a second time before all others are seen as often, step after step."""
-    counts: Counter[int] = Counter(dict.fromkeys(range(rows), 0))
-    for step in range(total_steps):
-        counts.update(steps[step])
-        if len(counts) != rows or max(counts.values()) - min(counts.values()) > 1:
-            return False
-    return True
-
-
-def compare(drive: Drive, untouched: Drive, steps: int) -> dict[str, bool]:
-    """Whether the two runs are the same to the bit, and each row was seen once an epoch."""
-    weights = [(one.folder / "model" / "model.safetensors").read_bytes() for one in (drive, untouched)]
-    summary = json.loads((drive.runs / NAME / "summary.json").read_text())
-    seen = rows_by_step(drive)
-    return {
-        "identical": weights[0] == weights[1] and history(drive) == history(untouched),
-        "rows_seen_once": seen_once_an_epoch(seen, summary["pretrain"]["rows"], steps)
-        and seen == rows_by_step(untouched),
-    }
 
 
 def main() -> None:

@@ -21,12 +21,8 @@ os.environ.setdefault("RAY_health_check_failure_threshold", "4")
 os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "0.5")
 
 from ray.cluster_utils import Cluster
+from run_record import NAME, RunRecord
 
-from headway.steps.journal import Entry, read_journal
-from headway.tracking import Tracking
-
-NAME = "drill"
-TIMINGS = {"tokens_per_second", "utilisation", "peak_memory_gib", "startup_seconds"}
 _PATIENCE_SECONDS = 180.0
 
 
@@ -120,11 +116,11 @@ def command(pid: int) -> str:
         return ""
 
 
-class Drive:
+class Drive(RunRecord):
     """`headway run` on the cluster, in a process that may be killed and started again."""
 
     def __init__(self, pipeline: Path, runs: Path, address: str) -> None:
-        self.runs = runs
+        super().__init__(runs)
         self._command = [sys.executable, "-m", "headway.cli", "run", str(pipeline), "--runs", str(runs)]
         self._command += ["--address", address]
         self._log = (runs.parent / f"{runs.name}.log").open("w")
@@ -149,25 +145,8 @@ class Drive:
     @property
     def folder(self) -> Path:
         """Of the pretraining step; waits until it is there."""
-        wait_until(lambda: any((self.runs / NAME / "pretrain").glob("*")), self)
-        return next((self.runs / NAME / "pretrain").glob("*"))
-
-    def trained(self) -> list[Entry]:
-        """The journal's entries of training steps."""
-        return [entry for entry in read_journal(self.folder / "journal.jsonl") if "mlm_loss" in entry.metrics]
-
-    def step(self) -> int:
-        """Steps done."""
-        return max((entry.step for entry in self.trained()), default=0)
-
-    def starts(self) -> int:
-        """A number that changes when a group of workers starts: each replaces the journal's file."""
-        return (self.folder / "journal.jsonl").stat().st_ino
-
-    def is_saving(self) -> bool:
-        """Whether a state is being written at this moment."""
-        states = list((self.folder / "state").glob("step-*"))
-        return any(not (state / "manifest.json").exists() for state in states)
+        wait_until(lambda: bool(self.folders()), self)
+        return super().folder
 
     def finish(self) -> None:
         """Wait for the end of the run."""
@@ -183,32 +162,3 @@ def wait_until(condition: Callable[[], bool], drive: Drive, poll: float = 0.02) 
             log = Path(drive._log.name).read_text()[-4000:]
             raise SystemExit(f"the run is stuck, driver exit code {drive.process.poll()}:\n{log}")
         time.sleep(poll)
-
-
-def history(drive: Drive) -> dict[str, list[tuple[int, float]]]:
-    """Every metric of the one MLflow run, timings left out."""
-    client = Tracking.at(drive.runs).client
-    [run] = client.search_runs([client.get_experiment_by_name(NAME).experiment_id])
-    return {
-        name: [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, name)]
-        for name in run.data.metrics
-        if name not in TIMINGS
-    }
-
-
-def rows_by_step(drive: Drive) -> dict[int, list[int]]:
-    """The row ids that each step trained on, over both workers.
-
-    Raises:
-        ValueError: a step that was done again saw other rows.
-    """
-    seen: dict[tuple[int, int], list[int]] = {}
-    for path in (drive.folder / "rows").glob("*.jsonl"):
-        for line in path.read_text().splitlines():
-            row = json.loads(line)
-            if seen.setdefault((row["step"], int(path.stem)), row["rows"]) != row["rows"]:
-                raise ValueError(f"step {row['step']} saw other rows when it was done again")
-    steps: dict[int, list[int]] = {}
-    for (step, _), rows in sorted(seen.items()):
-        steps.setdefault(step, []).extend(rows)
-    return steps

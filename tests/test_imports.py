@@ -32,6 +32,7 @@ LAYERS = {
     "cluster": 4,
     "cluster_address": 4,
     "prestart": 4,
+    "process_group": 4,
     "tracking": 4,
     "engine": 5,
     "data": 5,

@@ -126,7 +126,19 @@ def require_workers(workers: Workers, address: str | None, tracking_uri: str) ->
 
 
 def _cpus_per_worker(workers: int) -> int:
-    return max(1, available_cpus() // workers)
+    """The most cores that each worker can have: it lies on one node, with its GPU if it has one."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    needs_gpu = available_gpus() > 0
+
+    def room(cpus: int) -> int:
+        """For how many workers of so many cores there is room on all nodes together."""
+        by_cores = [(int(node.get("CPU", 0)) // cpus, int(node.get("GPU", 0))) for node in nodes]
+        return sum(min(fit, gpus) if needs_gpu else fit for fit, gpus in by_cores)
+
+    most = max((int(node.get("CPU", 0)) for node in nodes), default=1)
+    return next((cpus for cpus in range(most, 1, -1) if room(cpus) >= workers), 1)
 
 
 def start_workers_ahead(workers: int) -> None:
@@ -195,10 +207,13 @@ def _trainer(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    from headway.process_group import AtNodeAddresses
+
     cpus = _cpus_per_worker(workers if isinstance(workers, int) else workers[1])
     return TorchTrainer(
         _on_worker,
         train_loop_config={"function": function, "arguments": arguments, "launched_at": launched_at},
+        torch_config=None if _is_local else AtNodeAddresses(),
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=available_gpus() > 0,

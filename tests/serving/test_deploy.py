@@ -21,6 +21,7 @@ import torch
 from transformers import AutoTokenizer, BertForSequenceClassification
 
 from headway.config import ServeConfig
+from headway.serving.declared import build
 from headway.serving.deploy import deploy, follow_alias, undeploy
 from headway.serving.golden import FILE, store_golden
 from headway.serving.load import apply_load, bodies
@@ -242,3 +243,17 @@ def test_requests_in_flight_are_answered_when_the_server_stops(cluster, expected
     assert [answer.status_code for answer in answers] == [200] * 4
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/health/live", trust_env=False)
+
+
+def test_a_config_file_of_ray_serve_can_name_it(cluster, classifiers, tmp_path):
+    from ray import serve
+
+    tracking = Tracking.at(tmp_path)
+    register(tracking, classifiers[0])
+    port = free_port()
+    arguments = {"model": "models:/topics@champion", "runs": str(tmp_path), "replicas": 1, "port": port}
+    serve.start(proxy_location="Disabled")
+    serve.run(build(arguments), name="declared", route_prefix=None)
+    served = httpx.get(f"http://127.0.0.1:{port}/v1/models", trust_env=False).json()["data"]
+    serve.delete("declared")
+    assert [(model["id"], model["version"]) for model in served] == [("topics", "1")]

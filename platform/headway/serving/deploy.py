@@ -19,6 +19,7 @@ from headway.serving.watch import AliasWatch
 from headway.tracking import Tracking
 
 _APPLICATION = "headway"
+_GATEWAY_RESOURCE = "gateway"
 _QUIET = {"log_level": "ERROR", "enable_access_log": False}
 _DRAIN_SECONDS = 30.0
 _watches: list[AliasWatch] = []
@@ -54,22 +55,37 @@ def deploy(config: ServeConfig, folder: Path, name: str, version: str, cores: in
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
     from ray import serve
 
-    from headway.serving.gateway import Gateway
-
     for logger in ("ray.serve", "ray._private"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     serve.start(proxy_location="Disabled", logging_config=_QUIET)
     release = Release(name, version, str(folder.resolve()))
-    encoder = _encoder(config, release, cores)
-    gateway = serve.deployment(
+    application = bind_application(config, release, cores)
+    serve.run(application, name=_APPLICATION, route_prefix=None, logging_config=_QUIET)
+    return f"{'https' if config.certificate else 'http'}://{config.host}:{config.port}"
+
+
+def bind_application(config: ServeConfig, release: Release, cores: int) -> Any:
+    """Gateway and replicas as an application of Ray Serve; needs a connected cluster.
+
+    Args:
+        config: address, replicas and limits.
+        release: what is served first.
+        cores: threads that a replica computes with.
+    """
+    import ray
+    from ray import serve
+
+    from headway.serving.gateway import Gateway
+
+    # Where some node offers it, the gateway listens there: the one that a load balancer points to.
+    place = {_GATEWAY_RESOURCE: 0.001} if _GATEWAY_RESOURCE in ray.cluster_resources() else {}
+    return serve.deployment(
         Gateway,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, "resources": place},
         health_check_period_s=2,
         graceful_shutdown_timeout_s=_DRAIN_SECONDS,
         graceful_shutdown_wait_loop_s=0.2,
-    ).bind(_settings(config), {name: release}, {name: encoder})
-    serve.run(gateway, name=_APPLICATION, route_prefix=None, logging_config=_QUIET)
-    return f"{'https' if config.certificate else 'http'}://{config.host}:{config.port}"
+    ).bind(_settings(config), {release.name: release}, {release.name: _encoder(config, release, cores)})
 
 
 def follow_alias(config: ServeConfig, tracking: Tracking) -> None:

@@ -1,0 +1,43 @@
+"""What `headway serve` serves, for Ray Serve's own config files and KubeRay's RayService.
+
+import_path: headway.serving.declared:build
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from headway.config import ServeConfig
+from headway.config_files import validate
+from headway.serving.deploy import bind_application
+from headway.serving.dispatch import Release
+from headway.tracking import Tracking
+
+
+def build(arguments: dict[str, Any]) -> Any:
+    """The application of a model; Ray Serve calls this where a config file names it.
+
+    An alias is looked up when this is called, and not followed: deploying anew looks it up again.
+
+    Args:
+        arguments: the settings of the step `serve`, and `runs`, the folder that all machines share, where
+            the model's registry is if MLFLOW_TRACKING_URI names no other.
+
+    Returns:
+        A `ray.serve.Application`.
+
+    Raises:
+        ConfigError: settings that are none, or no such model.
+    """
+    from headway import cluster
+
+    runs = Path(arguments.get("runs", "runs"))
+    config = validate(ServeConfig, {name: value for name, value in arguments.items() if name != "runs"})
+    release = Release(config.model, "local", config.model)
+    if config.model.startswith("models:/"):
+        tracking = Tracking.at(runs)
+        name, version = tracking.registered_version(config.model)
+        release = Release(name, version, str(tracking.download_weights(config.model)))
+    cores = max(1, cluster.available_cpus() // max(1, config.replicas[0]))
+    return bind_application(config, release, cores)
