@@ -22,6 +22,7 @@ LAYERS = {
     "cli": 0,
     "cli_cluster": 0,
     "api": 1,
+    "client": 1,
     "closing": 1,
     "pipeline": 2,
     "steps": 3,
