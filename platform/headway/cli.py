@@ -79,7 +79,7 @@ def run(
     """Run a pipeline FILE; steps that are done already are not run again."""
     pipeline = load_pipeline(file, overrides)
     from headway import cluster
-    from headway.closing import wait_for_interrupt, write_closing
+    from headway.closing import serve_until, told_to_end, write_closing
     from headway.display import Display
     from headway.pipeline import run_pipeline
 
@@ -87,8 +87,8 @@ def run(
     summary = run_pipeline(pipeline, runs, display, address)
     write_closing(summary, runs, file, display)
     if keep_serving and any(settings["use"] == "serve" for settings in pipeline.steps.values()):
-        display.line("Serving until Ctrl-C.")
-        wait_for_interrupt()
+        with told_to_end() as ended:
+            serve_until(ended, display)
     cluster.shut_down()
 
 

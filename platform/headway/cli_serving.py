@@ -46,13 +46,11 @@ def serve(
     address: str | None,
 ) -> None:
     """Serve MODEL, an encoder's folder or models:/name@alias, until Ctrl-C or SIGTERM."""
-    from headway import cluster
     from headway.api import make_context, run_step
-    from headway.closing import example_command, wait_for_interrupt
+    from headway.closing import example_command, serve_until, told_to_end
     from headway.config import ServeConfig
     from headway.config_files import apply_overrides, validate
     from headway.display import Display
-    from headway.serving.deploy import undeploy
 
     bounds = [int(part) if part.strip().isdigit() else part for part in replicas.split(",")]
     settings = {
@@ -64,12 +62,10 @@ def serve(
     }
     config = validate(ServeConfig, apply_overrides(settings, overrides))
     display = Display()
-    result = run_step("serve", config, make_context("serve", runs, display, address))
-    display.line(example_command(result.output, result.summary["abilities"]))
-    display.line("Serving until Ctrl-C.")
-    wait_for_interrupt()
-    undeploy()
-    cluster.shut_down()
+    with told_to_end() as ended:
+        result = run_step("serve", config, make_context("serve", runs, display, address))
+        display.line(example_command(result.output, result.summary["abilities"]))
+        serve_until(ended, display)
 
 
 @click.argument("name")
