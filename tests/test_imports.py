@@ -21,7 +21,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = {
     "cli": 0,
     "cli_cluster": 0,
+    "cli_options": 0,
+    "cli_serving": 0,
     "api": 1,
+    "client": 1,
     "closing": 1,
     "pipeline": 2,
     "steps": 3,

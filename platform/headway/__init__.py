@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headway.api import finetune, pretrain, run, serve, sweep
+    from headway.client import Client
     from headway.config import ConfigError
     from headway.engine.attention import multi_head_attention
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Client",
     "ConfigError",
     "__version__",
     "finetune",
@@ -27,6 +29,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Client": "headway.client",
     "ConfigError": "headway.config",
     "finetune": "headway.api",
     "multi_head_attention": "headway.engine.attention",

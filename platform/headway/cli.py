@@ -5,10 +5,7 @@ Exit codes: 0 good, 1 a step failed, 2 bad configuration, 3 a quality gate faile
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import secrets
 import sys
 import traceback
 from collections.abc import Callable
@@ -19,20 +16,11 @@ from typing import Any
 import click
 
 from headway.cli_cluster import add_cluster_commands
+from headway.cli_options import ADDRESS, RUNS, SET
+from headway.cli_serving import add_serving_commands
 from headway.config import STEP_CONFIGS, ConfigError
 from headway.config_files import load_config, load_pipeline
 
-_SET = click.option(
-    "--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a setting; may be repeated."
-)
-_RUNS = click.option(
-    "--runs",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("runs"),
-    show_default=True,
-    help="Folder for everything that is made.",
-)
-_ADDRESS = click.option("--address", help="Ray cluster; default: RAY_ADDRESS, or a local one.")
 _QUIET = click.option("--quiet", is_flag=True, help="Show no progress.")
 _FILE = click.argument("file", type=click.Path(path_type=Path))
 
@@ -79,9 +67,9 @@ def main() -> None:
 
 @main.command()
 @_FILE
-@_SET
-@_RUNS
-@_ADDRESS
+@SET
+@RUNS
+@ADDRESS
 @_QUIET
 @click.option("--keep-serving", is_flag=True, help="Leave what was served up, until Ctrl-C.")
 @_exit_codes
@@ -91,7 +79,7 @@ def run(
     """Run a pipeline FILE; steps that are done already are not run again."""
     pipeline = load_pipeline(file, overrides)
     from headway import cluster
-    from headway.closing import wait_for_interrupt, write_closing
+    from headway.closing import serve_until, told_to_end, write_closing
     from headway.display import Display
     from headway.pipeline import run_pipeline
 
@@ -99,8 +87,8 @@ def run(
     summary = run_pipeline(pipeline, runs, display, address)
     write_closing(summary, runs, file, display)
     if keep_serving and any(settings["use"] == "serve" for settings in pipeline.steps.values()):
-        display.line("Serving until Ctrl-C.")
-        wait_for_interrupt()
+        with told_to_end() as ended:
+            serve_until(ended, display)
     cluster.shut_down()
 
 
@@ -132,9 +120,9 @@ def _run_verb(
 def _add_verb(verb: str, text: str) -> None:
     @main.command(verb, help=text)
     @_FILE
-    @_SET
-    @_RUNS
-    @_ADDRESS
+    @SET
+    @RUNS
+    @ADDRESS
     @_QUIET
     @_exit_codes
     def command(file: Path, overrides: tuple[str, ...], runs: Path, address: str | None, quiet: bool) -> None:
@@ -149,9 +137,9 @@ _add_verb("profile", "Profile a few steps of the pretraining in FILE; prints the
 
 @main.command()
 @_FILE
-@_SET
-@_RUNS
-@_ADDRESS
+@SET
+@RUNS
+@ADDRESS
 @_QUIET
 @click.option("--resume", is_flag=True, help="Go on with the newest sweep of the same settings.")
 @_exit_codes
@@ -163,123 +151,7 @@ def sweep(
 
 
 @main.command()
-@click.argument("model")
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=8000, show_default=True, type=int)
-@click.option("--replicas", default="1,4", show_default=True, help="Least and most replicas.")
-@click.option("--keys", type=click.Path(path_type=Path), help="Digests of the keys that may ask.")
-@_SET
-@_RUNS
-@_ADDRESS
-@_exit_codes
-def serve(
-    model: str,
-    host: str,
-    port: int,
-    replicas: str,
-    keys: Path | None,
-    overrides: tuple[str, ...],
-    runs: Path,
-    address: str | None,
-) -> None:
-    """Serve MODEL, an encoder's folder or models:/name@alias, until Ctrl-C or SIGTERM."""
-    from headway import cluster
-    from headway.api import make_context, run_step
-    from headway.closing import example_command, wait_for_interrupt
-    from headway.config import ServeConfig
-    from headway.config_files import apply_overrides, validate
-    from headway.display import Display
-    from headway.serving.deploy import undeploy
-
-    bounds = [int(part) if part.strip().isdigit() else part for part in replicas.split(",")]
-    settings = {
-        "model": model,
-        "host": host,
-        "port": port,
-        "replicas": bounds * (3 - len(bounds)),
-        "keys": keys,
-    }
-    config = validate(ServeConfig, apply_overrides(settings, overrides))
-    display = Display()
-    result = run_step("serve", config, make_context("serve", runs, display, address))
-    display.line(example_command(result.output, result.summary["abilities"]))
-    display.line("Serving until Ctrl-C.")
-    wait_for_interrupt()
-    undeploy()
-    cluster.shut_down()
-
-
-@main.command("key")
-@click.argument("name")
-@_exit_codes
-def make_key(name: str) -> None:
-    """Make a bearer key for NAME: the key itself on stderr, the line for the file of --keys on stdout."""
-    key = secrets.token_urlsafe(32)
-    click.echo(f"key, shown only now: {key}", err=True)
-    click.echo(f"{hashlib.sha256(key.encode()).hexdigest()} {name}")
-
-
-@main.command("load-test")
-@click.argument("url")
-@click.option("--file", "file", required=True, type=click.Path(path_type=Path), help="A text a line.")
-@click.option("--clients", default=64, show_default=True, type=click.IntRange(1, 4096))
-@click.option("--requests", default=2000, show_default=True, type=click.IntRange(1))
-@click.option("--texts", default=1, show_default=True, type=click.IntRange(1, 256), help="In each request.")
-@click.option("--key", envvar="HEADWAY_KEY", help="Bearer key; default: HEADWAY_KEY.")
-@_exit_codes
-def load_test(url: str, file: Path, clients: int, requests: int, texts: int, key: str | None) -> None:
-    """Keep the operation at URL busy (…/v1/embeddings or …/v1/classify) and measure it; prints JSON."""
-    import asyncio
-
-    from headway.serving.load import apply_load, bodies
-
-    lines = _lines_of(file)
-    if not lines:
-        raise ConfigError(f"--file: {str(file)!r} holds no text")
-    headers = {"authorization": f"Bearer {key}"} if key else None
-    work = bodies(lines, requests, texts, None)
-    result = asyncio.run(apply_load(url, work, clients, headers=headers))
-    click.echo(json.dumps(result.summary() | {"statuses": dict(result.statuses)}))
-    if result.failed:
-        _leave(1)
-
-
-@main.command()
-@click.argument("texts", nargs=-1)
-@click.option("--model", required=True, help="A classifier's folder or models:/name@alias.")
-@click.option(
-    "--file", "file", type=click.Path(path_type=Path), help="A text a line; - reads standard input."
-)
-@_RUNS
-@_exit_codes
-def predict(texts: tuple[str, ...], model: str, file: Path | None, runs: Path) -> None:
-    """Classify TEXTS in this process; prints a JSON line for each."""
-    if file is not None:
-        texts += tuple(_lines_of(file))
-    if not texts:
-        raise ConfigError("predict: no text; give texts, or --file")
-    from headway.serving.classifier import Classifier
-    from headway.steps.models import model_folder
-    from headway.tracking import Tracking
-
-    classifier = Classifier(model_folder(model, Tracking.at(runs)))
-    for text, answer in zip(texts, classifier.predict(texts), strict=True):
-        row = {"text": text, "label": answer.label, "score": round(answer.score, 4)}
-        click.echo(json.dumps(row, ensure_ascii=False))
-
-
-def _lines_of(file: Path) -> list[str]:
-    if str(file) != "-" and not file.is_file():
-        raise ConfigError(f"--file: {str(file)!r} does not exist")
-    try:
-        content = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"--file: {str(file)!r} is not UTF-8 text (byte {error.start})") from error
-    return [line for line in content.splitlines() if line.strip()]
-
-
-@main.command()
-@_RUNS
+@RUNS
 @_exit_codes
 def doctor(runs: Path) -> None:
     """What this machine has, and what would go wrong."""
@@ -292,6 +164,7 @@ def doctor(runs: Path) -> None:
         _leave(1)
 
 
+add_serving_commands(main, _exit_codes)
 add_cluster_commands(main, _exit_codes)
 
 if __name__ == "__main__":

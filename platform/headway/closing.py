@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,38 @@ def example_command(url: str, abilities: Sequence[str]) -> str:
     return curl_command(url).replace("/v1/classify", "/v1/embeddings")
 
 
-def wait_for_interrupt() -> None:
-    """Sleep until Ctrl-C, or until the process is told to end (SIGTERM)."""
+@contextlib.contextmanager
+def told_to_end() -> Iterator[threading.Event]:
+    """An event that is set on SIGTERM and on the first Ctrl-C, from before anything is started.
+
+    Clients are answered a moment before the command knows that all is up: told to end in between, it must
+    drain all the same. The second Ctrl-C interrupts as usual.
+    """
     ended = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: ended.set())
+
+    def on_interrupt(*_: Any) -> None:
+        if ended.is_set():
+            raise KeyboardInterrupt
+        ended.set()
+
+    before = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: ended.set()),
+        signal.SIGINT: signal.signal(signal.SIGINT, on_interrupt),
+    }
     try:
-        ended.wait()
-    except (KeyboardInterrupt, SystemExit):
-        return
+        yield ended
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def serve_until(ended: threading.Event, display: Display) -> None:
+    """Wait for that; then take down what is served, once what is in flight is answered."""
+    from headway import cluster
+    from headway.serving.deploy import undeploy
+
+    display.line("Serving until Ctrl-C.")
+    ended.wait()
+    undeploy()
+    cluster.shut_down()
+    display.line("Stopped.")

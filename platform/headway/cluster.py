@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -44,11 +46,22 @@ def connect(address: str | None, tracking_uri: str) -> None:
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     environment["MLFLOW_TRACKING_URI"] = tracking_uri
     start = _start_local if _is_local else _join
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         start(address, environment)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"address: no Ray cluster to join at {address!r}: {reason}") from error
+    _take_signals_back(handler)
+
+
+def _take_signals_back(before: Any) -> None:
+    """Whoever had an answer to SIGTERM keeps it; and Ray's core, which prints its stack, hears of none.
+
+    Without an answer of their own, processes end by Ray's: `sys.exit`, which leaves no process behind.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before if callable(before) else signal.getsignal(signal.SIGTERM))
 
 
 def _start_local(address: str, environment: dict[str, str]) -> None:

@@ -1,14 +1,16 @@
 """The encoder as served against transformers' own padded forward, for every kind that is supported."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from transformers import BertConfig, DistilBertConfig, ElectraConfig, ModernBertConfig, RobertaConfig
+from transformers.activations import ACT2FN
 
 from headway.config import ConfigError
-from headway.engine.inference import Precision, load_for_inference
+from headway.engine.inference import Precision, Product, load_for_inference
 from headway.engine.layout import layout_of_lengths
 
 LENGTHS = [5, 23, 3, 12, 23, 8]
@@ -99,9 +101,26 @@ def test_fused_weights_are_held_once(tmp_path):
     save("BertModel", tmp_path)
     encoder = load_for_inference(tmp_path, "BertModel", "bf16", torch.device("cpu"))
     layers = encoder.model.encoder
-    for layer, (weight, _) in zip(layers.original.layer, layers.projections, strict=True):
-        shared = weight.untyped_storage().data_ptr()
+    for layer, fused in zip(layers.original.layer, layers.fused, strict=True):
+        shared = fused.projections.weight.untyped_storage().data_ptr()
         assert layer.attention.self.key.weight.untyped_storage().data_ptr() == shared
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["gelu", "gelu_new", "relu"])
+@torch.inference_mode()
+def test_products_with_what_follows_them_are_those_of_float32(dtype, kind):
+    activation = ACT2FN[kind]
+    torch.manual_seed(3)
+    hidden, other = torch.randn(37, 48).to(dtype), torch.randn(37, 80).to(dtype)
+    weight, bias = (torch.randn(80, 48) / 7).to(dtype), torch.randn(80).to(dtype)
+    product = Product(weight, bias)
+    exact = torch.nn.functional.linear(hidden.float(), weight.float(), bias.float())
+    rtol, atol = (1e-5, 1e-5) if dtype == torch.float32 else (0.02, 0.02)
+    close = partial(torch.testing.assert_close, rtol=rtol, atol=atol)
+    close(product(hidden).float(), exact)
+    close(product.activated(hidden, activation).float(), activation(exact))
+    close(product.added(hidden, other).float(), exact + other.float())
 
 
 def test_pickled_weights_are_never_loaded(tmp_path):

@@ -23,6 +23,21 @@ def test_the_page_and_its_files_are_served(live):
             assert client.get(path).content == (FILES / Path(path).name).read_bytes()
 
 
+def test_every_operation_and_field_is_described_without_a_script(live):
+    with httpx.Client(base_url=live, trust_env=False) as client:
+        page, openapi = client.get("/docs"), client.get("/openapi.json").json()
+        assert page.status_code == 200 and "text/html" in page.headers["content-type"]
+        assert re.findall(r"https?://|<script", page.text) == []
+        for link in re.findall(r'href="(/[^"]*)"', page.text):
+            assert client.get(link).status_code == 200
+    for path, methods in openapi["paths"].items():
+        for method in methods:
+            assert f"<code>{method.upper()} {path}</code>" in page.text
+    for name, schema in openapi["components"]["schemas"].items():
+        if name.endswith(("Request", "Response")) and name != "ErrorResponse":
+            assert all(f"<code>{field}</code>" in page.text for field in schema["properties"]), name
+
+
 def test_nothing_comes_from_elsewhere():
     for file in FILES.iterdir():
         found = set(re.findall(r"https?://[^\s\"'`)]+", file.read_text(encoding="utf-8")))

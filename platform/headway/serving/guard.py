@@ -20,7 +20,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-_OPEN = ("/", "/health/live", "/health/ready", "/page/")
+_OPEN = ("/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/page/")
 _DIGEST_LENGTH = 64
 
 

@@ -1,21 +1,27 @@
-"""The page at `/`: one HTML file, one script, one style sheet; nothing from elsewhere."""
+"""The pages at `/` and `/docs`: HTML, one script, one style sheet; nothing from elsewhere."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from fastapi import FastAPI
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, HTMLResponse
 from starlette.staticfiles import StaticFiles
+
+from headway.serving.page.reference import reference_page
 
 _FOLDER = Path(__file__).parent / "files"
 
 
 def add_page(app: FastAPI) -> None:
-    """Show the page at `/`, and its files under `/page`."""
+    """Show the page at `/`, its files under `/page`, and what can be asked at `/docs`."""
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(_FOLDER / "index.html", headers={"cache-control": "no-cache"})
+
+    @app.get("/docs", include_in_schema=False)
+    async def reference() -> HTMLResponse:
+        return HTMLResponse(reference_page(app.openapi()))
 
     app.mount("/page", StaticFiles(directory=_FOLDER), name="page")

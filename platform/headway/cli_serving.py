@@ -1,0 +1,166 @@
+"""`headway serve`, `predict`, `load-test` and `key`: what is done with a trained model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from headway.cli_options import ADDRESS, RUNS, SET
+from headway.config import ConfigError
+
+
+def add_serving_commands(group: click.Group, exit_codes: Callable[..., Any]) -> None:
+    """Add the verbs to the command line; `exit_codes` turns what goes wrong into a line and a code."""
+    for name, function in {
+        "serve": serve,
+        "predict": predict,
+        "load-test": load_test,
+        "key": make_key,
+    }.items():
+        group.command(name)(exit_codes(function))
+
+
+@click.argument("model")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8000, show_default=True, type=int)
+@click.option("--replicas", default="1,4", show_default=True, help="Least and most replicas.")
+@click.option("--keys", type=click.Path(path_type=Path), help="Digests of the keys that may ask.")
+@SET
+@RUNS
+@ADDRESS
+def serve(
+    model: str,
+    host: str,
+    port: int,
+    replicas: str,
+    keys: Path | None,
+    overrides: tuple[str, ...],
+    runs: Path,
+    address: str | None,
+) -> None:
+    """Serve MODEL, an encoder's folder or models:/name@alias, until Ctrl-C or SIGTERM."""
+    from headway.api import make_context, run_step
+    from headway.closing import example_command, serve_until, told_to_end
+    from headway.config import ServeConfig
+    from headway.config_files import apply_overrides, validate
+    from headway.display import Display
+
+    bounds = [int(part) if part.strip().isdigit() else part for part in replicas.split(",")]
+    settings = {
+        "model": model,
+        "host": host,
+        "port": port,
+        "replicas": bounds * (3 - len(bounds)),
+        "keys": keys,
+    }
+    config = validate(ServeConfig, apply_overrides(settings, overrides))
+    display = Display()
+    with told_to_end() as ended:
+        result = run_step("serve", config, make_context("serve", runs, display, address))
+        display.line(example_command(result.output, result.summary["abilities"]))
+        serve_until(ended, display)
+
+
+@click.argument("name")
+def make_key(name: str) -> None:
+    """Make a bearer key for NAME: the key itself on stderr, the line for the file of --keys on stdout."""
+    key = secrets.token_urlsafe(32)
+    click.echo(f"key, shown only now: {key}", err=True)
+    click.echo(f"{hashlib.sha256(key.encode()).hexdigest()} {name}")
+
+
+@click.argument("url")
+@click.option("--file", "file", required=True, type=click.Path(path_type=Path), help="A text a line.")
+@click.option("--clients", default=64, show_default=True, type=click.IntRange(1, 4096))
+@click.option("--requests", default=2000, show_default=True, type=click.IntRange(1))
+@click.option("--texts", default=1, show_default=True, type=click.IntRange(1, 256), help="In each request.")
+@click.option("--key", envvar="HEADWAY_KEY", help="Bearer key; default: HEADWAY_KEY.")
+def load_test(url: str, file: Path, clients: int, requests: int, texts: int, key: str | None) -> None:
+    """Keep the operation at URL busy (…/v1/embeddings or …/v1/classify) and measure it; prints JSON."""
+    import asyncio
+
+    from headway.serving.load import apply_load, bodies
+
+    lines = _lines_of(file)
+    if not lines:
+        raise ConfigError(f"--file: {str(file)!r} holds no text")
+    headers = {"authorization": f"Bearer {key}"} if key else None
+    work = bodies(lines, requests, texts, None)
+    result = asyncio.run(apply_load(url, work, clients, headers=headers))
+    click.echo(json.dumps(result.summary() | {"statuses": dict(result.statuses)}))
+    if result.failed:
+        sys.exit(1)
+
+
+@click.argument("texts", nargs=-1)
+@click.option("--model", required=True, help="An encoder's folder or models:/name@alias.")
+@click.option(
+    "--file", "file", type=click.Path(path_type=Path), help="A text a line; - reads standard input."
+)
+@click.option("--input", "source", type=click.Path(path_type=Path), help=".csv, .jsonl, .json or .parquet.")
+@click.option("--output", type=click.Path(path_type=Path), help=".csv, .jsonl or .parquet to write.")
+@click.option("--column", default="text", show_default=True, help="Of --input, with the texts.")
+@RUNS
+@ADDRESS
+def predict(
+    texts: tuple[str, ...],
+    model: str,
+    file: Path | None,
+    source: Path | None,
+    output: Path | None,
+    column: str,
+    runs: Path,
+    address: str | None,
+) -> None:
+    """Classify TEXTS in this process, a JSON line for each; or all rows of --input, on the cluster.
+
+    With --input and --output every row gets its class, or its embedding where MODEL is no classifier.
+    What was stopped goes on where it was.
+    """
+    if (source is None) != (output is None) or (source is not None and (texts or file is not None)):
+        raise ConfigError("predict: --input and --output go together, without texts and --file")
+    if source is not None and output is not None:
+        _predict_file(model, source, output, column, runs, address)
+        return
+    if file is not None:
+        texts += tuple(_lines_of(file))
+    if not texts:
+        raise ConfigError("predict: no text; give texts, --file, or --input and --output")
+    from headway.serving.classifier import Classifier
+    from headway.steps.models import model_folder
+    from headway.tracking import Tracking
+
+    classifier = Classifier(model_folder(model, Tracking.at(runs)))
+    for text, answer in zip(texts, classifier.predict(texts), strict=True):
+        row = {"text": text, "label": answer.label, "score": round(answer.score, 4)}
+        click.echo(json.dumps(row, ensure_ascii=False))
+
+
+def _predict_file(
+    model: str, source: Path, output: Path, column: str, runs: Path, address: str | None
+) -> None:
+    from headway import cluster
+    from headway.display import Display
+    from headway.steps.predict import predict_file
+    from headway.tracking import Tracking
+
+    rows = predict_file(model, source, output, Tracking.at(runs), Display(), column=column, address=address)
+    click.echo(f"{rows} rows: {output}")
+    cluster.shut_down()
+
+
+def _lines_of(file: Path) -> list[str]:
+    if str(file) != "-" and not file.is_file():
+        raise ConfigError(f"--file: {str(file)!r} does not exist")
+    try:
+        content = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--file: {str(file)!r} is not UTF-8 text (byte {error.start})") from error
+    return [line for line in content.splitlines() if line.strip()]

@@ -1,0 +1,72 @@
+"""`headway serve` as a process of its own: told to end, it answers what is in flight and goes quietly."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+TEXTS = [f"The sailor steers boat {number} before noon." for number in range(256)]
+
+
+@pytest.mark.drill  # a whole cluster for each signal
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_drains_and_ends_with_one_line(told: signal.Signals, folders, tmp_path: Path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "headway.cli", "serve", str(folders["embeddings"]), "--port", str(port)]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    try:
+        wait_until_up(url)
+        answers: list[int] = []
+
+        def ask() -> None:
+            body = {"input": TEXTS}
+            answers.append(
+                httpx.post(f"{url}/v1/embeddings", json=body, timeout=60, trust_env=False).status_code
+            )
+
+        asking = [threading.Thread(target=ask) for _ in range(6)]
+        for thread in asking:
+            thread.start()
+        while "_total{path=" not in httpx.get(f"{url}/metrics", trust_env=False).text:
+            time.sleep(0.005)
+        # Ctrl-C is heard by all processes of a terminal; a supervisor tells the one that it started.
+        (os.killpg if told == signal.SIGINT else os.kill)(process.pid, told)
+        out, err = process.communicate(timeout=60)
+        for thread in asking:
+            thread.join()
+    finally:
+        process.kill()
+    assert answers == [200] * 6
+    assert (process.returncode, err) == (0, "")
+    assert out.splitlines()[-1] == "Stopped."
+
+
+def wait_until_up(url: str) -> None:
+    until = time.monotonic() + 90
+    while time.monotonic() < until:
+        try:
+            if httpx.get(f"{url}/health/ready", trust_env=False).status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.1)
+    raise TimeoutError(url)
