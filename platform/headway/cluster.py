@@ -161,6 +161,12 @@ def start_workers_ahead(workers: int) -> None:
         prestart.start_workers_ahead(workers, _cpus_per_worker(workers))
 
 
+def load_ahead(modules: Sequence[str], processes: int, cpus: int) -> None:
+    """On a local cluster, have idle processes load modules while the driver goes on; it does not wait."""
+    if _is_local:
+        prestart.load_ahead(modules, processes, cpus)
+
+
 def _quieten() -> None:
     """Ray's own progress, hints and warnings would drown Headway's; its log files keep them."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -269,6 +269,7 @@ class FinetuneConfig(TrainingConfig):
     attention_dropout: Fraction | None = Field(None, description="likewise, of attention")
     class_weights: Literal["balanced"] | None = Field(None, description="rare labels count for more")
     label_smoothing: Fraction = Field(0.0, description="share of a label spread over all of them")
+    layers: Positive | None = Field(None, description="the lowest so many only; all when not set")
     frozen_layers: Annotated[int, Field(ge=0)] = Field(
         0, description="lowest layers, with the embeddings below them, that are not trained"
     )
@@ -300,8 +301,19 @@ class SweepConfig(Config):
         "random", description="grid: all combinations of lists; tpe: Optuna's, learns from earlier trials"
     )
     samples: Positive = Field(8, description="trials; grid has as many as there are combinations")
-    scheduler: Literal["asha", "fifo", "median", "pbt"] = "asha"
-    metric: str | None = Field(None, min_length=1, description="on the validation rows; the task's own")
+    scheduler: Literal["asha", "hyperband", "fifo", "median", "pbt"] = Field(
+        "asha", description="hyperband: asha in brackets that begin to stop trials at different times"
+    )
+    metric: str | Annotated[list[str], Field(min_length=1)] | None = Field(
+        None,
+        description="on the validation rows; the task's own when not set; a list searches a Pareto front, "
+        "and may name latency_ms and parameters",
+    )
+    tolerance: Annotated[float, Field(ge=0.0)] = Field(
+        0.01,
+        description="with several metrics, how far from the best of the first the winner may be: it is the "
+        "best of the second on the Pareto front among those",
+    )
     concurrency: Positive | None = Field(None, description="trials at once; a core each when not set")
     cpus_per_trial: Positive | None = Field(None, description="shared out evenly when not set")
     gpus_per_trial: Annotated[float, Field(ge=0.0)] = Field(0.0, description="may be a fraction of one")
@@ -317,11 +329,20 @@ class SweepConfig(Config):
             raise ValueError("a sweep over pretrain takes no model, task or finetune")
         return self
 
+    @model_validator(mode="after")
+    def _no_stopping_by_one_metric(self) -> SweepConfig:
+        if isinstance(self.metric, list) and len(self.metric) > 1 and self.scheduler != "fifo":
+            raise ValueError(f"scheduler {self.scheduler} judges by one metric; with several, set fifo")
+        return self
+
 
 class EvaluateConfig(Config):
     """The step `evaluate`: the held-out score, beside baselines on the same split."""
 
     model: str = Field(min_length=1, description="a fine-tuned model")
+    beside: dict[str, str] = Field(
+        {}, description="name → another fine-tuned model, scored on the same rows: what a stage bought"
+    )
     encoder: str | None = Field(None, description="the encoder it came from; needed for baselines")
     task: AnyTask
     finetune: dict[str, Any] = Field({}, description="the budget of every run with few labels")

@@ -1,4 +1,4 @@
-"""Start the processes of a Ray Train group before they are needed, while the driver still reads its text.
+"""Start processes of Ray's before they are needed, while the driver still reads its text.
 
 Ray Train starts its controller, two helpers of it and the workers only once `fit()` is called, one after
 the other, and each worker then loads torch and transformers: most of the time to the first step. A process
@@ -7,8 +7,10 @@ that is started ahead with the very same environment is taken by the first actor
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
+from collections.abc import Sequence
 
 CONTROL_PROCESSES = 3
 """Actors of Ray Train besides the workers: its controller, synchronisation, and what cleans up after it."""
@@ -21,8 +23,6 @@ logger = logging.getLogger(__name__)
 
 def preload() -> None:
     """Load what a training worker needs; Ray calls this in each of their processes."""
-    import importlib
-
     for module in ("ray.train.torch", "headway.steps.pretrain", "headway.steps.finetune"):
         importlib.import_module(module)
 
@@ -57,6 +57,22 @@ def start_workers_ahead(workers: int, threads: int) -> None:
     # for an actor only if the two are the same to the letter.
     serialized = json.dumps({"env_vars": environment}, sort_keys=True, separators=(",", ":"))
     _start_ahead(workers, serialized)
+
+
+def load_ahead(modules: Sequence[str], processes: int, cpus: int) -> None:
+    """Have `processes` of Ray's idle processes, of `cpus` cores each, load modules.
+
+    Actors that add nothing to the environment are started in them.
+    """
+    import ray
+
+    def load() -> None:
+        for module in modules:
+            importlib.import_module(module)
+
+    task = ray.remote(num_cpus=cpus, max_retries=0)(load)
+    for _ in range(processes):
+        task.remote()
 
 
 def _start_ahead(processes: int, serialized_environment: str) -> None:

@@ -1,13 +1,15 @@
-"""Frozen layers, and low-rank additions that are merged into plain weights."""
+"""Dropped and frozen layers, and low-rank additions that are merged into plain weights."""
 
 from __future__ import annotations
+
+import copy
 
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, DistilBertConfig, ModernBertConfig
 
 from headway.config import ConfigError, LoraConfig
-from headway.engine.adaptation import add_lora, encoder_layers, freeze_layers, merged
+from headway.engine.adaptation import add_lora, encoder_layers, freeze_layers, keep_layers, merged
 
 CONFIGS = {
     "bert": BertConfig(
@@ -29,7 +31,7 @@ CONFIGS = {
 @pytest.fixture(params=CONFIGS)
 def model(request):
     torch.manual_seed(0)
-    return AutoModelForSequenceClassification.from_config(CONFIGS[request.param]).eval()
+    return AutoModelForSequenceClassification.from_config(copy.deepcopy(CONFIGS[request.param])).eval()
 
 
 def test_frozen_are_the_embeddings_and_the_lowest_layers_alone(model):
@@ -38,6 +40,23 @@ def test_frozen_are_the_embeddings_and_the_lowest_layers_alone(model):
     assert len(layers) == 3
     frozen = {id(p) for part in [model.base_model.embeddings, *layers[:2]] for p in part.parameters()}
     assert all(parameter.requires_grad == (id(parameter) not in frozen) for parameter in model.parameters())
+
+
+def test_the_lowest_layers_alone_are_the_model_that_is_saved(model, tmp_path):
+    inputs = torch.arange(8)[None]
+    states = model(inputs, output_hidden_states=True).hidden_states
+    keep_layers(model, 2)
+    model.save_pretrained(tmp_path)
+    opened = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    assert len(encoder_layers(opened)) == opened.config.num_hidden_layers == 2
+    kept = opened(inputs, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(kept[1], states[1])
+    torch.testing.assert_close(opened(inputs).logits, model(inputs).logits)
+
+
+def test_more_layers_than_there_are_cannot_be_kept(model):
+    with pytest.raises(ConfigError, match="layers: 4 is not allowed; the encoder has 3 layers"):
+        keep_layers(model, 4)
 
 
 def test_more_frozen_layers_than_there_are_is_refused(model):

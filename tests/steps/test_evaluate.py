@@ -33,6 +33,13 @@ def test_scores_are_those_of_the_model_on_the_held_out_texts(classifier, task, m
     assert "accuracy_tfidf" not in summary
 
 
+def test_another_model_is_scored_on_the_same_texts(classifier, task, make_context, runs):
+    config = EvaluateConfig(model=str(classifier), beside={"as it came": str(classifier)}, task=task)
+    result = run_evaluate(config, make_context("evaluate-beside", runs))
+    assert result.summary["beside"]["as it came"]["accuracy"] == result.summary["accuracy"]
+    assert f"as it came {result.summary['accuracy']:.4f}" in result.headline
+
+
 def test_baselines_and_few_labels_are_computed_in_the_same_run(
     classifier, encoder, task, make_context, runs, ray_cluster
 ):

@@ -69,6 +69,7 @@ def test_three_trials_are_searched_and_the_best_model_is_handed_on(config, make_
         ({"optimizer.name": ["adamw", "sgd"]}, "optimizer.name: 'sgd' is not allowed"),
         ({"optimizer.learning_rate": "uniform(-1, 1)"}, "learning_rate: -1.0 is not allowed"),
         ({"no.such": [1]}, "unknown setting"),
+        ({"model": ["a", "b"]}, "search.model: all trials of a sweep have the same"),
     ],
 )
 def test_a_search_that_would_fail_in_a_trial_is_refused_before_any(search, message, config, make_context):

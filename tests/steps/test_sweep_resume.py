@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mlflow import MlflowClient
@@ -82,7 +83,7 @@ def test_a_new_scheduler_stops_whom_the_old_one_would_have(tmp_path):
         trial.end("done")
     scheduler = make_scheduler(config, space, "accuracy", "max")
     assert isinstance(scheduler, ASHAScheduler)
-    replay(ledger.trials(), scheduler, sampler, config, "accuracy")
+    replay(ledger.trials(), scheduler, sampler, config, ["accuracy"])
 
     class New:
         trial_id = "new"
@@ -91,6 +92,26 @@ def test_a_new_scheduler_stops_whom_the_old_one_would_have(tmp_path):
     assert scheduler.on_trial_result(None, New(), {"round": 1, "accuracy": 0.1, "loss": 0.9}) == "STOP"
     scheduler.on_trial_add(None, New())
     assert scheduler.on_trial_result(None, New(), {"round": 1, "accuracy": 0.85, "loss": 0.1}) == "CONTINUE"
+
+
+def test_the_bracket_of_a_trial_is_the_same_after_a_restart(tmp_path):
+    """One bracket stops trials from the first evaluation on, the other lets all come to the third."""
+    config = settings(scheduler="hyperband", samples=40)
+
+    def stopped_at_once() -> list[int]:
+        scheduler = make_scheduler(config, parse_search(config.search), "accuracy", "max")
+        found = []
+        for number in range(40):
+            trial = SimpleNamespace(trial_id=str(number), config={"point": {"number": number}})
+            scheduler.on_trial_add(None, trial)
+            # Each is worse than all before it.
+            result = {"round": 1, "accuracy": 1 - number / 100}
+            if scheduler.on_trial_result(None, trial, result) == "STOP":
+                found.append(number)
+        return found
+
+    assert stopped_at_once() == stopped_at_once()
+    assert 20 < len(stopped_at_once()) < 38
 
 
 def test_tpe_learns_from_trials_of_before_the_restart(tmp_path):
@@ -107,7 +128,7 @@ def test_tpe_learns_from_trials_of_before_the_restart(tmp_path):
             trial.end("done")
         if told:
             scheduler = make_scheduler(config, parse_search(search), "accuracy", "max")
-            replay(ledger.trials(), scheduler, sampler, config, "accuracy")
+            replay(ledger.trials(), scheduler, sampler, config, ["accuracy"])
         rates = sorted(sampler.propose(number)["optimizer.learning_rate"] for number in range(20, 40))
         return rates[10]
 

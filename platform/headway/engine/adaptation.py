@@ -1,4 +1,4 @@
-"""Which weights of a pretrained encoder are trained: all, the upper layers, or low-rank additions."""
+"""What of a pretrained encoder is kept and trained: all, some layers, or low-rank additions."""
 
 from __future__ import annotations
 
@@ -16,6 +16,23 @@ def encoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     depth = encoder.config.num_hidden_layers
     stacks = [part for part in encoder.modules() if isinstance(part, nn.ModuleList) and len(part) == depth]
     return stacks[0]
+
+
+def keep_layers(model: PreTrainedModel, count: int | None) -> None:
+    """Drop all but the `count` lowest layers, in place (Sajjad et al. 2020); None leaves all.
+
+    Raises:
+        ConfigError: the encoder has fewer layers.
+    """
+    if count is None:
+        return
+    layers = encoder_layers(model)
+    if count > len(layers):
+        raise ConfigError(f"layers: {count} is not allowed; the encoder has {len(layers)} layers")
+    del layers[count:]
+    model.config.num_hidden_layers = count
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = model.config.layer_types[:count]
 
 
 def freeze_layers(model: PreTrainedModel, count: int) -> None:

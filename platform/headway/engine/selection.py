@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from headway.config import ConfigError
 from headway.engine.trainer import Metrics
 
-SMALLER_IS_BETTER = ("loss", "rmse")
+SMALLER_IS_BETTER = ("loss", "rmse", "latency_ms", "parameters")
 """Endings of the names of measures that are to be low; all others are to be high."""
 
 

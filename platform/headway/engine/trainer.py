@@ -61,6 +61,7 @@ class Trainer:
         report: Report = lambda step, metrics: None,
         evaluator: Evaluator | None = None,
         stop: Callable[[], bool] = lambda: False,
+        measure_start: bool = True,
     ) -> None:
         self.worker = worker or Worker()
         self.objective: Any = objective.to(self.worker.device)
@@ -72,6 +73,7 @@ class Trainer:
         self.report = report
         self.evaluator = evaluator
         self.stop = stop
+        self.measure_start = measure_start
         self.total_steps = config.total_steps(batches.rows)
         most_shares = max(config.most_workers // config.parallel.tensor, self.worker.shares)
         self.parts = most_shares * config.accumulation
@@ -98,7 +100,7 @@ class Trainer:
             TrainingError: a gradient that is not finite; the state before that step is saved.
             Stopped: some worker was asked to stop.
         """
-        if self.start_step == 0:
+        if self.start_step == 0 and self.measure_start:
             self.report(0, self.evaluate())
         meter = self._resumed_meter()
         validation_loss = self.restored.metric

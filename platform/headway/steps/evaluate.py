@@ -33,7 +33,14 @@ def run_evaluate(config: EvaluateConfig, context: Context) -> StepResult:
     model = model_folder(config.model, context.tracking).resolve()
     task = open_task(task_folder(config.task, model, context))
     summary: dict[str, Any] = score_model(model, task)
+    others = {
+        name: score_model(model_folder(other, context.tracking), task)
+        for name, other in config.beside.items()
+    }
     rows = [_table_row("this model", summary, task)]
+    rows += [_table_row(name, scores, task) for name, scores in others.items()]
+    if others:
+        summary["beside"] = {name: _numbers(scores) for name, scores in others.items()}
     if config.encoder is not None:
         encoder = model_folder(config.encoder, context.tracking).resolve()
         baselines = _baselines(config, encoder, model, task, context)
@@ -41,7 +48,7 @@ def run_evaluate(config: EvaluateConfig, context: Context) -> StepResult:
         summary |= _baseline_scores(baselines, task)
         summary["few_labels"] = _few_labels(config, encoder, task, context)
     with context.tracking.run(context.experiment, context.step, config.model_dump(mode="json")) as run:
-        run.log_metrics([(0, {k: v for k, v in summary.items() if isinstance(v, float)})])
+        run.log_metrics([(0, _numbers(summary))])
         run.log_dict(summary, "evaluation.json")
         if summary.get("few_labels"):
             picture = draw_learning_curve(summary["few_labels"], task.primary, context.folder)
@@ -173,16 +180,21 @@ def _spread(values: list[float]) -> dict[str, Any]:
     return {"mean": found["mean"], "std": found["std"], "seeds": values}
 
 
+def _numbers(scores: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in scores.items() if isinstance(value, float)}
+
+
 def _headline(summary: dict[str, Any], task: Task) -> str:
     primary = task.primary
     headline = f"{primary.replace('_', ' ')} {summary[primary]:.4f} on {summary['texts']} held-out texts"
     baselines = [("random weights", f"{primary}_random_init"), ("TF-IDF", f"{primary}_tfidf")]
-    said = [f"{name} {summary[key]:.4f}" for name, key in baselines if key in summary]
+    said = [f"{name} {scores[primary]:.4f}" for name, scores in summary.get("beside", {}).items()]
+    said += [f"{name} {summary[key]:.4f}" for name, key in baselines if key in summary]
     return headline + (f" ({', '.join(said)})" if said else "")
 
 
 def _table_row(name: str, scores: dict[str, Any], task: Task) -> tuple[Any, ...]:
-    return (name, *(value for value in scores.values() if isinstance(value, float)))
+    return (name, *_numbers(scores).values())
 
 
 def _show(context: Context, task: Task, summary: dict[str, Any], rows: list[tuple[Any, ...]]) -> None:

@@ -12,7 +12,7 @@ from headway import cluster
 from headway.config import ClassificationTask, FinetuneConfig
 from headway.data.batches import BatchSource
 from headway.data.tokenizer import load_tokenizer
-from headway.engine.adaptation import add_lora, freeze_layers, merged
+from headway.engine.adaptation import add_lora, freeze_layers, keep_layers, merged
 from headway.engine.objectives import TaskObjective
 from headway.engine.parallel import Worker
 from headway.engine.scoring import predict
@@ -68,6 +68,7 @@ class FinetuningJob:
         """See `TrainingJob`."""
         config = self.config
         model = self.task.load(self.model_folder, config)
+        keep_layers(model, config.layers)
         freeze_layers(model, config.frozen_layers)
         if config.lora is not None:
             add_lora(model, config.lora)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-_NAMES = {"random_init": "random weights", "tfidf": "TF-IDF", "frozen": "frozen encoder"}
+_NAMES = {"random_init": "random weights", "tfidf": "TF-IDF", "frozen": "frozen encoder", "setfit": "SetFit"}
 
 
 def draw_learning_curve(few_labels: dict[str, dict[str, Any]], measure: str, folder: Path) -> Path:

@@ -7,7 +7,7 @@ import os
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from headway import cluster
 from headway.config import (
@@ -16,36 +16,40 @@ from headway.config import (
     FinetuneConfig,
     PretrainConfig,
     SweepConfig,
-    TrainingConfig,
 )
 from headway.data.atomic import write_atomically
-from headway.engine.selection import SMALLER_IS_BETTER
 from headway.steps.context import Context, StepResult
 from headway.steps.evaluate import score_model
 from headway.steps.finetune import FinetuningJob, task_folder
-from headway.steps.journal import read_journal
-from headway.steps.ledger import Ledger, Trial, validation_metrics
+from headway.steps.ledger import Ledger
+from headway.steps.model_cost import COSTS
 from headway.steps.models import model_folder
 from headway.steps.pretrain import PretrainingJob, corpus_folder, start_from
 from headway.steps.search_space import Domain, check_search, parse_search, trial_settings
 from headway.steps.sweep_plots import write_report
 from headway.steps.sweep_report import Leaderboard
-from headway.steps.sweep_search import Sampler, make_scheduler, replay, trial_source
-from headway.steps.training import chosen_metrics
+from headway.steps.sweep_search import Sampler, make_scheduler, replay, trial_count, trial_source
+from headway.steps.sweep_winner import (
+    Measured,
+    described,
+    finished_trials,
+    headline,
+    mode_of,
+    pareto_front,
+    rule,
+    summary_of,
+    winner_of,
+)
 from headway.steps.trials import Stage, TrialSettings, run_trial
 from headway.tasks.task import open_task
 from headway.tracking import Run
 
 
-class Winner(NamedTuple):
-    """The trial whose model the sweep hands on, and what it measured at its end."""
-
-    trial: Trial
-    metrics: dict[str, float]
-
-
 def run_sweep(config: SweepConfig, context: Context) -> StepResult:
     """Search, and hand on the model of the best trial that trained to its end.
+
+    With several metrics, the winner is the best by the second on the Pareto front among the trials that are
+    within `tolerance` of the best by the first.
 
     Called again in the same folder after the driver died, it goes on: trials that ended are not run
     again, those that had begun begin anew.
@@ -56,22 +60,27 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
     """
     space = parse_search(config.search)
     _check_trials(config, space)
-    stage, metric = _stage(config, context)
+    stage, metrics = _stage(config, context)
     ledger = Ledger(context.folder.resolve() / "trials")
-    mode = "min" if metric.endswith(SMALLER_IS_BETTER) else "max"
-    sampler = Sampler(config, space, mode)
     cluster.connect(context.address, context.tracking.uri)
+    cluster.load_ahead(("ray.tune", "headway.steps.trials"), *_shares(config, trial_count(config, space)))
+    sampler = Sampler(config, space, *map(mode_of, metrics))
     parent = _parent_run(config, context)
     try:
-        board = Leaderboard(ledger, context, parent, list(space), metric, mode)
+        board = Leaderboard(ledger, context, parent, list(space), metrics)
         board.reconcile()
         _tune(config, context, stage, ledger, sampler, board)
-        winner = _winner(ledger, stage.base.config, metric, mode)
-        summary = _summary(ledger, winner, parent, metric)
+        finished = finished_trials(ledger, stage.base.config, metrics)
+        winner = winner_of(finished, metrics, config.tolerance)
+        summary = summary_of(ledger, winner, metrics[0]) | {"mlflow_run_id": parent.run_id}
+        front = pareto_front(finished, metrics) if len(metrics) > 1 else []
+        if front:
+            summary["rule"] = rule(metrics, config.tolerance)
+            summary["front"] = [described(trial) for trial in front]
         parent.log_metrics([(0, {f"best_{name}": value for name, value in winner.metrics.items()})])
         if config.test and isinstance(stage.base, FinetuningJob):
             summary["test"] = _test(winner, stage.base.task_folder, context, parent)
-        write_report(ledger, list(space), metric, mode, context.folder, parent)
+        write_report(ledger, list(space), metrics, context.folder, parent, winner, front)
     except BaseException:
         parent.close("FAILED")
         raise
@@ -79,7 +88,7 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
     board.show()
     ledger.keep_only(winner.trial)
     model = str(winner.trial.model)
-    return StepResult(model, _headline(summary), {"best": model}, summary)
+    return StepResult(model, headline(summary, metrics), {"best": model}, summary)
 
 
 def _check_trials(config: SweepConfig, space: dict[str, Domain]) -> None:
@@ -88,13 +97,17 @@ def _check_trials(config: SweepConfig, space: dict[str, Domain]) -> None:
         check_search(space, PretrainConfig, config.pretrain)
         return
     shared = {"model": "model", "task": "task"} | config.finetune
+    for path in space:
+        if path.partition(".")[0] in ("model", "task", "seeds", "folds", "workers"):
+            raise ConfigError(f"search.{path}: all trials of a sweep have the same; run a sweep for each")
     check_search(space, FinetuneConfig, shared)
     if trial_settings(FinetuneConfig, shared, {}).workers:
         raise ConfigError("finetune.workers: trials train in a process each; set cpus_per_trial")
 
 
-def _stage(config: SweepConfig, context: Context) -> tuple[Stage, str]:
-    """What is trained, and the measure that says which trial is best."""
+def _stage(config: SweepConfig, context: Context) -> tuple[Stage, list[str]]:
+    """What is trained, and the measures that say which trial is best."""
+    given = [config.metric] if isinstance(config.metric, str) else config.metric
     if config.pretrain is not None:
         settings = trial_settings(PretrainConfig, config.pretrain, {})
         start = start_from(settings, context)
@@ -102,14 +115,14 @@ def _stage(config: SweepConfig, context: Context) -> tuple[Stage, str]:
         # Prepared once; every trial opens the same one.
         shared = config.pretrain | {"corpus": str(corpus)}
         base = PretrainingJob(settings, corpus, start)
-        return Stage(base, shared), config.metric or "loss"
+        return Stage(base, shared), given or ["loss"]
     assert config.model is not None and config.task is not None
     model = model_folder(config.model, context.tracking).resolve()
     prepared = task_folder(config.task, model, context)
     shared = {"model": str(model), "task": str(prepared)} | config.finetune
     few = config.task.labels_per_class if isinstance(config.task, ClassificationTask) else None
     job = FinetuningJob(trial_settings(FinetuneConfig, shared, {}), model, prepared, few)
-    return Stage(job, shared), config.metric or open_task(prepared).primary
+    return Stage(job, shared), given or [open_task(prepared).primary]
 
 
 def _parent_run(config: SweepConfig, context: Context) -> Run:
@@ -143,10 +156,16 @@ def _tune(
     shutil.rmtree(context.folder / "tune", ignore_errors=True)
     concurrency, threads = _shares(config, sampler.total)
     scheduler = make_scheduler(config, parse_search(config.search), board.metric, board.mode)
-    replay(ledger.trials(), scheduler, sampler, config, board.metric)
-    settings = TrialSettings(ledger.folder, threads, config.reports, clones=config.scheduler == "pbt")
+    replay(ledger.trials(), scheduler, sampler, config, board.metrics)
+    settings = TrialSettings(
+        ledger.folder,
+        threads,
+        config.reports,
+        clones=config.scheduler == "pbt",
+        costed=not set(COSTS).isdisjoint(board.metrics),
+    )
     trial = partial(run_trial, stage=stage, settings=settings)
-    source = trial_source(config, sampler, ledger, board.metric)
+    source = trial_source(config, sampler, ledger, board.metrics)
     shared = {"num_samples": left, "max_concurrent_trials": concurrency, "scheduler": scheduler}
     tuner = tune.Tuner(
         tune.with_resources(trial, {"cpu": threads, "gpu": config.gpus_per_trial}),
@@ -186,42 +205,7 @@ def _set_quiet() -> None:
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
 
 
-def _winner(ledger: Ledger, config: TrainingConfig, metric: str, mode: str) -> Winner:
-    finished: list[Winner] = []
-    reasons = []
-    for trial in ledger.trials():
-        ended = trial.ended or {"state": "running", "reason": ""}
-        if ended["state"] == "done":
-            finished.append(Winner(trial, _kept_metrics(trial, config, metric)))
-        elif ended["reason"]:
-            reasons.append(ended["reason"])
-    if not finished:
-        raise RuntimeError(f"no trial of the sweep finished: {reasons[0] if reasons else 'none was run'}")
-    sign = 1.0 if mode == "min" else -1.0
-    return min(finished, key=lambda winner: (sign * winner.metrics[metric], winner.metrics["loss"]))
-
-
-def _kept_metrics(trial: Trial, config: TrainingConfig, metric: str) -> dict[str, float]:
-    """What was measured of the model that a trial saved."""
-    metrics = validation_metrics(chosen_metrics(read_journal(trial.journal), config))
-    if metric not in metrics:
-        raise ConfigError(f"metric: {metric!r} is not measured; allowed: {', '.join(metrics)}")
-    return metrics
-
-
-def _summary(ledger: Ledger, winner: Winner, parent: Run, metric: str) -> dict[str, Any]:
-    states = [(trial.ended or {"state": "running"})["state"] for trial in ledger.trials()]
-    return {
-        "trials": len(states),
-        "failed": states.count("failed"),
-        "stopped_early": states.count("stopped"),
-        "metric": metric,
-        "best": {"trial": winner.trial.folder.name, "settings": winner.trial.sampled, **winner.metrics},
-        "mlflow_run_id": parent.run_id,
-    }
-
-
-def _test(winner: Winner, task: Path, context: Context, parent: Run) -> dict[str, Any]:
+def _test(winner: Measured, task: Path, context: Context, parent: Run) -> dict[str, Any]:
     """The winner's scores on the held-out rows, which no trial has seen; measured once."""
     path = context.folder / "test.json"
     if path.is_file():
@@ -232,17 +216,3 @@ def _test(winner: Winner, task: Path, context: Context, parent: Run) -> dict[str
     parent.log_metrics([(0, {f"test_{name}": value for name, value in numbers.items()})])
     write_atomically(path, json.dumps(numbers))
     return numbers
-
-
-def _headline(summary: dict[str, Any]) -> str:
-    best, metric = summary["best"], summary["metric"]
-    settings = ", ".join(f"{path} {_brief(value)}" for path, value in best["settings"].items())
-    test = f"; held-out {metric} {summary['test'][metric]:.4f}" if metric in summary.get("test", {}) else ""
-    return (
-        f"{summary['trials']} trials, {summary['stopped_early']} stopped early, {summary['failed']} failed; "
-        f"best validation {metric} {best[metric]:.4f} with {settings}{test}"
-    )
-
-
-def _brief(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

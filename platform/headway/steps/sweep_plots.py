@@ -10,13 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from headway.steps.ledger import Ledger, Trial
+from headway.steps.sweep_winner import Measured, mode_of
 from headway.tracking import Run
 
 _COLOURS = {"done": "tab:blue", "stopped": "tab:gray", "failed": "tab:red", "running": "tab:orange"}
 
 
 def write_report(
-    ledger: Ledger, paths: list[str], metric: str, mode: str, folder: Path, run: Run
+    ledger: Ledger,
+    paths: list[str],
+    metrics: list[str],
+    folder: Path,
+    run: Run,
+    winner: Measured,
+    front: list[Measured],
 ) -> dict[str, Path]:
     """Draw the sweep, write `leaderboard.html`, and log all of it as artifacts of its run.
 
@@ -24,12 +31,15 @@ def write_report(
         The files, by name.
     """
     trials = [trial for trial in ledger.trials() if trial.evaluations()]
-    sign = -1.0 if mode == "max" else 1.0
+    metric = metrics[0]
+    sign = -1.0 if mode_of(metric) == "max" else 1.0
     trials.sort(key=lambda trial: sign * _final(trial, metric))
     figures = {
-        "curves": _curves(trials, metric),
+        "curves": _curves(trials, [metric, "loss"]),
         "parallel_coordinates": _parallel_coordinates(trials, paths, metric),
     }
+    if front:
+        figures["pareto"] = _pareto(trials, front, winner, metrics)
     weights = importances(trials, paths, metric)
     if weights:
         figures["importances"] = _importances(weights)
@@ -38,7 +48,9 @@ def write_report(
         files[name] = folder / f"{name}.png"
         figure.savefig(files[name], dpi=120)
     files["leaderboard"] = folder / "leaderboard.html"
-    files["leaderboard"].write_text(_page(trials, paths, metric, figures), encoding="utf-8")
+    files["leaderboard"].write_text(
+        _page(trials, paths, metrics, figures, [m.trial.folder for m in front]), encoding="utf-8"
+    )
     for path in files.values():
         run.log_file(path)
     return files
@@ -99,8 +111,8 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _curves(trials: list[Trial], metric: str) -> Any:
-    measures = list(dict.fromkeys([metric, "loss"]))
+def _curves(trials: list[Trial], names: list[str]) -> Any:
+    measures = list(dict.fromkeys(names))
     figure = _figure(6.0 * len(measures), 4.0)
     for axes, measure in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
         for trial in trials:
@@ -150,6 +162,22 @@ def _scaled(values: list[Any]) -> tuple[list[float], list[tuple[float, str]]]:
     return [(number - low) / span for number in numbers], ticks
 
 
+def _pareto(trials: list[Trial], front: list[Measured], winner: Measured, metrics: list[str]) -> Any:
+    """Two metrics against each other: all trials, those that no other beats in both, and the winner."""
+    first, second = metrics[:2]
+    figure = _figure(6.0, 4.0)
+    axes = figure.subplots()
+    axes.scatter([_final(t, second) for t in trials], [_final(t, first) for t in trials], color="tab:gray")
+    points = sorted((trial.metrics[second], trial.metrics[first]) for trial in front)
+    axes.plot(*zip(*points, strict=True), marker="o", color="tab:blue", label="Pareto front")
+    best = winner.metrics
+    axes.plot(best[second], best[first], marker="*", markersize=14, color="tab:red", ls="", label="winner")
+    axes.set(xlabel=second.replace("_", " "), ylabel=f"validation {first.replace('_', ' ')}")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
 def _importances(weights: dict[str, float]) -> Any:
     figure = _figure(6.0, 1.0 + 0.4 * len(weights))
     axes = figure.subplots()
@@ -159,11 +187,13 @@ def _importances(weights: dict[str, float]) -> Any:
     return figure
 
 
-def _page(trials: list[Trial], paths: list[str], metric: str, figures: dict[str, Any]) -> str:
+def _page(
+    trials: list[Trial], paths: list[str], metrics: list[str], figures: dict[str, Any], front: list[Path]
+) -> str:
     """One file that needs no other: the table, and the pictures inside it."""
-    measures = list(dict.fromkeys([metric, "loss"]))
+    measures = list(dict.fromkeys([*metrics, "loss"]))
     head = ["", "trial", *paths, "step", *measures, "state"]
-    rows = [_cells(place, trial, paths, measures) for place, trial in enumerate(trials, start=1)]
+    rows = [_cells(place, trial, paths, measures, front) for place, trial in enumerate(trials, start=1)]
     table = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     pictures = "".join(
         f"<h2>{name.replace('_', ' ')}</h2><img alt='{name}' src='data:image/png;base64,{_encoded(figure)}'>"
@@ -179,11 +209,12 @@ def _page(trials: list[Trial], paths: list[str], metric: str, figures: dict[str,
     )
 
 
-def _cells(place: int, trial: Trial, paths: list[str], measures: list[str]) -> list[str]:
+def _cells(place: int, trial: Trial, paths: list[str], measures: list[str], front: list[Path]) -> list[str]:
     last = trial.evaluations()[-1]
     values = [_brief(trial.sampled.get(path, "")) for path in paths]
     scores = [f"{last.metrics.get(name, math.nan):.4f}" for name in measures]
-    return [str(place), trial.folder.name, *values, str(last.step), *scores, _state(trial)]
+    state = _state(trial) + (", Pareto front" if trial.folder in front else "")
+    return [str(place), trial.folder.name, *values, str(last.step), *scores, state]
 
 
 def _brief(value: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from headway.steps.context import Context
 from headway.steps.journal import Entry, read_journal
 from headway.steps.ledger import Ledger, Trial
+from headway.steps.sweep_winner import mode_of
 from headway.tracking import Run
 
 _STATUSES = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
@@ -16,15 +17,17 @@ class Leaderboard:
     """Follows the trials of one sweep.
 
     Attributes:
-        metric: what trials are ranked by.
-        mode: `max` or `min`: which way.
+        metrics: what the sweep looks at; the first ranks its trials.
+        metric: the first of them.
+        mode: `max` or `min`: which way it ranks.
     """
 
     def __init__(
-        self, ledger: Ledger, context: Context, parent: Run, paths: list[str], metric: str, mode: str
+        self, ledger: Ledger, context: Context, parent: Run, paths: list[str], metrics: list[str]
     ) -> None:
-        self.metric = metric
-        self.mode = mode
+        self.metrics = metrics
+        self.metric = metrics[0]
+        self.mode = mode_of(self.metric)
         self._ledger = ledger
         self._context = context
         self._parent = parent
@@ -110,7 +113,7 @@ class Leaderboard:
         self._context.display.table(*self._table())
 
     def _table(self) -> tuple[str, list[str], list[list[Any]]]:
-        measures = list(dict.fromkeys([self.metric, "loss"]))
+        measures = list(dict.fromkeys([*self.metrics, "loss"]))
         columns = ["trial", *self._paths, "step", *measures, ""]
         sign = -1.0 if self.mode == "max" else 1.0
         trials = self._ledger.trials()

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from headway.config import SweepConfig
 from headway.data.sampling import derived_seed
 from headway.steps.ledger import Ledger, Trial
@@ -19,23 +21,26 @@ from headway.steps.search_space import Domain, Range, grid_points
 _REDUCTION = 3
 """Of the trials that reach a rung, one in so many goes on (Li et al. 2020, "ASHA")."""
 _MOST_ROUNDS = 2**16
+_BRACKETS = 2
+"""Of `hyperband`: one stops trials from the first evaluation on, the other from the third."""
 
 
 class Sampler:
     """Proposes values: at random, from a grid, or where earlier trials did well (TPE)."""
 
-    def __init__(self, config: SweepConfig, space: dict[str, Domain], mode: str) -> None:
+    def __init__(self, config: SweepConfig, space: dict[str, Domain], *modes: str) -> None:
+        """`modes`: `max` or `min` of each metric."""
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._optuna = optuna
         self._config = config
         self._space = space
-        self._grid = grid_points(space) if config.algorithm == "grid" else []
+        self._grid = _shuffled(grid_points(space), config.seed) if config.algorithm == "grid" else []
         self._distributions = {path: _distribution(domain) for path, domain in space.items()}
-        self._study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
+        self._study = optuna.create_study(directions=[f"{mode}imize" for mode in modes])
         self._asked: dict[int, Any] = {}
-        self.total = len(self._grid) or config.samples
+        self.total = trial_count(config, space)
 
     def propose(self, number: int) -> dict[str, Any]:
         """Values of the trial of this number: a function of it, the seed and the trials told of."""
@@ -52,17 +57,17 @@ class Sampler:
         asked = self._asked[number] = self._study.ask(self._distributions)
         return {path: self._value(path, asked.params[path]) for path in self._space}
 
-    def tell(self, trial: Trial, value: float) -> None:
-        """Learn from how a trial ended."""
+    def tell(self, trial: Trial, values: list[float]) -> None:
+        """Learn from how a trial ended, by each metric."""
         asked = self._asked.pop(trial.number, None)
         states = self._optuna.trial.TrialState
+        finite = all(map(math.isfinite, values))
         if asked is not None:
-            finite = math.isfinite(value)
-            self._study.tell(asked, value if finite else None, None if finite else states.FAIL)
-        elif math.isfinite(value):
+            self._study.tell(asked, values if finite else None, None if finite else states.FAIL)
+        elif finite:
             params = {path: self._param(path, trial.sampled[path]) for path in self._space}
             create = self._optuna.trial.create_trial
-            self._study.add_trial(create(params=params, distributions=self._distributions, value=value))
+            self._study.add_trial(create(params=params, distributions=self._distributions, values=values))
 
     def _value(self, path: str, param: Any) -> Any:
         domain = self._space[path]
@@ -71,6 +76,17 @@ class Sampler:
     def _param(self, path: str, value: Any) -> Any:
         domain = self._space[path]
         return value if isinstance(domain, Range) else domain.index(value)
+
+
+def trial_count(config: SweepConfig, space: dict[str, Domain]) -> int:
+    """Trials of the whole sweep."""
+    return len(grid_points(space)) if config.algorithm == "grid" else config.samples
+
+
+def _shuffled(points: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """In an order of the seed's: a scheduler compares a trial with those before, not of one corner alone."""
+    order = np.random.default_rng(derived_seed(seed, 0)).permutation(len(points))
+    return [points[place] for place in order]
 
 
 def _distribution(domain: Domain) -> Any:
@@ -94,7 +110,7 @@ def point_of(trial: Trial) -> dict[str, Any]:
     return {"number": trial.number, "sampled": trial.sampled}
 
 
-def make_searcher(sampler: Sampler, ledger: Ledger, metric: str) -> Any:
+def make_searcher(sampler: Sampler, ledger: Ledger, metrics: list[str]) -> Any:
     """What Ray Tune asks for trials, and tells how they ended."""
     from ray.tune.search import Searcher
 
@@ -116,7 +132,7 @@ def make_searcher(sampler: Sampler, ledger: Ledger, metric: str) -> Any:
         def on_trial_complete(
             self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
         ) -> None:
-            sampler.tell(known[trial_id], (result or {}).get(metric, math.nan))
+            sampler.tell(known[trial_id], [(result or {}).get(metric, math.nan) for metric in metrics])
 
         def save(self, checkpoint_path: str) -> None:
             """The ledger is the only record."""
@@ -127,7 +143,7 @@ def make_searcher(sampler: Sampler, ledger: Ledger, metric: str) -> Any:
     return Search()
 
 
-def trial_source(config: SweepConfig, sampler: Sampler, ledger: Ledger, metric: str) -> dict[str, Any]:
+def trial_source(config: SweepConfig, sampler: Sampler, ledger: Ledger, metrics: list[str]) -> dict[str, Any]:
     """The arguments that tell Ray Tune where trials come from.
 
     Population-based training takes no searcher: its whole population is made beforehand.
@@ -135,7 +151,7 @@ def trial_source(config: SweepConfig, sampler: Sampler, ledger: Ledger, metric: 
     from ray import tune
 
     if config.scheduler != "pbt":
-        searcher = make_searcher(sampler, ledger, metric)
+        searcher = make_searcher(sampler, ledger, metrics)
         return {"tune_config": {"search_alg": searcher}, "param_space": {}}
     points = [point_of(trial) for trial in next_trials(ledger, sampler)]
     return {
@@ -156,6 +172,10 @@ def make_scheduler(config: SweepConfig, space: dict[str, Domain], metric: str, m
             return schedulers.ASHAScheduler(
                 **common, max_t=_MOST_ROUNDS, grace_period=1, reduction_factor=_REDUCTION
             )
+        case "hyperband":
+            return _bracketed(config)(
+                **common, max_t=_MOST_ROUNDS, grace_period=1, reduction_factor=_REDUCTION, brackets=_BRACKETS
+            )
         case "median":
             return schedulers.MedianStoppingRule(**common, grace_period=2, min_samples_required=3)
         case "pbt":
@@ -169,6 +189,21 @@ def make_scheduler(config: SweepConfig, space: dict[str, Domain], metric: str, m
             return schedulers.FIFOScheduler()
 
 
+def _bracketed(config: SweepConfig) -> Any:
+    """ASHA whose trials are dealt over brackets by their numbers, not anew by chance after a restart."""
+    from ray.tune import schedulers
+
+    class Bracketed(schedulers.ASHAScheduler):
+        def on_trial_add(self, controller: Any, trial: Any) -> None:
+            # Li et al. 2018, "Hyperband": the sooner a bracket stops trials, the more begin in it.
+            shares = np.asarray([float(_REDUCTION) ** -bracket for bracket in range(_BRACKETS)])
+            rng = np.random.default_rng(derived_seed(config.seed, trial.config["point"]["number"]))
+            bracket = rng.choice(_BRACKETS, p=shares / shares.sum())
+            self._trial_info[trial.trial_id] = self._brackets[bracket]
+
+    return Bracketed
+
+
 def _mutation(domain: Domain) -> Any:
     from ray import tune
 
@@ -179,15 +214,17 @@ def _mutation(domain: Domain) -> Any:
     return domain
 
 
-def replay(trials: list[Trial], scheduler: Any, sampler: Sampler, config: SweepConfig, metric: str) -> None:
+def replay(
+    trials: list[Trial], scheduler: Any, sampler: Sampler, config: SweepConfig, metrics: list[str]
+) -> None:
     """Tell a new sampler and scheduler of the trials that ended before a restart."""
     for trial in trials:
         if trial.ended is None or not (measured := trial.evaluations()):
             continue
-        sampler.tell(trial, measured[-1].metrics.get(metric, float("nan")))
-        stand_in = _StandIn(trial_id=f"earlier-{trial.number}")
+        sampler.tell(trial, [measured[-1].metrics.get(metric, math.nan) for metric in metrics])
+        stand_in = _StandIn(trial_id=f"earlier-{trial.number}", config={"point": point_of(trial)})
         results = [{"round": round_, **entry.metrics} for round_, entry in enumerate(measured, start=1)]
-        if config.scheduler == "asha":
+        if config.scheduler in ("asha", "hyperband"):
             scheduler.on_trial_add(None, stand_in)
             for result in results:
                 scheduler.on_trial_result(None, stand_in, result)

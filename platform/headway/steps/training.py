@@ -156,6 +156,10 @@ class Observer(Protocol):
         """Called after each report has been journalled."""
         ...
 
+    def costs(self) -> Metrics:
+        """What the model costs to run, as measures of the validation rows; added to each evaluation."""
+        ...
+
 
 def train_worker(
     job: TrainingJob,
@@ -188,6 +192,8 @@ def train_worker(
     selection = selection_of(job.config, keep)
 
     def report(step: int, metrics: Metrics) -> None:
+        if observer is not None and "validation_loss" in metrics:
+            metrics = metrics | observer.costs()
         if first and metrics:
             journal.append(step, metrics)
         if observer is not None:
@@ -208,6 +214,8 @@ def train_worker(
         report=report,
         evaluator=job.evaluator(worker),
         stop=lambda: worker.is_leaving() or (first and place.stop_sign.exists()),
+        # All trials of a sweep start from the same weights.
+        measure_start=observer is None,
     )
     if observer is not None:
         observer.begin(trainer)

@@ -18,6 +18,7 @@ from headway.engine.schedules import skip_to
 from headway.engine.trainer import Metrics, Trainer, TrainingError
 from headway.steps.finetune import FinetuningJob
 from headway.steps.ledger import Ledger, Trial, validation_metrics
+from headway.steps.model_cost import model_cost
 from headway.steps.place import TrainingPlace
 from headway.steps.pretrain import PretrainingJob
 from headway.steps.search_space import trial_settings
@@ -56,12 +57,14 @@ class TrialSettings:
         threads: cores of each trial.
         reports: evaluations in a trial at most.
         clones: whether trials may be told to go on from another's weights.
+        costed: whether to measure what each trial's model costs to run.
     """
 
     folder: Path
     threads: int
     reports: int
     clones: bool
+    costed: bool = False
 
 
 def run_trial(config: dict[str, Any], stage: Stage, settings: TrialSettings) -> None:
@@ -108,15 +111,23 @@ class _Observer:
         self._trial = trial
         self._every = config.evaluate_every or 1
         self._clones = settings.clones
+        self._costed = settings.costed
+        self._costs: Metrics = {}
         self._held_back: dict[str, Any] | None = None
         self._trainer: Trainer | None = None
 
     def begin(self, trainer: Trainer) -> None:
         """Go on from another trial's weights, or this one's own, where the scheduler says so."""
         self._trainer = trainer
+        if self._costed:
+            self._costs = {f"validation_{name}": value for name, value in model_cost(trainer).items()}
         saved = self._saved() if self._clones else None
         if saved is not None:
             _restore(trainer, saved)
+
+    def costs(self) -> Metrics:
+        """See `train_worker`."""
+        return self._costs
 
     def report(self, step: int, metrics: Metrics) -> None:
         """See `train_worker`."""

@@ -1,0 +1,124 @@
+"""Which trial of a sweep won, by one metric or several, and how that is told."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from headway.config import ConfigError, TrainingConfig
+from headway.engine.selection import SMALLER_IS_BETTER
+from headway.steps.journal import read_journal
+from headway.steps.ledger import Ledger, Trial, validation_metrics
+from headway.steps.training import chosen_metrics
+
+
+class Measured(NamedTuple):
+    """A trial that trained to its end, and what was measured of the model it saved."""
+
+    trial: Trial
+    metrics: dict[str, float]
+
+
+def mode_of(metric: str) -> str:
+    """`min` or `max`: which values of a metric are the good ones."""
+    return "min" if metric.endswith(SMALLER_IS_BETTER) else "max"
+
+
+def finished_trials(ledger: Ledger, config: TrainingConfig, metrics: list[str]) -> list[Measured]:
+    """The trials that trained to their end, in their order.
+
+    Raises:
+        RuntimeError: there is none.
+        ConfigError: a metric is not measured.
+    """
+    finished: list[Measured] = []
+    reasons = []
+    for trial in ledger.trials():
+        ended = trial.ended or {"state": "running", "reason": ""}
+        if ended["state"] == "done":
+            found = validation_metrics(chosen_metrics(read_journal(trial.journal), config))
+            for metric in metrics:
+                if metric not in found:
+                    raise ConfigError(f"metric: {metric!r} is not measured; allowed: {', '.join(found)}")
+            finished.append(Measured(trial, found))
+        elif ended["reason"]:
+            reasons.append(ended["reason"])
+    if not finished:
+        raise RuntimeError(f"no trial of the sweep finished: {reasons[0] if reasons else 'none was run'}")
+    return finished
+
+
+def pareto_front(trials: list[Measured], metrics: list[str]) -> list[Measured]:
+    """The trials that no other one beats in one metric without being worse in another."""
+    points = [tuple(_cost(trial, metric) for metric in metrics) for trial in trials]
+
+    def dominated(point: tuple[float, ...]) -> bool:
+        return any(
+            other != point and all(a <= b for a, b in zip(other, point, strict=True)) for other in points
+        )
+
+    return [trial for trial, point in zip(trials, points, strict=True) if not dominated(point)]
+
+
+def winner_of(trials: list[Measured], metrics: list[str], tolerance: float) -> Measured:
+    """The best trial by the first metric, or, with several, the one that `rule` tells of."""
+    first, *others = metrics
+    near = trials
+    if others:
+        front = pareto_front(trials, metrics)
+        limit = min(_cost(trial, first) for trial in front) + tolerance
+        near = [trial for trial in front if _cost(trial, first) <= limit]
+    order = [*others, first, "loss"]
+    return min(near, key=lambda trial: [_cost(trial, metric) for metric in order])
+
+
+def rule(metrics: list[str], tolerance: float) -> str:
+    """How the winner is found, in words."""
+    first, *others = metrics
+    if not others:
+        return f"best {first}"
+    return f"best {others[0]} on the Pareto front among those within {tolerance:g} of the best {first}"
+
+
+def _cost(trial: Measured, metric: str) -> float:
+    """A metric's value so that less is better; what is no number is worst."""
+    value = trial.metrics.get(metric, math.nan)
+    if math.isnan(value):
+        return math.inf
+    return value if mode_of(metric) == "min" else -value
+
+
+def summary_of(ledger: Ledger, winner: Measured, metric: str) -> dict[str, Any]:
+    """A sweep in numbers."""
+    states = [(trial.ended or {"state": "running"})["state"] for trial in ledger.trials()]
+    return {
+        "trials": len(states),
+        "failed": states.count("failed"),
+        "stopped_early": states.count("stopped"),
+        "metric": metric,
+        "best": described(winner),
+    }
+
+
+def described(measured: Measured) -> dict[str, Any]:
+    """A trial's name, values and measurements."""
+    trial = measured.trial
+    return {"trial": trial.folder.name, "settings": trial.sampled, **measured.metrics}
+
+
+def headline(summary: dict[str, Any], metrics: list[str]) -> str:
+    """A sweep in a line."""
+    best, metric = summary["best"], summary["metric"]
+    settings = ", ".join(f"{path} {_brief(value)}" for path, value in best["settings"].items())
+    more = "".join(f", {name} {_brief(best[name])}" for name in metrics[1:])
+    test = f"; held-out {metric} {summary['test'][metric]:.4f}" if metric in summary.get("test", {}) else ""
+    front = f"; {len(summary['front'])} on the Pareto front" if "front" in summary else ""
+    best_word = "best validation" if not more else "winner's validation"
+    return (
+        f"{summary['trials']} trials, {summary['stopped_early']} stopped early, {summary['failed']} failed; "
+        f"{best_word} {metric} {best[metric]:.4f}{more} with {settings}{test}{front}"
+    )
+
+
+def _brief(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
