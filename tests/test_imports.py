@@ -113,7 +113,7 @@ def test_only_tracking_imports_mlflow():
         for name, _ in imports_of(path)
         if name.split(".")[0] == "mlflow"
     }
-    assert users == {"tracking.py", "serving/pyfunc_classifier.py"}
+    assert {user for user in users if not user.startswith("tracking/")} == {"serving/pyfunc_classifier.py"}
 
 
 def test_what_travels_with_a_registered_model_needs_no_headway():

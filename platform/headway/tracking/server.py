@@ -1,23 +1,20 @@
-"""Runs, metrics and models in MLflow. The only file that imports it, and only when first used.
-
-Every address is explicit: nothing here reads or changes MLflow's global state.
-"""
+"""An MLflow server or database: its runs, and its registry of models."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
-import shutil
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from headway.config import ConfigError
+from headway.tracking.pyfunc import save_pyfunc
+from headway.tracking.run import Run
 
 _QUIET = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
@@ -29,76 +26,11 @@ _QUIET = {
 }
 _WEIGHTS = "artifacts/weights"
 _TOKEN = "headway.token"
-_MOST_METRICS_A_CALL = 900
 
 
 def tracking_uri(root: Path) -> str:
     """`MLFLOW_TRACKING_URI` where set, otherwise a SQLite file under `root`."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve()}/mlflow.db"
-
-
-@dataclass(frozen=True)
-class Run:
-    """One MLflow run; `close` it with a status."""
-
-    client: Any
-    run_id: str
-
-    def log_metrics(self, rows: Sequence[tuple[int, Mapping[str, float]]], times: Sequence[int] = ()) -> None:
-        """Log metrics of several steps, given as (step, name → value), in few calls.
-
-        Args:
-            rows: what was measured.
-            times: when, in milliseconds since the epoch; now where not given.
-        """
-        from mlflow.entities import Metric
-
-        times = times or [int(time.time() * 1000)] * len(rows)
-        flat = [
-            Metric(name, value, moment, step)
-            for (step, metrics), moment in zip(rows, times, strict=True)
-            for name, value in metrics.items()
-        ]
-        for start in range(0, len(flat), _MOST_METRICS_A_CALL):
-            self.client.log_batch(self.run_id, metrics=flat[start : start + _MOST_METRICS_A_CALL])
-
-    def logged_steps(self) -> dict[str, int]:
-        """The last step that each metric is logged at."""
-        names = self.client.get_run(self.run_id).data.metrics
-        histories = {name: self.client.get_metric_history(self.run_id, name) for name in names}
-        return {name: max(metric.step for metric in history) for name, history in histories.items()}
-
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """Log settings; nested ones under dotted names."""
-        from mlflow.entities import Param
-
-        flat = [Param(name, str(value)[:6000]) for name, value in _flatten(params)]
-        for start in range(0, len(flat), 100):
-            self.client.log_batch(self.run_id, params=flat[start : start + 100])
-
-    def log_dict(self, value: Mapping[str, Any], name: str) -> None:
-        """Log a JSON artifact."""
-        self.client.log_dict(self.run_id, dict(value), name)
-
-    def log_file(self, path: Path) -> None:
-        """Log a file as an artifact."""
-        self.client.log_artifact(self.run_id, str(path))
-
-    def last_step(self, metric: str) -> int:
-        """The highest step that a metric was logged for; -1 where it never was."""
-        return max((entry.step for entry in self.client.get_metric_history(self.run_id, metric)), default=-1)
-
-    def close(self, status: str = "FINISHED") -> None:
-        """End the run: FINISHED, FAILED or KILLED."""
-        self.client.set_terminated(self.run_id, status)
-
-
-def _flatten(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in params.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 @dataclass(frozen=True)
@@ -280,7 +212,7 @@ class Tracking:
         )
         try:
             with tempfile.TemporaryDirectory() as folder:
-                _save_pyfunc(Path(folder) / "model", logged, run.run_id, weights, example, max_length)
+                save_pyfunc(Path(folder) / "model", logged, run.run_id, weights, example, max_length)
                 self.client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
         except BaseException:
             self.client.finalize_logged_model(logged.model_id, "FAILED")
@@ -330,51 +262,4 @@ class Tracking:
         source = self.client.get_model_version_download_uri(name, version)
         return Path(
             mlflow.artifacts.download_artifacts(artifact_uri=f"{source}/{_WEIGHTS}", tracking_uri=self.uri)
-        )
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    """A hard link costs nothing; across file systems there is none."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def _save_pyfunc(
-    target: Path, logged: Any, run_id: str, weights: Path, example: str, max_length: int
-) -> None:
-    import mlflow
-    import pandas
-    import torch
-    import transformers
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import ColSpec, Schema
-
-    signature = ModelSignature(
-        inputs=Schema([ColSpec("string", "text")]),
-        outputs=Schema([ColSpec("string", "label"), ColSpec("double", "score")]),
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        # MLflow keeps the folder's own name; a copy gives it a fixed one. It refuses symbolic links.
-        copy = Path(folder) / "weights"
-        shutil.copytree(weights, copy, copy_function=_link_or_copy)
-        mlflow.pyfunc.save_model(
-            target,
-            python_model=str(Path(__file__).parent / "serving" / "pyfunc_classifier.py"),
-            artifacts={"weights": str(copy)},
-            signature=signature,
-            input_example=pandas.DataFrame({"text": [example]}),
-            pip_requirements=[
-                f"mlflow=={mlflow.__version__}",
-                f"torch=={torch.__version__.partition('+')[0]}",
-                f"transformers=={transformers.__version__}",
-            ],
-            model_config={"max_length": max_length},
-            mlflow_model=Model(
-                artifact_path=logged.artifact_location,
-                run_id=run_id,
-                model_uuid=logged.model_id,
-                model_id=logged.model_id,
-            ),
         )

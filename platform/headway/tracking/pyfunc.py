@@ -1,0 +1,64 @@
+"""A classifier as the files of an MLflow model, which load where Headway is not installed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    """A hard link costs nothing; across file systems there is none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def save_pyfunc(target: Path, logged: Any, run_id: str, weights: Path, example: str, max_length: int) -> None:
+    """Write a classifier folder as an MLflow pyfunc model, with a signature and an input example, no pickle.
+
+    Args:
+        target: the folder to make.
+        logged: MLflow's logged model that it becomes the files of.
+        run_id: of the run it belongs to.
+        weights: a folder of transformers' `save_pretrained`, with the tokenizer.
+        example: a text, stored as the input example.
+        max_length: tokens a text is cut at.
+    """
+    import mlflow
+    import pandas
+    import torch
+    import transformers
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    signature = ModelSignature(
+        inputs=Schema([ColSpec("string", "text")]),
+        outputs=Schema([ColSpec("string", "label"), ColSpec("double", "score")]),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        # MLflow keeps the folder's own name; a copy gives it a fixed one. It refuses symbolic links.
+        copy = Path(folder) / "weights"
+        shutil.copytree(weights, copy, copy_function=_link_or_copy)
+        mlflow.pyfunc.save_model(
+            target,
+            python_model=str(Path(__file__).parents[1] / "serving" / "pyfunc_classifier.py"),
+            artifacts={"weights": str(copy)},
+            signature=signature,
+            input_example=pandas.DataFrame({"text": [example]}),
+            pip_requirements=[
+                f"mlflow=={mlflow.__version__}",
+                f"torch=={torch.__version__.partition('+')[0]}",
+                f"transformers=={transformers.__version__}",
+            ],
+            model_config={"max_length": max_length},
+            mlflow_model=Model(
+                artifact_path=logged.artifact_location,
+                run_id=run_id,
+                model_uuid=logged.model_id,
+                model_id=logged.model_id,
+            ),
+        )

@@ -1,0 +1,75 @@
+"""One run in MLflow: metrics by step, settings, files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_MOST_METRICS_A_CALL = 900
+
+
+@dataclass(frozen=True)
+class Run:
+    """One MLflow run; `close` it with a status."""
+
+    client: Any
+    run_id: str
+
+    def log_metrics(self, rows: Sequence[tuple[int, Mapping[str, float]]], times: Sequence[int] = ()) -> None:
+        """Log metrics of several steps, given as (step, name → value), in few calls.
+
+        Args:
+            rows: what was measured.
+            times: when, in milliseconds since the epoch; now where not given.
+        """
+        from mlflow.entities import Metric
+
+        times = times or [int(time.time() * 1000)] * len(rows)
+        flat = [
+            Metric(name, value, moment, step)
+            for (step, metrics), moment in zip(rows, times, strict=True)
+            for name, value in metrics.items()
+        ]
+        for start in range(0, len(flat), _MOST_METRICS_A_CALL):
+            self.client.log_batch(self.run_id, metrics=flat[start : start + _MOST_METRICS_A_CALL])
+
+    def logged_steps(self) -> dict[str, int]:
+        """The last step that each metric is logged at."""
+        names = self.client.get_run(self.run_id).data.metrics
+        histories = {name: self.client.get_metric_history(self.run_id, name) for name in names}
+        return {name: max(metric.step for metric in history) for name, history in histories.items()}
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log settings; nested ones under dotted names."""
+        from mlflow.entities import Param
+
+        flat = [Param(name, str(value)[:6000]) for name, value in _flatten(params)]
+        for start in range(0, len(flat), 100):
+            self.client.log_batch(self.run_id, params=flat[start : start + 100])
+
+    def log_dict(self, value: Mapping[str, Any], name: str) -> None:
+        """Log a JSON artifact."""
+        self.client.log_dict(self.run_id, dict(value), name)
+
+    def log_file(self, path: Path) -> None:
+        """Log a file as an artifact."""
+        self.client.log_artifact(self.run_id, str(path))
+
+    def last_step(self, metric: str) -> int:
+        """The highest step that a metric was logged for; -1 where it never was."""
+        return max((entry.step for entry in self.client.get_metric_history(self.run_id, metric)), default=-1)
+
+    def close(self, status: str = "FINISHED") -> None:
+        """End the run: FINISHED, FAILED or KILLED."""
+        self.client.set_terminated(self.run_id, status)
+
+
+def _flatten(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
