@@ -23,6 +23,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 for _name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "HEADWAY_DEBUG"):
     os.environ.pop(_name, None)
 
+
+@pytest.fixture(autouse=True)
+def own_tracking_address() -> Iterator[None]:
+    """MLflow's `set_tracking_uri` sets the variable for the whole process; no test leaves it to the next."""
+    yield
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
 TOPICS = {
     "kitchen": (["cook", "baker", "guest"], ["boils", "tastes", "slices"], ["soup", "bread", "onion"]),
     "harbour": (["sailor", "captain", "pilot"], ["steers", "anchors", "paints"], ["boat", "mast", "ferry"]),

@@ -25,7 +25,7 @@ from headway.serving.declared import build
 from headway.serving.deploy import deploy, follow_alias, undeploy
 from headway.serving.golden import FILE, store_golden
 from headway.serving.load import apply_load, bodies
-from headway.tracking import Tracking
+from headway.tracking import Tracking, tracking_uri
 
 TEXTS = [
     f"{subject} {verb} the {thing} {when}."
@@ -72,13 +72,13 @@ def expected(classifiers: list[Path]) -> dict[str, dict[str, list[float]]]:
 
 
 @pytest.fixture(scope="module")
-def cluster(tracking: Tracking) -> Iterator[None]:
+def cluster(runs: Path) -> Iterator[None]:
     import ray
 
     from headway import cluster
 
     ours = not ray.is_initialized()
-    cluster.connect(None, tracking.uri)
+    cluster.connect(None, tracking_uri(runs))
     yield
     if ours:
         cluster.disconnect()
@@ -90,9 +90,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def register(tracking: Tracking, path: Path) -> None:
+def register(tracking: Tracking, path: Path, name: str = "topics") -> None:
     with tracking.run("test", "train") as run:
-        tracking.register_classifier(run, "test", path, "topics", "champion", TEXTS[0], 32)
+        tracking.register_classifier(run, "test", path, name, "champion", TEXTS[0], 32)
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ def test_a_killed_replica_costs_no_request(server, expected):
 
 
 def wait_for_version(url: str, version: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while httpx.get(f"{url}/v1/models", trust_env=False).json()["data"][0]["version"] != version:
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -209,7 +209,7 @@ def test_the_served_version_follows_the_alias(server, expected, classifiers, tra
 def test_a_version_that_fails_its_check_is_refused(server, expected, classifiers, tracking):
     wait_for_version(server, "2")
     register(tracking, classifiers[2])
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not (refused := httpx.get(f"{server}/v1/models", trust_env=False).json()["data"][0]["refused"]):
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -245,15 +245,19 @@ def test_requests_in_flight_are_answered_when_the_server_stops(cluster, expected
         httpx.get(f"{url}/health/live", trust_env=False)
 
 
-def test_a_config_file_of_ray_serve_can_name_it(cluster, classifiers, tmp_path):
+def test_a_config_file_of_ray_serve_can_name_it(cluster, classifiers, tracking):
     from ray import serve
 
-    tracking = Tracking.at(tmp_path)
-    register(tracking, classifiers[0])
+    register(tracking, classifiers[0], "declared")
     port = free_port()
-    arguments = {"model": "models:/topics@champion", "runs": str(tmp_path), "replicas": 1, "port": port}
+    arguments = {
+        "model": "models:/declared@champion",
+        "runs": str(tracking.root),
+        "replicas": 1,
+        "port": port,
+    }
     serve.start(proxy_location="Disabled")
     serve.run(build(arguments), name="declared", route_prefix=None)
     served = httpx.get(f"http://127.0.0.1:{port}/v1/models", trust_env=False).json()["data"]
     serve.delete("declared")
-    assert [(model["id"], model["version"]) for model in served] == [("topics", "1")]
+    assert [(model["id"], model["version"]) for model in served] == [("declared", "1")]
