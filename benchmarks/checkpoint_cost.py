@@ -20,14 +20,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from random_batches import RandomBatches
 from transformers import BertConfig
 
 from headway.config import ModelConfig, TrainingConfig
-from headway.data.batches import Batch
 from headway.engine.encoder import bert_config, new_pretraining_model
 from headway.engine.objectives import PretrainingObjective
 from headway.engine.parallel import Worker
@@ -36,28 +35,6 @@ from headway.engine.storage import Folder
 from headway.engine.trainer import Trainer
 
 MODES = ["without", "asynchronous", "blocking"]
-
-
-class RandomBatches:
-    """Batches of random tokens in sentences of random lengths: what they say does not matter here."""
-
-    def __init__(self, vocab_size: int, batch_size: int, max_length: int) -> None:
-        self.rows = 100_000
-        self._vocab_size, self._batch_size, self._max_length = vocab_size, batch_size, max_length
-
-    def micro_batches(self, step: int, rank: int, world_size: int, parts: int) -> list[Batch]:
-        """See `headway.data.batches.BatchSource`."""
-        rng = np.random.default_rng([step, rank])
-        lengths = rng.integers(self._max_length // 2, self._max_length + 1, self._batch_size // world_size)
-        tokens = torch.from_numpy(rng.integers(5, self._vocab_size, lengths.sum()))
-        masked = torch.arange(0, len(tokens), 7)
-        zeros = torch.zeros_like(tokens)
-        labels = torch.zeros(len(lengths), dtype=torch.int64)
-        return [Batch(tokens, zeros, torch.from_numpy(lengths), labels, masked, tokens[masked], labels)]
-
-    def in_order(self, rank: int, world_size: int, batch_size: int) -> Any:
-        """See `headway.data.batches.BatchSource`; there is nothing to validate with."""
-        return iter(())
 
 
 class Blocking(Checkpoints):
@@ -103,7 +80,7 @@ def seconds_of_round(
     settings = {"steps": options.steps, "batch_size": options.batch_size, "log_every": options.steps}
     config = TrainingConfig.model_validate(settings | {"checkpoint_every": options.every})
     objective = PretrainingObjective(new_pretraining_model(shape, True, 0), "nsp")
-    batches = RandomBatches(options.vocab_size, options.batch_size, 128)
+    batches = RandomBatches(options.vocab_size, options.batch_size // worker.world_size, 128)
     moments: list[float] = []
     trainer = Trainer(
         objective,

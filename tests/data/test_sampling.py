@@ -7,13 +7,25 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from headway.data.sampling import BatchSizes, deal, derived_seed, draws_of_step, epoch_order, random_generator
+from headway.data.sampling import (
+    BatchSizes,
+    Draw,
+    deal,
+    derived_seed,
+    epoch_order,
+    random_generator,
+    rows_of_step,
+)
+
+
+def drawn(seed: int, step: int, batch: int, rows: int) -> list[Draw]:
+    return [Draw(*pair) for pair in zip(*rows_of_step(seed, step, BatchSizes(batch), rows), strict=True)]
 
 
 @pytest.mark.parametrize(("rows", "batch"), [(100, 10), (103, 8), (5, 16), (1, 3)])
 def test_every_row_is_drawn_once_an_epoch(rows, batch):
     steps = 3 * rows  # three batches' worth of epochs, cut at whole epochs below
-    draws = [draw for step in range(steps) for draw in draws_of_step(7, step, BatchSizes(batch), rows)]
+    draws = [draw for step in range(steps) for draw in drawn(7, step, batch, rows)]
     epochs = len(draws) // rows
     for epoch in range(epochs):
         assert Counter(d.row for d in draws if d.epoch == epoch) == Counter(range(rows))
@@ -25,8 +37,8 @@ def test_epochs_and_seeds_have_orders_of_their_own():
 
 
 def test_a_step_depends_on_nothing_but_its_number():
-    ahead = draws_of_step(3, 40, BatchSizes(16), 100)
-    assert [draws_of_step(3, step, BatchSizes(16), 100) for step in range(41)][40] == ahead
+    ahead = drawn(3, 40, 16, 100)
+    assert [drawn(3, step, 16, 100) for step in range(41)][40] == ahead
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 5])

@@ -15,7 +15,7 @@ from headway.config import MaskingConfig
 from headway.data.framing import Framing, cut_longest_first
 from headway.data.masking import Vocabulary, mask_sequence
 from headway.data.pairs import PairObjective, check_pairable, plan_rows, sentence_pair
-from headway.data.sampling import BatchSizes, Draw, deal, draws_of_step, parts_of, random_generator
+from headway.data.sampling import BatchSizes, Draw, deal, parts_of, random_generator, rows_of_step
 from headway.data.store import TokenStore
 from headway.data.tokenizer import continuation_table
 
@@ -125,11 +125,10 @@ class DealtBatches:
 
     def micro_batches(self, step: int, rank: int, world_size: int, parts: int) -> list[Batch]:
         """See `BatchSource`."""
-        draws = draws_of_step(self.seed, step, self.batch_sizes, self.rows)
-        lengths = self.lengths[[draw.row for draw in draws]]
-        dealt = deal(lengths, parts)
+        epochs, rows = rows_of_step(self.seed, step, self.batch_sizes, self.rows)
+        dealt = deal(self.lengths[rows], parts)
         mine = [dealt[part] for part in parts_of(rank, world_size, parts)]
-        return [self._collated([draws[place] for place in part]) for part in mine]
+        return [self._collated([Draw(int(epochs[at]), int(rows[at])) for at in part]) for part in mine]
 
     def in_order(self, rank: int, world_size: int, batch_size: int) -> Iterator[Batch]:
         """See `BatchSource`."""

@@ -57,16 +57,16 @@ class BatchSizes(NamedTuple):
         return sum(self.of_step(s) for s in range(growing)) + (step - growing) * self.full
 
 
-def draws_of_step(seed: int, step: int, batch: BatchSizes, rows: int) -> list[Draw]:
-    """The rows of global batch number `step`, counted from 0.
+def rows_of_step(seed: int, step: int, batch: BatchSizes, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Epochs and rows of global batch number `step`, counted from 0; int64, shape (rows of the step,).
 
     Batches follow one another through the epochs' orders without a gap, so each row is drawn exactly
     once an epoch, and a batch may span two.
     """
     first = batch.before_step(step)
-    positions = range(first, first + batch.of_step(step))
-    pairs = (divmod(position, rows) for position in positions)
-    return [Draw(epoch, int(epoch_order(seed, epoch, rows)[place])) for epoch, place in pairs]
+    epochs, places = np.divmod(np.arange(first, first + batch.of_step(step)), rows)
+    drawn = [epoch_order(seed, int(epoch), rows)[places[epochs == epoch]] for epoch in np.unique(epochs)]
+    return epochs, np.concatenate(drawn)
 
 
 def deal(lengths: np.ndarray, parts: int) -> list[np.ndarray]:
@@ -84,7 +84,9 @@ def deal(lengths: np.ndarray, parts: int) -> list[np.ndarray]:
     order = np.argsort(-lengths, kind="stable")
     turns = np.arange(len(order)) % (2 * parts)
     owner = np.minimum(turns, 2 * parts - 1 - turns)
-    return [np.sort(order[owner == part]) for part in range(parts)]
+    by_owner = np.lexsort((order, owner))
+    bounds = np.cumsum(np.bincount(owner, minlength=parts))[:-1]
+    return np.split(order[by_owner], bounds)
 
 
 def parts_of(rank: int, world_size: int, parts: int) -> range:
