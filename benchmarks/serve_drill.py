@@ -31,7 +31,8 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 from headway import cluster
 from headway.config import ServeConfig
 from headway.data.tokenizer import train_tokenizer
-from headway.serving.deploy import deploy, follow_alias, undeploy
+from headway.serving.deploy import deploy, follow_aliases, undeploy
+from headway.serving.dispatch import Release
 from headway.serving.golden import store_golden
 from headway.serving.load import LoadResult, apply_load, bodies
 from headway.tracking import Tracking
@@ -132,9 +133,10 @@ def drill(root: Path, requests: int, moves: int) -> dict[str, Any]:
             "downscale_delay": 5.0,
         }
     )
-    name, version = tracking.registered_version(config.model)
-    url = deploy(config, tracking.download_weights(config.model), name, version, 1)
-    follow_alias(config, tracking)
+    name, version = tracking.registered_version("models:/drill@champion")
+    folder = tracking.download_weights("models:/drill@champion")
+    url = deploy(config, [Release(name, version, str(folder))], 1)
+    follow_aliases(config, tracking)
     try:
         return under_fire(url, tracking, Answers(expected), requests, moves)
     finally:

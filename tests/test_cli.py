@@ -274,6 +274,11 @@ def test_predict_refuses_what_it_cannot_read(arguments, part, invoke, tmp_path):
         (["nowhere", "--replicas", "4,1"], "replicas [4, 1] should be [least, most]"),
         (["nowhere", "--replicas", "many"], "replicas.0: 'many' is not allowed"),
         (["nowhere", "--port", "0"], "port: 0 is not allowed"),
+        (["a", "b"], "serve: several models need names; write NAME=MODEL"),
+        (["a=b", "c"], "serve: 'c' needs a name too; write NAME=MODEL"),
+        (["a=b", "a=c"], "serve: the name 'a' is given twice"),
+        (["a=nowhere", "b=x", "--port", "28190"], "model: 'nowhere' is not a folder with a transformers"),
+        (["./a=b", "--port", "28190"], "model: './a=b' is not a folder with a transformers model"),
         (["nowhere", "--port", "28190"], "model: 'nowhere' is not a folder with a transformers model"),
     ],
 )

@@ -194,7 +194,8 @@ def serve(
     """Serve a classifier over HTTP until `stop()` is called on what is returned.
 
     Args:
-        model: a classifier: a folder, `models:/name@alias`, or what `finetune` or `sweep` returned.
+        model: a classifier: a folder, `models:/name@alias`, or what `finetune` or `sweep` returned; several
+            go into `models=`.
         config: all settings at once, instead of `settings`.
         runs: folder with the embedded MLflow database.
         quiet: show nothing.
@@ -202,7 +203,8 @@ def serve(
     """
     context = make_context("serve", Path(runs), Display(quiet))
     if config is None:
-        config = validate(ServeConfig, settings | {"model": _reference(model)})
+        given = {} if model is None and "models" in settings else {"model": _reference(model)}
+        config = validate(ServeConfig, settings | given)
     result = run_step("serve", config, context)
     return Server(result.output, result.summary)
 

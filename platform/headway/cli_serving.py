@@ -6,7 +6,7 @@ import hashlib
 import json
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def add_serving_commands(group: click.Group, exit_codes: Callable[..., Any]) -> 
         group.command(name)(exit_codes(function))
 
 
-@click.argument("model")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL | NAME=MODEL...")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8000, show_default=True, type=int)
 @click.option("--replicas", default="1,4", show_default=True, help="Least and most replicas.")
@@ -36,7 +36,7 @@ def add_serving_commands(group: click.Group, exit_codes: Callable[..., Any]) -> 
 @RUNS
 @ADDRESS
 def serve(
-    model: str,
+    models: tuple[str, ...],
     host: str,
     port: int,
     replicas: str,
@@ -45,7 +45,11 @@ def serve(
     runs: Path,
     address: str | None,
 ) -> None:
-    """Serve MODEL, an encoder's folder or models:/name@alias, until Ctrl-C or SIGTERM."""
+    """Serve MODEL, an encoder's folder or models:/name@alias, until Ctrl-C or SIGTERM.
+
+    Several are given names; requests choose with `model`, and each scales on its own:
+    `headway serve news=models:/news@champion minilm=./minilm --set models.minilm.replicas=[0,2]`.
+    """
     from headway.api import make_context, run_step
     from headway.closing import example_command, serve_until, told_to_end
     from headway.config import ServeConfig
@@ -54,7 +58,7 @@ def serve(
 
     bounds = [int(part) if part.strip().isdigit() else part for part in replicas.split(",")]
     settings = {
-        "model": model,
+        **_named(models),
         "host": host,
         "port": port,
         "replicas": bounds * (3 - len(bounds)),
@@ -66,6 +70,24 @@ def serve(
         result = run_step("serve", config, make_context("serve", runs, display, address))
         display.line(example_command(result.output, result.summary["abilities"]))
         serve_until(ended, display)
+
+
+def _named(models: Sequence[str]) -> dict[str, Any]:
+    """`model`, or `models` where they have names."""
+    parts = [model.partition("=") for model in models]
+    named = [bool(equals) and "/" not in name for name, equals, _ in parts]
+    if not any(named):
+        if len(models) > 1:
+            raise ConfigError("serve: several models need names; write NAME=MODEL")
+        return {"model": models[0]}
+    if not all(named):
+        raise ConfigError(f"serve: {models[named.index(False)]!r} needs a name too; write NAME=MODEL")
+    found: dict[str, Any] = {}
+    for name, _, model in parts:
+        if name in found:
+            raise ConfigError(f"serve: the name {name!r} is given twice")
+        found[name] = {"model": model}
+    return {"models": found}
 
 
 @click.argument("name")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,19 +49,17 @@ def _commands(summary: dict[str, Any], runs: Path, pipeline: Path) -> list[str]:
 _EXAMPLE = "The striker scored twice before half-time."
 
 
-def curl_command(url: str) -> str:
+def curl_command(url: str, operation: str = "classify", model: str | None = None) -> str:
     """How to ask the server from a shell."""
-    return (
-        f"curl -s {url}/v1/classify -H 'content-type: application/json' "
-        f"""-d '{{"input": "{_EXAMPLE}"}}'"""
-    )
+    body = json.dumps(({"model": model} if model else {}) | {"input": _EXAMPLE})
+    return f"curl -s {url}/v1/{operation} -H 'content-type: application/json' -d '{body}'"
 
 
-def example_command(url: str, abilities: Sequence[str]) -> str:
-    """How to ask a server for what its model does best."""
-    if "classify" in abilities:
-        return curl_command(url)
-    return curl_command(url).replace("/v1/classify", "/v1/embeddings")
+def example_command(url: str, abilities: Mapping[str, Sequence[str]]) -> str:
+    """How to ask a server for what the first of its models does best."""
+    name, able = next(iter(abilities.items()))
+    operation = "classify" if "classify" in able else "embeddings"
+    return curl_command(url, operation, name if len(abilities) > 1 else None)
 
 
 @contextlib.contextmanager

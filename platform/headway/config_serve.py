@@ -6,7 +6,7 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from headway.config_base import Config, Count, Positive, SourceConfig
 
@@ -15,11 +15,28 @@ def _one_or_range(value: Any) -> Any:
     return [value, value] if isinstance(value, int) else value
 
 
-class ServeConfig(Config):
-    """The step `serve`: an encoder behind HTTP, on Ray Serve."""
+Replicas = Annotated[tuple[Count, Positive], BeforeValidator(_one_or_range)]
+_ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
-    model: str = Field(min_length=1, description="a folder, a step, or models:/name@alias")
-    replicas: Annotated[tuple[Count, Positive], BeforeValidator(_one_or_range)] = Field(
+
+class ServedModelConfig(Config):
+    """One of several models; what is not set is as for all."""
+
+    model: str = Field(min_length=1)
+    replicas: Replicas | None = None
+    replica_tokens: Positive | None = Field(None, description="waiting tokens that are worth another replica")
+    precision: Literal["auto", "fp32", "bf16"] | None = Field(None, description="auto: bf16 where it is fast")
+
+
+class ServeConfig(Config):
+    """The step `serve`: encoders behind HTTP, on Ray Serve."""
+
+    model: str | None = Field(None, min_length=1, description="a folder, a step, or models:/name@alias")
+    models: dict[_ModelName, ServedModelConfig] = Field(
+        default_factory=dict,
+        description="several, instead of `model`: the name that requests give → settings",
+    )
+    replicas: Replicas = Field(
         (1, 4), description="least and most; with a least of 0 the first request waits for one to start"
     )
     host: str = "127.0.0.1"
@@ -43,8 +60,13 @@ class ServeConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> ServeConfig:
-        if self.replicas[0] > self.replicas[1]:
-            raise ValueError(f"replicas [{self.replicas[0]}, {self.replicas[1]}] should be [least, most]")
+        if (self.model is None) == (not self.models):
+            raise ValueError("give model, or models for several; one of the two")
+        for least, most in [self.replicas, *(m.replicas for m in self.models.values() if m.replicas)]:
+            if least > most:
+                raise ValueError(f"replicas [{least}, {most}] should be [least, most]")
+        if self.models and self.demo_texts:
+            raise ValueError("demo_texts goes with a single model")
         if self.demo_texts and self.demo_source is None:
             raise ValueError("demo_texts needs a demo_source to take the texts from")
         if (self.certificate is None) != (self.private_key is None):
@@ -54,6 +76,20 @@ class ServeConfig(Config):
         if self.rate is not None and self.keys is None:
             raise ValueError("rate is a limit on keys; set keys too")
         return self
+
+    @property
+    def least_replicas(self) -> int:
+        """Of all models together."""
+        return sum(settings.replicas[0] for settings in self.each().values())
+
+    def each(self) -> dict[str | None, ServeConfig]:
+        """The settings of each model on its own, by the name that requests give; None: the model's own."""
+        if self.model is not None:
+            return {None: self}
+        return {
+            name: self.model_copy(update={**one.model_dump(exclude_none=True), "models": {}})
+            for name, one in self.models.items()
+        }
 
 
 def _is_loopback(host: str) -> bool:

@@ -22,7 +22,8 @@ from transformers import AutoTokenizer, BertForSequenceClassification
 
 from headway.config import ServeConfig
 from headway.serving.declared import build
-from headway.serving.deploy import deploy, follow_alias, undeploy
+from headway.serving.deploy import deploy, follow_aliases, undeploy
+from headway.serving.dispatch import Release
 from headway.serving.golden import FILE, store_golden
 from headway.serving.load import apply_load, bodies
 from headway.tracking import Tracking, tracking_uri
@@ -107,9 +108,10 @@ def server(cluster: None, tracking: Tracking, classifiers: list[Path]) -> Iterat
         watch=0.3,
         max_batch_tokens=128,
     )
-    name, version = tracking.registered_version(config.model)
-    url = deploy(config, tracking.download_weights(config.model), name, version, 1)
-    follow_alias(config, tracking)
+    name, version = tracking.registered_version("models:/topics@champion")
+    folder = tracking.download_weights("models:/topics@champion")
+    url = deploy(config, [Release(name, version, str(folder))], 1)
+    follow_aliases(config, tracking)
     yield url
     undeploy()
 
@@ -221,10 +223,36 @@ def test_a_version_that_fails_its_check_is_refused(server, expected, classifiers
     wait_for_version(server, "1")
 
 
+def test_several_models_scale_on_their_own_and_requests_choose(cluster, expected, classifiers, folders):
+    undeploy()
+    models = {"one": {"model": "x"}, "words": {"model": "x", "replicas": [0, 1]}}
+    config = ServeConfig.model_validate(
+        {"models": models, "replicas": 1, "port": free_port(), "precision": "fp32"}
+    )
+    places = {"one": classifiers[0], "words": folders["tokens"]}
+    url = deploy(config, [Release(name, "1", str(path)) for name, path in places.items()], 1)
+    with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
+        assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["one", "words"]
+        assert len(replica_processes()) == 1
+        answer = client.post("/v1/classify", json={"model": "one", "input": TEXTS[0]}).json()
+        assert answer["model"] == "one"
+        scores = list(answer["data"][0]["scores"].values())
+        assert scores == pytest.approx(expected["1"][TEXTS[0]], abs=1e-4)
+        # The first request for a model that has scaled to zero starts it.
+        assert (
+            client.post("/v1/tokens", json={"model": "words", "input": TEXTS[0]}).json()["model"] == "words"
+        )
+        assert len(replica_processes()) == 2
+        for body in ({"model": "other", "input": "x"}, {"input": "x"}):
+            refused = client.post("/v1/embeddings", json=body)
+            assert refused.status_code == 404 and refused.json()["error"]["type"] == "not_found"
+        assert client.post("/v1/classify", json={"model": "words", "input": "x"}).status_code == 422
+
+
 def test_requests_in_flight_are_answered_when_the_server_stops(cluster, expected, classifiers):
     undeploy()
     config = ServeConfig(model="x", replicas=(1, 1), port=free_port(), precision="fp32", max_batch_tokens=64)
-    url = deploy(config, classifiers[0], "topics", "1", 1)
+    url = deploy(config, [Release("topics", "1", str(classifiers[0]))], 1)
     answers: list[httpx.Response] = []
 
     def ask() -> None:

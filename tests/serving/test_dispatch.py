@@ -111,6 +111,28 @@ def test_an_idle_replica_gets_work_at_once():
     asyncio.run(run_with(call, work))
 
 
+def test_what_comes_while_a_replica_computes_leaves_together():
+    packs, begun = [], []
+
+    async def call(kind, pack):
+        packs.append(sums(pack))
+        begun.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(0.2)
+        return Reply("r", sums(pack))
+
+    async def work(queue, dispatcher):
+        queue.tokens_per_second = 5.0
+        asking = []
+        for i in range(4):
+            asking.append(asyncio.create_task(queue.compute("k", [sequence(1, i)], 5.0)))
+            await asyncio.sleep(0.02)
+        assert await asyncio.gather(*asking) == [[0], [1], [2], [3]]
+
+    asyncio.run(run_with(call, work))
+    assert packs == [[0], [1, 2, 3]]
+    assert 0.1 < begun[1] - begun[0] < 0.2  # it lies ready before the first is done
+
+
 def test_a_replica_that_always_dies_ends_in_an_error():
     async def call(kind, pack):
         raise ReplicaLostError("died")

@@ -8,7 +8,7 @@ import pytest
 
 SCRIPT = """
 import os, sys, torch
-from headway.serving.replica import compute_thread
+from headway.serving.computing import compute_threads
 matrix = torch.randn(512, 512)  # in bfloat16 one thread computes it where the processor has none
 
 def helpers():
@@ -17,7 +17,7 @@ def helpers():
         matrix @ matrix
     return len(set(os.listdir("/proc/self/task")) - before)
 
-print(compute_thread(int(sys.argv[1])).submit(helpers).result())
+print(compute_threads(1, int(sys.argv[1])).submit(helpers).result())
 """
 
 

@@ -16,12 +16,28 @@ from headway.config_files import validate
         ({"replicas": [3, 2]}, "should be [least, most]"),
         ({"timeout": 0}, "timeout: 0 is not allowed"),
         ({"precision": "int4"}, "precision: 'int4' is not allowed"),
+        ({"model": None}, "give model, or models for several; one of the two"),
+        ({"models": {"a": {"model": "x"}}}, "give model, or models for several; one of the two"),
+        ({"model": None, "models": {"a": {"model": "x", "replicas": [2, 1]}}}, "replicas [2, 1] should be"),
+        ({"model": None, "models": {"a/b": {"model": "x"}}}, "models.a/b"),
+        ({"model": None, "models": {"a": {"model": "x", "cache": 3}}}, "models.a.cache: unknown setting"),
     ],
 )
 def test_what_does_not_go_together_is_refused(settings, message):
     with pytest.raises(ConfigError) as refusal:
         validate(ServeConfig, {"model": "m"} | settings)
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_each_of_several_models_has_its_own_scaling():
+    models = {"a": {"model": "x", "replicas": [0, 2]}, "b": {"model": "y", "precision": "fp32"}}
+    each = validate(ServeConfig, {"models": models, "replicas": 3, "cache": 7}).each()
+    assert {name: (one.model, one.replicas, one.precision, one.cache) for name, one in each.items()} == {
+        "a": ("x", (0, 2), "auto", 7),
+        "b": ("y", (3, 3), "fp32", 7),
+    }
+    alone = validate(ServeConfig, {"model": "x"})
+    assert alone.each() == {None: alone}
 
 
 def test_loopback_needs_no_key_and_no_replica_may_wait():

@@ -11,12 +11,12 @@ from typing import Any
 from headway.config import ServeConfig
 from headway.config_files import validate
 from headway.serving.deploy import bind_application
-from headway.serving.dispatch import Release
+from headway.serving.watch import current_release
 from headway.tracking import Tracking
 
 
 def build(arguments: dict[str, Any]) -> Any:
-    """The application of a model; Ray Serve calls this where a config file names it.
+    """The application of one model, or several; Ray Serve calls this where a config file names it.
 
     An alias is looked up when this is called, and not followed: deploying anew looks it up again.
 
@@ -34,10 +34,7 @@ def build(arguments: dict[str, Any]) -> Any:
 
     runs = Path(arguments.get("runs", "runs"))
     config = validate(ServeConfig, {name: value for name, value in arguments.items() if name != "runs"})
-    release = Release(config.model, "local", config.model)
-    if config.model.startswith("models:/"):
-        tracking = Tracking.at(runs)
-        name, version = tracking.registered_version(config.model)
-        release = Release(name, version, str(tracking.download_weights(config.model)))
-    cores = max(1, cluster.available_cpus() // max(1, config.replicas[0]))
-    return bind_application(config, release, cores)
+    tracking = Tracking.at(runs)
+    releases = [current_release(settings, tracking, name) for name, settings in config.each().items()]
+    cores = max(1, cluster.available_cpus() // max(1, config.least_replicas))
+    return bind_application(config, releases, cores)

@@ -8,6 +8,7 @@ import math
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,12 @@ def check_port(host: str, port: int) -> None:
             raise ConfigError(f"port: {host}:{port} cannot be bound: {error.strerror}") from error
 
 
-def deploy(config: ServeConfig, folder: Path, name: str, version: str, cores: int) -> str:
-    """Serve an encoder with autoscaling, on a connected cluster; returns when it is ready.
+def deploy(config: ServeConfig, releases: Sequence[Release], cores: int) -> str:
+    """Serve encoders, each with its own autoscaling, on a connected cluster; returns when all are ready.
 
     Args:
         config: address, replicas and limits.
-        folder: the encoder.
-        name: the model's name in answers.
-        version: the model's version in answers.
+        releases: the models in the order of the settings, by the names that requests give.
         cores: threads that a replica computes with.
 
     Returns:
@@ -58,18 +57,17 @@ def deploy(config: ServeConfig, folder: Path, name: str, version: str, cores: in
     for logger in ("ray.serve", "ray._private"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     serve.start(proxy_location="Disabled", logging_config=_QUIET)
-    release = Release(name, version, str(folder.resolve()))
-    application = bind_application(config, release, cores)
+    application = bind_application(config, releases, cores)
     serve.run(application, name=_APPLICATION, route_prefix=None, logging_config=_QUIET)
     return f"{'https' if config.certificate else 'http'}://{config.host}:{config.port}"
 
 
-def bind_application(config: ServeConfig, release: Release, cores: int) -> Any:
+def bind_application(config: ServeConfig, releases: Sequence[Release], cores: int) -> Any:
     """Gateway and replicas as an application of Ray Serve; needs a connected cluster.
 
     Args:
         config: address, replicas and limits.
-        release: what is served first.
+        releases: what is served first, in the order of the settings.
         cores: threads that a replica computes with.
     """
     import ray
@@ -77,6 +75,12 @@ def bind_application(config: ServeConfig, release: Release, cores: int) -> Any:
 
     from headway.serving.gateway import Gateway
 
+    served = [release._replace(folder=str(Path(release.folder).resolve())) for release in releases]
+    pairs = zip(config.each().values(), served, strict=True)
+    encoders = {
+        release.name: _encoder(settings, release, cores, number)
+        for number, (settings, release) in enumerate(pairs)
+    }
     # Where some node offers it, the gateway listens there: the one that a load balancer points to.
     place = {_GATEWAY_RESOURCE: 0.001} if _GATEWAY_RESOURCE in ray.cluster_resources() else {}
     return serve.deployment(
@@ -85,16 +89,17 @@ def bind_application(config: ServeConfig, release: Release, cores: int) -> Any:
         health_check_period_s=2,
         graceful_shutdown_timeout_s=_DRAIN_SECONDS,
         graceful_shutdown_wait_loop_s=0.2,
-    ).bind(_settings(config), {release.name: release}, {release.name: _encoder(config, release, cores)})
+    ).bind(_settings(config), {release.name: release for release in served}, encoders)
 
 
-def follow_alias(config: ServeConfig, tracking: Tracking) -> None:
-    """Serve what the alias of `config.model` points to, also when it moves, until `undeploy`."""
-    if "@" not in config.model or not config.watch:
-        return
-    watch = AliasWatch(config.model, tracking, config.watch, _switch)
-    watch.start()
-    _watches.append(watch)
+def follow_aliases(config: ServeConfig, tracking: Tracking) -> None:
+    """Serve what the models' aliases point to, also when they move, until `undeploy`."""
+    for name, settings in config.each().items():
+        if settings.model is None or "@" not in settings.model or not settings.watch:
+            continue
+        watch = AliasWatch(settings.model, tracking, settings.watch, _switch, name)
+        watch.start()
+        _watches.append(watch)
 
 
 def undeploy() -> None:
@@ -141,7 +146,7 @@ def _settings(config: ServeConfig) -> GatewaySettings:
     )
 
 
-def _encoder(config: ServeConfig, release: Release, cores: int) -> Any:
+def _encoder(config: ServeConfig, release: Release, cores: int, number: int) -> Any:
     from ray import serve
     from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
@@ -161,6 +166,7 @@ def _encoder(config: ServeConfig, release: Release, cores: int) -> Any:
     )
     return serve.deployment(
         Encoder,
+        name=f"Encoder-{number}" if number else "Encoder",
         # A replica shares the cores with the others; asking for a whole one would keep all but the
         # first few from ever starting on a small machine.
         ray_actor_options={"num_cpus": 0},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,6 +17,10 @@ _log = logging.getLogger(__name__)
 _PACKS_A_REPLICA = 2
 """One that is computed, and one that lies ready, so that a replica never waits for the next."""
 
+_LEAD = 0.015
+"""Seconds before a replica should be done, at which the pack that it computes next leaves."""
+
+_LOOK_EVERY = 0.01
 _FORGET_AFTER = 10.0
 _MOST_ATTEMPTS = 20
 
@@ -73,6 +78,10 @@ class Dispatcher:
     How many replicas there are is learnt from who answers: with more work than a pack waiting, one pack
     goes out beyond what the known replicas can take, and finds a new one if there is any.
 
+    A replica that is idle gets a pack at once. The one that will lie ready at a busy replica is filled until
+    shortly before that is done: answers free many clients at the same moment, who then ask one by one, and
+    the first of them alone would otherwise be the next pack.
+
     Attributes:
         queue: what waits.
         call: computes a pack of one kind on some replica; raises `ReplicaLostError` when that one is gone.
@@ -91,7 +100,7 @@ class Dispatcher:
 
     def __post_init__(self) -> None:
         self._seen: dict[str, float] = {}
-        self._sent: set[asyncio.Task[None]] = set()
+        self._sent: dict[asyncio.Task[None], float] = {}  # and when each should be done
         self._slot_freed = asyncio.Event()
         self._last_reply = 0.0
 
@@ -112,14 +121,17 @@ class Dispatcher:
         """Send packs for ever."""
         while True:
             await self.queue.work_waits.wait()
-            if len(self._sent) >= self.capacity:
+            pause = self._pause()
+            if pause != 0.0:
                 self._slot_freed.clear()
-                await self._slot_freed.wait()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._slot_freed.wait(), pause)
                 continue
             jobs = self.queue.take()
             if jobs:
+                done_at = self._done_at(sum(job.tokens for job in jobs))
                 task = asyncio.create_task(self._send(jobs))
-                self._sent.add(task)
+                self._sent[task] = done_at
                 task.add_done_callback(self._free)
 
     async def drain(self) -> None:
@@ -127,8 +139,24 @@ class Dispatcher:
         while self.queue.work_waits.is_set() or self._sent:
             await asyncio.sleep(0.02)
 
+    def _pause(self) -> float | None:
+        """Seconds until the next look at whether a pack should leave; 0 for now, None for a free place."""
+        if len(self._sent) >= self.capacity:
+            return None
+        if len(self._sent) < max(1, self.replicas) or self.queue.waiting_tokens >= self.queue.pack_tokens:
+            return 0.0
+        left = min(self._sent.values()) - _LEAD - time.monotonic()
+        return min(left, _LOOK_EVERY) if left > 0.0 else 0.0
+
+    def _done_at(self, tokens: int) -> float:
+        """When a pack that leaves now should be done."""
+        replicas, begins = max(1, self.replicas), time.monotonic()
+        if len(self._sent) >= replicas:
+            begins = max(begins, min(self._sent.values()))
+        return begins + tokens * replicas / max(self.queue.tokens_per_second, 1.0)
+
     def _free(self, task: asyncio.Task[None]) -> None:
-        self._sent.discard(task)
+        self._sent.pop(task, None)
         self._slot_freed.set()
 
     async def _send(self, jobs: list[Job]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -43,6 +44,7 @@ class Gateway:
         self._metrics = Metrics()
         self._refused: dict[Release, str] = {}
         self._models: dict[str, _Model] = {}
+        _collect_seldom()
         self._tasks: list[asyncio.Task[Any]] = []
         self._server: _Server | None = None
         self._draining = False
@@ -158,6 +160,13 @@ class Gateway:
             await asyncio.sleep(_STATE_EVERY)
 
 
+def _collect_seldom() -> None:
+    """Look for cycles in what was made since the start only, and less often: it took 14% of a request."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
 class _Model(NamedTuple):
     service: ModelService
     dispatcher: Dispatcher
@@ -185,6 +194,7 @@ def _server(settings: GatewaySettings, app: Any) -> _Server:
         app,
         log_level="error",
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=int(settings.timeout),

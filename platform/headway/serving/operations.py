@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 import numpy as np
+import orjson
 from fastapi import APIRouter, HTTPException, Request, Response
 from pydantic import BaseModel
-from pydantic_core import to_json
 
 from headway.serving import schemas
 from headway.serving.service import Answer, ModelService
@@ -158,17 +158,19 @@ async def _gone(receive: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
 def _json(answer: Answer, **content: Any) -> Response:
     """The answer with the version that gave it, also in a header for whoever reads no body."""
     name, version, _ = answer.release
-    body = to_json({"model": name, "version": version, **content})
+    content = {"model": name, "version": version, **content}
+    # Vectors go straight from their memory, in the digits that a float32 has: half the bytes of its float64.
+    body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(body, media_type="application/json", headers={"x-model-version": version})
 
 
-def _encoded(vector: np.ndarray, body: schemas.EmbeddingsRequest) -> list[float] | str:
+def _encoded(vector: np.ndarray, body: schemas.EmbeddingsRequest) -> np.ndarray | str:
     if body.dimensions is not None:
         vector = vector[: body.dimensions]
         vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
     if body.encoding_format == "base64":
         return base64.b64encode(vector.astype("<f4").tobytes()).decode()
-    return vector.tolist()
+    return np.ascontiguousarray(vector)
 
 
 def _classification(scores: dict[str, float]) -> dict[str, Any]:

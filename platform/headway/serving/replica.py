@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from ray import serve
 
 from headway.serving.batching import Pack
+from headway.serving.computing import Computing
 from headway.serving.dispatch import Operation, Release, Reply
 
 if TYPE_CHECKING:
@@ -19,20 +19,13 @@ _IDLE_SECONDS = 2.0
 _VERSIONS_KEPT = 2
 
 
-def compute_thread(cores: int) -> ThreadPoolExecutor:
-    """One thread whose products take so many cores: OpenMP keeps that number for each thread that asks."""
-    import torch
-
-    return ThreadPoolExecutor(1, "encoder", torch.set_num_threads, (cores,))
-
-
 class Encoder:
-    """Computes in one thread of its own, so that the next pack is unpacked while this one is computed."""
+    """Computes in threads of its own, so that the next pack is unpacked while this one is computed."""
 
     def __init__(self, release: Release, threads: int, precision: str) -> None:
         self._replica = serve.get_replica_context().replica_id.unique_id
         self._precision = precision
-        self._computing = compute_thread(threads)
+        self._computing = Computing(threads)
         self._loading: asyncio.Lock | None = None
         self._models: dict[Release, EncoderModel] = {release: self._load(release)}
         self._waiting_tokens, self._told_at = 0, 0.0
@@ -51,8 +44,7 @@ class Encoder:
         """
         self._waiting_tokens, self._told_at = waiting_tokens, time.monotonic()
         model = await self._model(release)
-        loop = asyncio.get_running_loop()
-        return Reply(self._replica, await loop.run_in_executor(self._computing, model.run, operation, pack))
+        return Reply(self._replica, await self._computing.run(model, operation, pack))
 
     async def prepare(self, release: Release) -> str | None:
         """Load a version beside the others, warm it up and compare it with its stored outputs.

@@ -6,12 +6,28 @@ import logging
 import threading
 from collections.abc import Callable
 
+from headway.config import ServeConfig
 from headway.serving.dispatch import Release
 from headway.tracking import Tracking
 
 _log = logging.getLogger(__name__)
 
 Switch = Callable[[Release], str | None]
+
+
+def current_release(config: ServeConfig, tracking: Tracking, served_as: str | None = None) -> Release:
+    """What the settings of one model stand for at present: a folder, or what the registry has.
+
+    Args:
+        config: of one model.
+        tracking: MLflow.
+        served_as: the name that requests give; the registered one, or the folder, when None.
+    """
+    reference = str(config.model)
+    if not reference.startswith("models:/"):
+        return Release(served_as or reference, "local", reference)
+    name, version = tracking.registered_version(reference)
+    return Release(served_as or name, version, str(tracking.download_weights(reference)))
 
 
 class AliasWatch:
@@ -22,10 +38,19 @@ class AliasWatch:
         tracking: MLflow.
         every: seconds between looks.
         switch: lets a version take over; returns why it was refused.
+        served_as: the name that requests give; the registered one when None.
     """
 
-    def __init__(self, model_uri: str, tracking: Tracking, every: float, switch: Switch) -> None:
+    def __init__(
+        self,
+        model_uri: str,
+        tracking: Tracking,
+        every: float,
+        switch: Switch,
+        served_as: str | None = None,
+    ) -> None:
         self._model_uri, self._tracking = model_uri, tracking
+        self._served_as = served_as
         self._every, self._switch = every, switch
         self._folders: dict[str, str] = {}
         self._told: set[Release] = set()
@@ -48,7 +73,7 @@ class AliasWatch:
         if version not in self._folders:
             folder = self._tracking.download_weights(f"models:/{name}/{version}")
             self._folders[version] = str(folder.resolve())
-        release = Release(name, version, self._folders[version])
+        release = Release(self._served_as or name, version, self._folders[version])
         problem = self._switch(release)
         if problem is not None and release not in self._told:
             self._told.add(release)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,8 +13,9 @@ from headway import cluster
 from headway.config import ConfigError, ServeConfig
 from headway.data.sources import Document, read_documents
 from headway.data.splitting import drop_duplicates, split_documents
-from headway.serving.deploy import check_port, deploy, follow_alias
+from headway.serving.deploy import check_port, deploy, follow_aliases
 from headway.serving.description import describe
+from headway.serving.watch import current_release
 from headway.steps.context import Context, StepResult
 from headway.steps.models import model_folder
 
@@ -27,31 +29,32 @@ def run_serve(config: ServeConfig, context: Context) -> StepResult:
         ConfigError: no such model, the port is taken, or demo texts for what is no classifier.
     """
     check_port(config.host, config.port)
-    folder = model_folder(config.model, context.tracking)
-    abilities = list(describe(folder).abilities)
-    if config.demo_texts and "classify" not in abilities:
-        raise ConfigError(f"demo_texts: {config.model!r} is no classifier; it can: {', '.join(abilities)}")
-    name, version = config.model, "local"
-    if config.model.startswith("models:/"):
-        name, version = context.tracking.registered_version(config.model)
+    for settings in config.each().values():
+        model_folder(str(settings.model), context.tracking)  # one that is none is told before Ray starts
+    releases = [current_release(settings, context.tracking, name) for name, settings in config.each().items()]
+    abilities = {release.name: list(describe(Path(release.folder)).abilities) for release in releases}
+    first = releases[0].name
+    if config.demo_texts and "classify" not in abilities[first]:
+        can = ", ".join(abilities[first])
+        raise ConfigError(f"demo_texts: {config.model!r} is no classifier; it can: {can}")
     started = time.monotonic()
     # Ray's workers run at low priority where not told otherwise: any other process would delay answers.
     os.environ.setdefault("RAY_worker_niceness", "0")
     cluster.connect(context.address, context.tracking.uri)
-    cores = max(1, cluster.available_cpus() // max(1, config.replicas[0]))
-    url = deploy(config, folder, name, version, cores)
-    follow_alias(config, context.tracking)
+    cores = max(1, cluster.available_cpus() // max(1, config.least_replicas))
+    url = deploy(config, releases, cores)
+    follow_aliases(config, context.tracking)
     ready = time.monotonic() - started
     summary: dict[str, Any] = {
         "url": url,
-        "model": name,
-        "version": version,
+        "models": {release.name: release.version for release in releases},
         "abilities": abilities,
         "ready_seconds": round(ready, 2),
     }
     summary |= _ask(config, url, context)
     asked = f"; {summary['requests']} requests, {summary['failed']} failed" if summary["requests"] else ""
-    headline = f"{name} version {version} at {url}, ready after {ready:.1f} s{asked}"
+    names = ", ".join(f"{release.name} version {release.version}" for release in releases)
+    headline = f"{names} at {url}, ready after {ready:.1f} s{asked}"
     return StepResult(url, headline, summary=summary)
 
 
