@@ -10,19 +10,13 @@ result.validation_loss, result.model
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from headway.config import (
     ClassificationTask,
-    Config,
-    ConfigError,
-    CorpusConfig,
     FinetuneConfig,
     PipelineConfig,
     PretrainConfig,
@@ -30,44 +24,13 @@ from headway.config import (
     SweepConfig,
 )
 from headway.config_files import load_pipeline, validate
-from headway.data.sources import Document
 from headway.display import Display
-from headway.steps.context import Context, StepResult
+from headway.given_data import finetune_config, plain, pretrain_config, reference
+from headway.single_step import make_context, resumed_context, run_step
+from headway.steps.context import StepResult
+from headway.trained_model import TrainedModel
 
-C = TypeVar("C", bound=Config)
 RUNS = Path("runs")
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """What training leaves.
-
-    Attributes:
-        path: a folder in transformers' format: weights, configuration and tokenizer.
-        validation_loss: of the held-out data, at the end.
-        metrics: everything else that was measured.
-    """
-
-    path: Path
-    validation_loss: float
-    metrics: dict[str, Any]
-
-    @cached_property
-    def model(self) -> Any:
-        """The transformers model."""
-        import transformers
-
-        config = transformers.AutoConfig.from_pretrained(self.path, local_files_only=True)
-        return getattr(transformers, config.architectures[0]).from_pretrained(
-            self.path, local_files_only=True
-        )
-
-    @cached_property
-    def tokenizer(self) -> Any:
-        """The transformers tokenizer."""
-        from headway.data.tokenizer import load_tokenizer
-
-        return load_tokenizer(self.path)
 
 
 @dataclass(frozen=True)
@@ -117,7 +80,7 @@ def pretrain(
     """
     context = make_context("pretrain", Path(runs), Display(quiet))
     if config is None:
-        config = _pretrain_config(train_data, validation_data, settings, context)
+        config = pretrain_config(train_data, validation_data, settings, context)
     return _trained(run_step("pretrain", config, context))
 
 
@@ -148,7 +111,7 @@ def finetune(
     """
     context = make_context("finetune", Path(runs), Display(quiet))
     if config is None:
-        config = _finetune_config(train_data, validation_data, model, settings, context)
+        config = finetune_config(train_data, validation_data, model, settings, context)
     return _trained(run_step("finetune", config, context))
 
 
@@ -175,7 +138,7 @@ def sweep(
     """
     context = make_context("sweep", Path(runs), Display(quiet))
     if config is None:
-        given = {"model": _reference(model) or None, "task": _plain(task)}
+        given = {"model": reference(model) or None, "task": plain(task)}
         config = validate(SweepConfig, settings | {k: v for k, v in given.items() if v is not None})
     if resume:
         context = resumed_context("sweep", config, context)
@@ -203,7 +166,7 @@ def serve(
     """
     context = make_context("serve", Path(runs), Display(quiet))
     if config is None:
-        given = {} if model is None and "models" in settings else {"model": _reference(model)}
+        given = {} if model is None and "models" in settings else {"model": reference(model)}
         config = validate(ServeConfig, settings | given)
     result = run_step("serve", config, context)
     return Server(result.output, result.summary)
@@ -236,134 +199,7 @@ def run(
     return run_pipeline(pipeline, Path(runs), Display(quiet), address)
 
 
-def make_context(verb: str, runs: Path, display: Display, address: str | None = None) -> Context:
-    """A step outside any pipeline: its folder is named after the moment, and not made yet."""
-    from headway.tracking import Tracking
-
-    folder = runs / verb / time.strftime("%Y%m%d-%H%M%S")
-    number = 1
-    while folder.exists():
-        number += 1
-        folder = folder.with_name(f"{folder.name.partition('.')[0]}.{number}")
-    return Context(verb, verb, runs, folder, Tracking.at(runs), display, address)
-
-
-def resumed_context(verb: str, config: Config, context: Context) -> Context:
-    """The context of the newest run of a step outside any pipeline that had the very same settings.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    settings = config.model_dump(mode="json")
-    for path in sorted(context.folder.parent.glob(f"*/{verb}.json"), reverse=True):
-        if json.loads(path.read_text(encoding="utf-8"))["config"] == settings:
-            return replace(context, folder=path.parent)
-    raise ConfigError(f"--resume: no {verb} with these settings under {str(context.folder.parent)!r}")
-
-
-def run_step(verb: str, config: Config, context: Context) -> StepResult:
-    """Run one step outside any pipeline, in its own folder."""
-    from headway.pipeline import step_function
-
-    context.folder.mkdir(parents=True, exist_ok=True)
-    try:
-        result = step_function(verb)(config, context)
-    except BaseException:
-        _remove_if_empty(context.folder)
-        raise
-    context.display.step(context.step, result.headline)
-    return result
-
-
-def _remove_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-
-
 def _trained(result: StepResult) -> TrainedModel:
     summary = result.summary
     loss = summary["validation_loss_end"] if "validation_loss_end" in summary else summary["validation_loss"]
     return TrainedModel(Path(result.output), loss, summary)
-
-
-def _pretrain_config(
-    train: Any, validation: Any, settings: dict[str, Any], context: Context
-) -> PretrainConfig:
-    settings = _with_learning_rate(settings)
-    corpus = {key: settings.pop(key) for key in list(settings) if key in CorpusConfig.model_fields}
-    if train is None:
-        return validate(PretrainConfig, settings | ({"corpus": corpus} if corpus else {}))
-    if isinstance(train, str | Path):
-        return validate(PretrainConfig, settings | {"corpus": corpus | {"source": str(train)}})
-    corpus_config = validate(CorpusConfig, {"source": "memory"} | corpus)
-    # Everything else is checked before anything is written.
-    validate(PretrainConfig, settings | {"corpus": "memory"})
-    from headway.data.corpus import prepare_corpus
-    from headway.data.memory import documents_in_memory, split_in_memory
-
-    documents = documents_in_memory(train, "train_data", labelled=False)
-    held_out = None
-    if validation is not None:
-        held_out = documents_in_memory(validation, "validation_data", labelled=False)
-    train_side, held_out_side = split_in_memory(documents, held_out, corpus_config.held_out)
-    prepared = prepare_corpus(train_side, held_out_side, corpus_config, context.stores / "corpora")
-    return validate(PretrainConfig, settings | {"corpus": str(prepared.folder)})
-
-
-def _finetune_config(
-    train: Any, validation: Any, model: Any, settings: dict[str, Any], context: Context
-) -> FinetuneConfig:
-    settings = _with_learning_rate(settings) | {"model": _reference(model)}
-    max_length = settings.pop("max_length", ClassificationTask.model_fields["max_length"].default)
-    if train is None:
-        task = settings.pop("task", None)
-        return validate(FinetuneConfig, settings | ({"task": _plain(task)} if task is not None else {}))
-    if isinstance(train, str | Path):
-        return validate(FinetuneConfig, settings | {"task": {"source": str(train), "max_length": max_length}})
-    validate(FinetuneConfig, settings | {"task": "memory"})
-    from headway.data.memory import documents_in_memory, split_in_memory
-    from headway.data.tokenizer import load_tokenizer
-    from headway.steps.models import model_folder
-    from headway.tasks.classification import Classification
-    from headway.tasks.preparation import check_splits, prepare_task
-    from headway.tasks.task import Item
-
-    documents = documents_in_memory(train, "train_data", labelled=True)
-    given: list[Document] | None = None
-    if validation is not None:
-        given = documents_in_memory(validation, "validation_data", labelled=True)
-    share = ClassificationTask.model_fields["validation"].default
-    train_side, validation_side = split_in_memory(documents, given, share)
-
-    def items(documents: list[Document]) -> list[Item]:
-        return [Item((d.text,), d.label, d.text, d.origin) for d in documents]
-
-    held_out = items(validation_side)
-    splits = {"train": items(train_side), "validation": held_out, "test": held_out}
-    check_splits(Classification, splits, "train_data")
-    tokenizer = load_tokenizer(model_folder(settings["model"], context.tracking))
-    task = prepare_task(splits, tokenizer, context.stores / "tasks", max_length=max_length)
-    return validate(FinetuneConfig, settings | {"task": str(task.folder)})
-
-
-def _with_learning_rate(settings: dict[str, Any]) -> dict[str, Any]:
-    """`learning_rate=` stands for the optimizer's; everyone writes it so."""
-    if "learning_rate" not in settings:
-        return dict(settings)
-    rest = {key: value for key, value in settings.items() if key != "learning_rate"}
-    return rest | {
-        "optimizer": _plain(rest.get("optimizer") or {}) | {"learning_rate": settings["learning_rate"]}
-    }
-
-
-def _reference(model: Any) -> str:
-    if isinstance(model, TrainedModel):
-        return str(model.path)
-    return "" if model is None else str(model)
-
-
-def _plain(settings: Any) -> Any:
-    """Typed settings as a mapping of those that were set; anything else as it is."""
-    if isinstance(settings, Config):
-        return settings.model_dump(mode="json", exclude_unset=True)
-    return settings

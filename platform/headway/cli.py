@@ -107,8 +107,8 @@ def _run_verb(
 ) -> None:
     config = load_config(STEP_CONFIGS[_SETTINGS_OF.get(verb, verb)], file, overrides)
     from headway import cluster
-    from headway.api import make_context, resumed_context, run_step
     from headway.display import Display
+    from headway.single_step import make_context, resumed_context, run_step
 
     context = make_context(verb, runs, Display(quiet), address)
     if resume:

@@ -50,11 +50,11 @@ def serve(
     Several are given names; requests choose with `model`, and each scales on its own:
     `headway serve news=models:/news@champion minilm=./minilm --set models.minilm.replicas=[0,2]`.
     """
-    from headway.api import make_context, run_step
     from headway.closing import example_command, serve_until, told_to_end
     from headway.config import ServeConfig
     from headway.config_files import apply_overrides, validate
     from headway.display import Display
+    from headway.single_step import make_context, run_step
 
     bounds = [int(part) if part.strip().isdigit() else part for part in replicas.split(",")]
     settings = {

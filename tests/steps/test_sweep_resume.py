@@ -11,8 +11,8 @@ import pytest
 from mlflow import MlflowClient
 from ray.tune.schedulers import ASHAScheduler
 
-from headway.api import resumed_context
 from headway.config import ConfigError, SearchSpace, SweepConfig
+from headway.single_step import resumed_context
 from headway.steps.journal import Journal
 from headway.steps.ledger import Ledger
 from headway.steps.search_space import parse_search

@@ -1,0 +1,106 @@
+"""Typed configs from what Python callers give: keywords, texts in memory, trained models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from headway.config import ClassificationTask, Config, CorpusConfig, FinetuneConfig, PretrainConfig
+from headway.config_files import validate
+from headway.data.sources import Document
+from headway.steps.context import Context
+from headway.trained_model import TrainedModel
+
+
+def pretrain_config(
+    train: Any, validation: Any, settings: dict[str, Any], context: Context
+) -> PretrainConfig:
+    """What `pretrain` shall do with texts in memory, which are prepared here, a source's path, or neither.
+
+    Raises:
+        ConfigError: a setting that is unknown or not allowed, or data without text.
+    """
+    settings = _with_learning_rate(settings)
+    corpus = {key: settings.pop(key) for key in list(settings) if key in CorpusConfig.model_fields}
+    if train is None:
+        return validate(PretrainConfig, settings | ({"corpus": corpus} if corpus else {}))
+    if isinstance(train, str | Path):
+        return validate(PretrainConfig, settings | {"corpus": corpus | {"source": str(train)}})
+    corpus_config = validate(CorpusConfig, {"source": "memory"} | corpus)
+    # Everything else is checked before anything is written.
+    validate(PretrainConfig, settings | {"corpus": "memory"})
+    from headway.data.corpus import prepare_corpus
+    from headway.data.memory import documents_in_memory, split_in_memory
+
+    documents = documents_in_memory(train, "train_data", labelled=False)
+    held_out = None
+    if validation is not None:
+        held_out = documents_in_memory(validation, "validation_data", labelled=False)
+    train_side, held_out_side = split_in_memory(documents, held_out, corpus_config.held_out)
+    prepared = prepare_corpus(train_side, held_out_side, corpus_config, context.stores / "corpora")
+    return validate(PretrainConfig, settings | {"corpus": str(prepared.folder)})
+
+
+def finetune_config(
+    train: Any, validation: Any, model: Any, settings: dict[str, Any], context: Context
+) -> FinetuneConfig:
+    """The same for `finetune`, whose texts have labels.
+
+    Raises:
+        ConfigError: a setting that is unknown or not allowed, or data without text or label.
+    """
+    settings = _with_learning_rate(settings) | {"model": reference(model)}
+    max_length = settings.pop("max_length", ClassificationTask.model_fields["max_length"].default)
+    if train is None:
+        task = settings.pop("task", None)
+        return validate(FinetuneConfig, settings | ({"task": plain(task)} if task is not None else {}))
+    if isinstance(train, str | Path):
+        return validate(FinetuneConfig, settings | {"task": {"source": str(train), "max_length": max_length}})
+    validate(FinetuneConfig, settings | {"task": "memory"})
+    from headway.data.memory import documents_in_memory, split_in_memory
+    from headway.data.tokenizer import load_tokenizer
+    from headway.steps.models import model_folder
+    from headway.tasks.classification import Classification
+    from headway.tasks.preparation import check_splits, prepare_task
+    from headway.tasks.task import Item
+
+    documents = documents_in_memory(train, "train_data", labelled=True)
+    given: list[Document] | None = None
+    if validation is not None:
+        given = documents_in_memory(validation, "validation_data", labelled=True)
+    share = ClassificationTask.model_fields["validation"].default
+    train_side, validation_side = split_in_memory(documents, given, share)
+
+    def items(documents: list[Document]) -> list[Item]:
+        return [Item((d.text,), d.label, d.text, d.origin) for d in documents]
+
+    held_out = items(validation_side)
+    splits = {"train": items(train_side), "validation": held_out, "test": held_out}
+    check_splits(Classification, splits, "train_data")
+    tokenizer = load_tokenizer(model_folder(settings["model"], context.tracking))
+    task = prepare_task(splits, tokenizer, context.stores / "tasks", max_length=max_length)
+    return validate(FinetuneConfig, settings | {"task": str(task.folder)})
+
+
+def _with_learning_rate(settings: dict[str, Any]) -> dict[str, Any]:
+    """`learning_rate=` stands for the optimizer's; everyone writes it so."""
+    if "learning_rate" not in settings:
+        return dict(settings)
+    rest = {key: value for key, value in settings.items() if key != "learning_rate"}
+    return rest | {
+        "optimizer": plain(rest.get("optimizer") or {}) | {"learning_rate": settings["learning_rate"]}
+    }
+
+
+def reference(model: Any) -> str:
+    """Where a model lies: its folder or name; empty for none."""
+    if isinstance(model, TrainedModel):
+        return str(model.path)
+    return "" if model is None else str(model)
+
+
+def plain(settings: Any) -> Any:
+    """Typed settings as a mapping of those that were set; anything else as it is."""
+    if isinstance(settings, Config):
+        return settings.model_dump(mode="json", exclude_unset=True)
+    return settings

@@ -1,0 +1,56 @@
+"""One step outside any pipeline, in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from headway.config import Config, ConfigError
+from headway.display import Display
+from headway.steps.context import Context, StepResult
+
+
+def make_context(verb: str, runs: Path, display: Display, address: str | None = None) -> Context:
+    """A step outside any pipeline: its folder is named after the moment, and not made yet."""
+    from headway.tracking import Tracking
+
+    folder = runs / verb / time.strftime("%Y%m%d-%H%M%S")
+    number = 1
+    while folder.exists():
+        number += 1
+        folder = folder.with_name(f"{folder.name.partition('.')[0]}.{number}")
+    return Context(verb, verb, runs, folder, Tracking.at(runs), display, address)
+
+
+def resumed_context(verb: str, config: Config, context: Context) -> Context:
+    """The context of the newest run of a step outside any pipeline that had the very same settings.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    settings = config.model_dump(mode="json")
+    for path in sorted(context.folder.parent.glob(f"*/{verb}.json"), reverse=True):
+        if json.loads(path.read_text(encoding="utf-8"))["config"] == settings:
+            return replace(context, folder=path.parent)
+    raise ConfigError(f"--resume: no {verb} with these settings under {str(context.folder.parent)!r}")
+
+
+def run_step(verb: str, config: Config, context: Context) -> StepResult:
+    """Run one step outside any pipeline, in its own folder."""
+    from headway.pipeline import step_function
+
+    context.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        result = step_function(verb)(config, context)
+    except BaseException:
+        _remove_if_empty(context.folder)
+        raise
+    context.display.step(context.step, result.headline)
+    return result
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
