@@ -26,6 +26,8 @@ _API = click.option(
 )
 _JOB = click.argument("job")
 _STAYS_HERE = [".git", ".venv", "runs", "**/__pycache__"]
+_SECONDS_TO_SAVE = 120
+"""What a cancelled job has to save its state, before Ray kills it; 3 s where not set."""
 
 
 def add_cluster_commands(group: click.Group, exit_codes: Callable[..., Any]) -> None:
@@ -71,11 +73,12 @@ def submit(file: Path, overrides: tuple[str, ...], runs: Path, name: str | None,
         )
     command = ["python", "-m", "headway.cli", "run", str(file), "--runs", str(runs), "--address", "auto"]
     command += [part for override in overrides for part in ("--set", override)]
-    environment: dict[str, Any] = {"working_dir": ".", "excludes": _STAYS_HERE}
+    variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(_SECONDS_TO_SAVE)}
+    if "MLFLOW_TRACKING_URI" in os.environ:
+        variables["MLFLOW_TRACKING_URI"] = os.environ["MLFLOW_TRACKING_URI"]
+    environment: dict[str, Any] = {"working_dir": ".", "excludes": _STAYS_HERE, "env_vars": variables}
     if Path("requirements.txt").is_file():
         environment["pip"] = "requirements.txt"
-    if "MLFLOW_TRACKING_URI" in os.environ:
-        environment["env_vars"] = {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"]}
     entrypoint = shlex.join(command)
     click.echo(_client(api).submit_job(entrypoint=entrypoint, runtime_env=environment, submission_id=name))
 
