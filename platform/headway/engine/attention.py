@@ -17,6 +17,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from headway.engine.dropout import dropout
+from headway.engine.gpu_attention import attend_fused, fits_fused_kernel
 from headway.engine.layout import HeadPlaces, SequenceGroup, SequenceLayout
 
 ATTENTION_NAME = "headway"
@@ -117,7 +118,10 @@ def _attend_unpadded(
     window: int | None,
     scale: float | None,
 ) -> Tensor:
-    """Attention over sequences of like length together: little padding, and few, large products."""
+    """On a GPU by its fused kernels; else over sequences of like length together, in few, large products."""
+    if query.is_cuda and fits_fused_kernel(query.dtype, dropout_probability, window):
+        query, key, value = (tensor.unflatten(-1, (num_heads, -1)) for tensor in (query, key, value))
+        return attend_fused(query, key, value, dropout_probability, layout, window, scale).flatten(1)
     places = layout.places(num_heads)
     sizes = [group.count * num_heads * group.longest for group in layout.groups]
     blocks = [

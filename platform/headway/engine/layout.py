@@ -77,6 +77,11 @@ class SequenceLayout:
         return int(self.lengths.max())
 
     @cached_property
+    def shortest(self) -> int:
+        """Tokens of the shortest sequence."""
+        return int(self.lengths.min())
+
+    @cached_property
     def position_ids(self) -> Tensor:
         """int64, shape (tokens,): places that restart at 0 with each sequence."""
         starts = self.first_tokens.repeat_interleave(self.lengths)
