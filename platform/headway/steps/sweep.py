@@ -87,7 +87,7 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
     parent.close()
     board.show()
     ledger.keep_only(winner.trial)
-    model = str(winner.trial.model)
+    model = str(context.folder / winner.trial.model.relative_to(context.folder.resolve()))
     return StepResult(model, headline(summary, metrics), {"best": model}, summary)
 
 
