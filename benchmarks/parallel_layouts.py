@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor
 
 from headway.config import CorpusConfig, ParallelConfig, PretrainConfig
 from headway.data.corpus import prepare_corpus, read_splits
-from headway.engine.parallel import Worker
+from headway.engine.parallel import DIMENSIONS, Worker
 from headway.engine.trainer import Trainer
 from headway.steps.pretrain import PretrainingJob
 
@@ -36,7 +36,13 @@ LAYOUTS = [
     (4, ParallelConfig(data=2, shard=2)),
     (4, ParallelConfig(data=2, tensor=2)),
     (4, ParallelConfig(shard=2, tensor=2)),
+    (2, ParallelConfig(pipeline=2)),
+    (4, ParallelConfig(pipeline=4)),
+    (4, ParallelConfig(pipeline=2, data=2)),
+    (4, ParallelConfig(pipeline=2, shard=2)),
+    (4, ParallelConfig(pipeline=2, tensor=2)),
 ]
+MICRO_BATCHES = 4  # as the longest pipeline needs
 
 
 @dataclass(frozen=True)
@@ -52,9 +58,11 @@ def train(rank: int, workers: int, layout: ParallelConfig, corpus: Path, setting
     """One process's part; the first one writes what it measured beside the corpus."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{settings['meet']}", rank=rank, world_size=workers)
-    parallel = {"data": layout.data, "shard": layout.shard, "tensor": layout.tensor}
-    config = PretrainConfig.model_validate(settings["config"] | {"workers": workers, "parallel": parallel})
+    config = PretrainConfig.model_validate(
+        settings["config"] | {"workers": workers, "parallel": layout.model_dump()}
+    )
     job = PretrainingJob(config, corpus, None)
+    weights = sum(parameter.numel() for parameter in job.objective().parameters())
     losses: list[float] = []
     speeds: list[float] = []
 
@@ -67,17 +75,16 @@ def train(rank: int, workers: int, layout: ParallelConfig, corpus: Path, setting
     trainer = Trainer(job.objective(), job.batches()[0], config, worker=worker, report=report)
     trainer.run()
     if rank == 0:
-        measured = Measured(losses, share_held(trainer), sorted(speeds)[len(speeds) // 2])
+        measured = Measured(losses, held(trainer) / weights, sorted(speeds)[len(speeds) // 2])
         Path(settings["result"]).write_text(json.dumps(vars(measured)))
     dist.barrier()
     dist.destroy_process_group()
 
 
-def share_held(trainer: Trainer) -> float:
-    """Which part of all weights lies on this worker."""
-    parameters = list(trainer.objective.parameters())
-    held = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in parameters)
-    return held / sum(p.numel() for p in parameters)
+def held(trainer: Trainer) -> int:
+    """How many weights lie on this worker."""
+    parameters = trainer.objective.parameters()
+    return sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in parameters)
 
 
 def measure(workers: int, layout: ParallelConfig, corpus: Path, config: dict[str, Any]) -> Measured:
@@ -90,7 +97,7 @@ def measure(workers: int, layout: ParallelConfig, corpus: Path, config: dict[str
 
 def name_of(workers: int, layout: ParallelConfig) -> str:
     """A layout in words."""
-    sizes = zip(("data", "shard", "tensor"), layout.mesh_shape(workers), strict=True)
+    sizes = zip(DIMENSIONS, layout.mesh_shape(workers), strict=True)
     return " x ".join(f"{name} {size}" for name, size in sizes if size > 1) or "a single process"
 
 
@@ -100,7 +107,7 @@ def main() -> None:
     )
     parser.add_argument("--preset", default="bert-mini")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--source", default="bbc-news")
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -112,6 +119,7 @@ def main() -> None:
         "model": {"preset": options.preset, "dropout": 0.0},
         "steps": options.steps,
         "batch_size": options.batch_size,
+        "accumulation": MICRO_BATCHES,
         "log_every": 1,
         "precision": "fp32",
     }

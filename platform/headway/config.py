@@ -96,33 +96,39 @@ class BatchWarmupConfig(Config):
 
 
 class ParallelConfig(Config):
-    """How workers share the work: their number is data x shard x tensor."""
+    """How workers share the work: their number is pipeline x data x shard x tensor."""
 
     data: Positive | None = Field(
         default=None, description="copies of the model; as many as fit when not set"
     )
     shard: Positive = Field(default=1, description="workers that each hold a slice of every weight")
     tensor: Positive = Field(default=1, description="workers that share the heads and neurons of every layer")
+    pipeline: Positive = Field(default=1, description="workers that each hold some of the layers")
 
     @property
     def splits_model(self) -> bool:
         """Whether a worker holds less than the whole model."""
-        return self.shard * self.tensor > 1
+        return self.shard * self.workers_a_share > 1
 
-    def mesh_shape(self, workers: int) -> tuple[int, int, int]:
-        """Workers along data, shard and tensor.
+    @property
+    def workers_a_share(self) -> int:
+        """Workers that compute the same share of the batch together."""
+        return self.tensor * self.pipeline
+
+    def mesh_shape(self, workers: int) -> tuple[int, int, int, int]:
+        """Workers along pipeline, data, shard and tensor.
 
         Raises:
             ValueError: the number of workers does not fit.
         """
-        split = self.shard * self.tensor
+        split = self.shard * self.workers_a_share
         data = self.data or max(1, workers // split)
         if data * split != workers:
             raise ValueError(
-                f"workers {workers} should be parallel.data x shard x tensor, "
-                f"{data} x {self.shard} x {self.tensor} = {data * split}"
+                f"workers {workers} should be parallel.pipeline x data x shard x tensor, "
+                f"{self.pipeline} x {data} x {self.shard} x {self.tensor} = {data * split}"
             )
-        return data, self.shard, self.tensor
+        return self.pipeline, data, self.shard, self.tensor
 
 
 class TrainingConfig(Config):
@@ -168,7 +174,7 @@ class TrainingConfig(Config):
     def _one_length(self) -> TrainingConfig:
         if self.steps is not None and self.epochs is not None:
             raise ValueError("give steps or epochs, not both")
-        least = self.most_workers * self.accumulation
+        least = self.most_shares * self.accumulation
         smallest = self.batch_warmup.start if self.batch_warmup else self.batch_size
         if smallest < least:
             name = "batch_warmup.start" if self.batch_warmup else "batch_size"
@@ -192,7 +198,12 @@ class TrainingConfig(Config):
         # The others reckon with whole matrices, or with norms of whole tensors.
         if self.parallel.splits_model and self.optimizer.name != "adamw":
             raise ValueError(
-                f"parallel.shard and tensor need optimizer.name adamw, not {self.optimizer.name!r}"
+                f"parallel.shard, tensor and pipeline need optimizer.name adamw, not {self.optimizer.name!r}"
+            )
+        if self.accumulation < self.parallel.pipeline:
+            raise ValueError(
+                f"parallel.pipeline {self.parallel.pipeline} needs as many micro-batches, "
+                f"accumulation {self.accumulation} is less"
             )
         return self
 
@@ -200,6 +211,11 @@ class TrainingConfig(Config):
     def most_workers(self) -> int:
         """The largest group that trains; 1 without Ray."""
         return self.workers[1] if isinstance(self.workers, tuple) else max(1, self.workers)
+
+    @property
+    def most_shares(self) -> int:
+        """Shares of each batch in the largest group."""
+        return max(1, self.most_workers // self.parallel.workers_a_share)
 
     def total_steps(self, rows: int) -> int:
         """Optimizer steps of the whole run over `rows` training rows; one epoch if nothing is set."""

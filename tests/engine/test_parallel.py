@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from test_state import same
 from tiny_training import tiny_config, tiny_objective, train_in_processes
 
 from headway.config import ParallelConfig
 from headway.engine.parallel import clip_gradients
 
 Results = dict[str, dict[str, Any]]
-# Of the tiny model's weights four fifths are in matrices that the tensor dimension splits.
+# Of the tiny model's weights four fifths are in matrices that the tensor dimension splits. The first stage
+# of two has the embeddings and half the layers.
 HELD = {
     "data 2": 1.0,
     "shard 2": 0.5,
@@ -20,6 +22,10 @@ HELD = {
     "data 2, shard 2": 0.5,
     "data 2, tensor 2": 0.6,
     "shard 2, tensor 2": 0.3,
+    "pipeline 2": 0.55,
+    "pipeline 2, data 2": 0.55,
+    "pipeline 2, shard 2": 0.27,
+    "pipeline 2, tensor 2": 0.35,
 }
 LAYOUTS: dict[str, dict[str, Any]] = {
     "data 2": {"world": 2},
@@ -28,9 +34,14 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "data 2, shard 2": {"world": 4, "parallel": {"data": 2, "shard": 2}},
     "data 2, tensor 2": {"world": 4, "parallel": {"data": 2, "tensor": 2}},
     "shard 2, tensor 2": {"world": 4, "parallel": {"shard": 2, "tensor": 2}},
+    "pipeline 2": {"world": 2, "parallel": {"pipeline": 2}},
+    "pipeline 2, data 2": {"world": 4, "parallel": {"pipeline": 2, "data": 2}},
+    "pipeline 2, shard 2": {"world": 4, "parallel": {"pipeline": 2, "shard": 2}},
+    "pipeline 2, tensor 2": {"world": 4, "parallel": {"pipeline": 2, "tensor": 2}},
 }
 # Dropout draws by share of the batch, so it is left out where shares differ.
-SHARED = {"dropout": 0.0, "optimizer": {"name": "adamw", "learning_rate": 1e-3}, "accumulation": 2}
+SHARED = {"dropout": 0.0, "optimizer": {"name": "adamw", "learning_rate": 1e-3}, "accumulation": 3}
+MOVES = ["shard 2, tensor 2", "pipeline 2", "data 2", "pipeline 2, data 2", "tensor 2", "shard 2"]
 
 
 def phase(name: str, **settings: Any) -> dict[str, Any]:
@@ -41,12 +52,18 @@ def phase(name: str, **settings: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder = tmp_path_factory.mktemp("layouts")
-    phases = [phase("alone", world=1)]
-    phases += [phase(name, **layout) for name, layout in LAYOUTS.items()]
-    moved = str(folder / "moved")
-    for number, name in enumerate(["shard 2, tensor 2", "data 2", "tensor 2", "shard 2"]):
-        stop = {"stop_after": 3 * (number + 1)} if number < 3 else {}
-        phases.append(phase(f"moved {number}", states=moved, **LAYOUTS[name], **stop))
+    phases = [phase("alone", world=1, scored=True)]
+    phases += [phase(name, scored=True, **layout) for name, layout in LAYOUTS.items()]
+    for number, name in enumerate(MOVES):
+        stop = {"stop_after": 2 * (number + 1)} if name != MOVES[-1] else {}
+        phases.append(phase(f"moved {number}", states=str(folder / "moved"), **LAYOUTS[name], **stop))
+    staged = {"pretraining": True, **LAYOUTS["pipeline 2"]}
+    phases += [
+        phase("pretraining alone", world=1, pretraining=True),
+        phase("pretraining in stages", **staged),
+        phase("stopped", states=str(folder / "stopped"), stop_after=5, **staged),
+        phase("resumed", states=str(folder / "stopped"), **staged),
+    ]
     return train_in_processes(phases, folder)
 
 
@@ -64,13 +81,27 @@ def test_layout_holds_its_part_of_the_weights(results: Results, layout: str) -> 
 
 
 def test_state_of_one_layout_goes_on_under_another(results: Results) -> None:
-    parts = [results[f"moved {number}"] for number in range(4)]
-    assert [part["start"] for part in parts] == [0, 3, 6, 9]
+    parts = [results[f"moved {number}"] for number in range(len(MOVES))]
+    assert [part["start"] for part in parts] == [0, 2, 4, 6, 8, 10]
     history = [entry for part in parts for entry in part["history"]]
     for (_, metrics), (_, wanted) in zip(history, results["alone"]["history"], strict=True):
-        assert metrics == pytest.approx(wanted, rel=1e-4)
+        assert metrics == pytest.approx({name: wanted[name] for name in metrics}, rel=1e-4)
     for name, expected in results["alone"]["weights"].items():
-        torch.testing.assert_close(parts[3]["weights"][name], expected, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(parts[-1]["weights"][name], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_stages_at_both_ends_train_the_weights_they_share_as_one(results: Results) -> None:
+    alone, staged = results["pretraining alone"], results["pretraining in stages"]
+    for (_, metrics), (_, wanted) in zip(staged["history"], alone["history"], strict=True):
+        assert metrics == pytest.approx(wanted, rel=1e-4)
+    assert staged["weights"].keys() == alone["weights"].keys()
+    for name, expected in alone["weights"].items():
+        torch.testing.assert_close(staged["weights"][name], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_stopped_pipeline_resumes_bit_identical(results: Results) -> None:
+    assert results["resumed"]["start"] == 5
+    assert same(results["resumed"]["weights"], results["pretraining in stages"]["weights"])
 
 
 @pytest.mark.parametrize("most", [0.1, 1e6])
@@ -88,16 +119,23 @@ def test_clipping_is_pytorchs(most: float) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "workers", "shape"),
-    [({}, 4, (4, 1, 1)), ({"shard": 2}, 4, (2, 2, 1)), ({"data": 2, "tensor": 2}, 4, (2, 1, 2))],
+    [
+        ({}, 4, (1, 4, 1, 1)),
+        ({"shard": 2}, 4, (1, 2, 2, 1)),
+        ({"data": 2, "tensor": 2}, 4, (1, 2, 1, 2)),
+        ({"pipeline": 2}, 4, (2, 2, 1, 1)),
+    ],
 )
-def test_mesh_has_all_workers(settings: dict[str, int], workers: int, shape: tuple[int, int, int]) -> None:
+def test_mesh_has_all_workers(settings: dict[str, int], workers: int, shape: tuple[int, ...]) -> None:
     assert ParallelConfig.model_validate(settings).mesh_shape(workers) == shape
 
 
 def test_layout_that_does_not_fit_the_workers_is_refused() -> None:
-    with pytest.raises(ValueError, match="3 x 2 x 1 = 6"):
+    with pytest.raises(ValueError, match="1 x 3 x 2 x 1 = 6"):
         tiny_config(workers=4, parallel={"data": 3, "shard": 2})
     with pytest.raises(ValueError, match="fixed number"):
         tiny_config(workers=[1, 2], parallel={"shard": 2})
     with pytest.raises(ValueError, match=r"need optimizer\.name adamw, not 'muon'"):
         tiny_config(workers=2, parallel={"shard": 2}, optimizer={"name": "muon"})
+    with pytest.raises(ValueError, match="pipeline 2 needs as many micro-batches, accumulation 1 is less"):
+        tiny_config(workers=2, parallel={"pipeline": 2})

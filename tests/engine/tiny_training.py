@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,24 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForPreTraining,
+    BertForSequenceClassification,
+    BertTokenizerFast,
+)
 
 import headway
 from headway.config import TrainingConfig
-from headway.data.batches import LabelledBatches
+from headway.data.batches import Example, LabelledBatches
+from headway.data.sampling import Draw
 from headway.engine.attention import ATTENTION_NAME
-from headway.engine.objectives import ClassificationObjective
+from headway.engine.evaluation import mean_losses
+from headway.engine.named_state import whole_weights
+from headway.engine.objectives import ClassificationObjective, PretrainingObjective
 from headway.engine.parallel import Worker
-from headway.engine.state import Checkpoints, whole_weights
+from headway.engine.scoring import predict
+from headway.engine.state import Checkpoints
 from headway.engine.storage import Folder
 from headway.engine.trainer import Metrics, Stopped, Trainer
 
@@ -37,32 +47,59 @@ def tiny_config(**settings: Any) -> TrainingConfig:
     return TrainingConfig(**(defaults | {"precision": "fp32"} | settings))
 
 
+def tiny_bert(dropout: float, num_labels: int) -> BertConfig:
+    return BertConfig(
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=32,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=0.0,
+        num_labels=num_labels,
+    )
+
+
 def tiny_objective(dropout: float = 0.1) -> ClassificationObjective:
     torch.manual_seed(0)
-    model = BertForSequenceClassification(
-        BertConfig(
-            vocab_size=64,
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=64,
-            max_position_embeddings=32,
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=0.0,
-            num_labels=3,
-        )
-    )
+    model = BertForSequenceClassification(tiny_bert(dropout, 3))
     model.set_attn_implementation(ATTENTION_NAME)
     return ClassificationObjective(model)
 
 
-def tiny_batches(rows: int = 40, seed: int = 0, batch_size: int = 12) -> LabelledBatches:
+def tiny_pretraining_objective(dropout: float = 0.1) -> PretrainingObjective:
+    """Its head for words shares its weights with the embeddings."""
+    torch.manual_seed(0)
+    model = BertForPreTraining(tiny_bert(dropout, 2))
+    model.set_attn_implementation(ATTENTION_NAME)
+    return PretrainingObjective(model, "nsp")
+
+
+class MaskedBatches(LabelledBatches):
+    """The first two words of every text are to be guessed."""
+
+    def sequence(self, draw: Draw) -> Example:
+        example = super().sequence(draw)
+        places = np.asarray([1, 2])
+        words = example.input_ids.copy()
+        words[places] = 4
+        labels = example.input_ids[places]
+        return replace(
+            example, input_ids=words, label=example.label % 2, masked_places=places, masked_labels=labels
+        )
+
+
+def tiny_batches(
+    rows: int = 40, seed: int = 0, batch_size: int = 12, pretraining: bool = False
+) -> LabelledBatches:
     rng = np.random.default_rng(5)
     texts = [rng.integers(3, 64, rng.integers(4, 20)).astype(np.int32) for _ in range(rows)]
     labels = np.asarray([int(text[0]) % 3 for text in texts])
     specials = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
     tokenizer = BertTokenizerFast(vocab={token: number for number, token in enumerate(specials)})
-    return LabelledBatches(texts, labels, tokenizer, max_length=24, batch_size=batch_size, seed=seed)
+    kind = MaskedBatches if pretraining else LabelledBatches
+    return kind(texts, labels, tokenizer, max_length=24, batch_size=batch_size, seed=seed)
 
 
 def train(
@@ -71,9 +108,15 @@ def train(
     worker: Worker | None = None,
     stop_after: int | None = None,
     dropout: float = 0.1,
+    pretraining: bool = False,
+    scored: bool = False,
     **settings: Any,
 ) -> tuple[Trainer, list[tuple[int, Metrics]]]:
-    """Train, or go on; returns the trainer and what was reported, without timings."""
+    """Train, or go on; returns the trainer and what was reported, without timings.
+
+    With `pretraining` words and pairs are learnt, else classes. With `scored` the validation rows are also
+    measured the way fine-tuning does it.
+    """
     config = tiny_config(**settings)
     worker = (worker or Worker()).arranged(config.parallel)
     checkpoints = states if isinstance(states, Checkpoints) else None
@@ -90,11 +133,19 @@ def train(
         steps_done += 1
         return stop_after is not None and trainer.start_step + steps_done >= stop_after
 
+    # So many that one of two workers has a batch more than the other.
+    validation = tiny_batches(rows=25, batch_size=config.batch_size, pretraining=pretraining)
+
+    def evaluator(module: Any) -> Metrics:
+        found = predict(module, validation, worker, batch_size=config.batch_size, precision=config.precision)
+        return mean_losses(module, validation, worker, config.batch_size) | {"validation_scored": found.loss}
+
     trainer = Trainer(
-        tiny_objective(dropout),
-        tiny_batches(batch_size=config.batch_size),
+        (tiny_pretraining_objective if pretraining else tiny_objective)(dropout),
+        tiny_batches(batch_size=config.batch_size, pretraining=pretraining),
         config,
-        validation=tiny_batches(batch_size=config.batch_size),
+        validation=validation,
+        evaluator=evaluator if scored else None,
         worker=worker,
         checkpoints=checkpoints,
         report=report,
@@ -107,14 +158,14 @@ def train(
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     """All weights, whole; every worker calls it."""
-    return {name: value.clone() for name, value in whole_weights(trainer.objective).items()}
+    return {name: value.clone() for name, value in whole_weights(trainer.objective, trainer.worker).items()}
 
 
 def share_held(trainer: Trainer) -> float:
     """Which part of all weights lies on this worker."""
-    parameters = list(trainer.objective.parameters())
+    parameters = trainer.objective.parameters()
     held = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in parameters)
-    return held / sum(p.numel() for p in parameters)
+    return held / sum(p.numel() for p in tiny_objective().parameters())
 
 
 def run_phases(phases: list[dict[str, Any]], folder: Path, rank: int) -> None:

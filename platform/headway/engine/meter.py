@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headway.data.batches import Batch
+from headway.engine.flops import TrainingFlops
 from headway.engine.machine import matrix_product_rate, peak_memory_bytes
 from headway.engine.parallel import Worker
 
@@ -37,9 +39,15 @@ class Meter:
     gradient_norm: float = 0.0
     learning_rate: float = 0.0
 
+    def add(self, losses: dict[str, Tensor], batches: Sequence[Batch], flops: TrainingFlops) -> None:
+        """Count a step: this worker's part of its losses, and its micro-batches."""
+        for name, loss in losses.items():
+            self.add_loss(name, loss)
+        self.tokens += sum(len(batch.input_ids) for batch in batches)
+        self.flops += sum(flops.of_batch(batch) for batch in batches)
+
     def add_loss(self, name: str, share: Tensor) -> None:
-        """Count a micro-batch's part of a step's loss."""
-        share = share.detach()
+        """Count this worker's part of a step's loss."""
         self.losses[name] = self.losses[name] + share if name in self.losses else share
 
     def state(self) -> dict[str, Any]:
@@ -74,6 +82,8 @@ class Meter:
         row = [*(float(self.losses[name]) for name in names), self.tokens, self.flops, rate]
         sums = worker.sum(torch.tensor(row, dtype=torch.float64, device=worker.device)).tolist()
         *losses, tokens, flops, rate = sums
+        # Several workers have one share of the batch between them where the model is split.
+        rate *= worker.world_size / worker.shares
         metrics = {f"{name}_loss": loss / self.steps for name, loss in zip(names, losses, strict=True)}
         return metrics | {
             "gradient_norm": self.gradient_norm,

@@ -1,14 +1,15 @@
 """One worker among several that train the same model: on shares of each batch, or on parts of the model.
 
-The workers form a mesh of three dimensions. Along `data` each has the whole model and a share of the batch;
+The workers form a mesh of four dimensions. Along `data` each has the whole model and a share of the batch;
 along `shard` a share of the batch and a slice of every weight (Rajbhandari et al. 2020, "ZeRO", stage 3, by
 PyTorch's `fully_shard`); along `tensor` the same share of the batch, and the heads and intermediate neurons
-of a layer are split (Shoeybi et al. 2019, "Megatron-LM", section 3).
+of a layer are split (Shoeybi et al. 2019, "Megatron-LM", section 3); along `pipeline` the same share, and
+some of the layers (`pipeline.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,7 +18,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
@@ -30,6 +36,8 @@ from torch.nn.parallel import DistributedDataParallel
 from headway.config import ConfigError, ParallelConfig
 from headway.engine.device import default_device
 
+DIMENSIONS = ("pipeline", "data", "shard", "tensor")
+"""Of the mesh of workers, the outermost first: neighbours exchange most."""
 _BATCH_DIMENSIONS = ("data", "shard")
 
 # A pair of matrices a layer: the first is split by its outputs, the second by its inputs, so that the pair
@@ -52,7 +60,8 @@ class Worker:
         rank: number among the workers.
         world_size: how many there are.
         device: what this one computes on.
-        mesh: the workers by data, shard and tensor, where the model is split over them; otherwise None.
+        mesh: the workers by pipeline, data, shard and tensor where the model is split over them, else None.
+        batch_mesh: those of them that have this one's part of the model, each with a share of the batch.
         is_leaving: whether a machine of the group is about to be taken away.
     """
 
@@ -60,6 +69,7 @@ class Worker:
     world_size: int = 1
     device: torch.device = field(default_factory=default_device)
     mesh: DeviceMesh | None = None
+    batch_mesh: DeviceMesh | None = None
     is_leaving: Callable[[], bool] = lambda: False
 
     def arranged(self, layout: ParallelConfig) -> Worker:
@@ -67,24 +77,33 @@ class Worker:
         if not layout.splits_model:
             return self
         shape = layout.mesh_shape(self.world_size)
-        mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=(*_BATCH_DIMENSIONS, "tensor"))
-        mesh[_BATCH_DIMENSIONS]._flatten("batch")
-        return replace(self, mesh=mesh)
+        mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=DIMENSIONS)
+        return replace(self, mesh=mesh, batch_mesh=mesh[_BATCH_DIMENSIONS]._flatten("batch"))
 
     @property
     def share(self) -> int:
         """Which share of each batch this worker computes, counted from 0."""
-        return self.rank if self.mesh is None else self.rank // self.mesh["tensor"].size()
+        return self.rank if self.batch_mesh is None else self.batch_mesh.get_local_rank()
 
     @property
     def shares(self) -> int:
         """How many shares each batch is split into."""
-        return self.world_size if self.mesh is None else self.world_size // self.mesh["tensor"].size()
+        return self.world_size if self.batch_mesh is None else self.batch_mesh.size()
+
+    @property
+    def stage(self) -> int:
+        """Which stage of a pipeline this worker computes, counted from 0."""
+        return 0 if self.mesh is None else self.mesh["pipeline"].get_local_rank()
+
+    @property
+    def stages(self) -> int:
+        """How many stages the layers are split into."""
+        return 1 if self.mesh is None else self.mesh["pipeline"].size()
 
     def sum(self, values: Tensor) -> Tensor:
         """`values` summed over the shares of a batch, on each worker; any shape."""
         if self.shares > 1:
-            dist.all_reduce(values, group=None if self.mesh is None else self.mesh["batch"].get_group())
+            dist.all_reduce(values, group=None if self.batch_mesh is None else self.batch_mesh.get_group())
         return values
 
     def any(self, value: bool) -> bool:
@@ -102,14 +121,22 @@ class Worker:
         """
         if self.mesh is None:
             return module
-        layers = transformer_layers(module)
+        layers = [layer for layer in transformer_layers(module) if list(layer.parameters())]
         if self.mesh["tensor"].size() > 1:
             _split_tensors(layers, self.mesh["tensor"])
         policy = MixedPrecisionPolicy(
             param_dtype=None if dtype == torch.float32 else dtype, reduce_dtype=torch.float32
         )
         for part in [*layers, module]:
-            fully_shard(part, mesh=self.mesh[_BATCH_DIMENSIONS], mp_policy=policy)
+            fully_shard(
+                part,
+                mesh=self.mesh[_BATCH_DIMENSIONS],
+                mp_policy=policy,
+                # Every micro-batch of a pipeline would gather the weights twice.
+                reshard_after_forward=False if self.stages > 1 else None,
+            )
+        if hasattr(module, "outputs"):
+            register_fsdp_forward_method(module, "outputs")
         return module
 
     def replicate(self, module: nn.Module) -> nn.Module:
@@ -159,20 +186,34 @@ def synchronise_only_if(module: nn.Module, wanted: bool) -> Iterator[None]:
             yield
 
 
-def clip_gradients(module: nn.Module, most: float) -> float:
+def clip_gradients(
+    module: nn.Module, most: float, worker: Worker | None = None, borrowed: Sequence[nn.Parameter] = ()
+) -> float:
     """Scale all gradients down so that their norm is at most `most`, whatever they are split over.
+
+    Args:
+        module: this worker's part of the model.
+        most: the largest norm that is left alone.
+        worker: its place, where the model is split.
+        borrowed: weights that another stage of a pipeline has too, which counts them.
 
     Returns:
         The Euclidean norm of all gradients together, before.
     """
     parameters = [parameter for parameter in module.parameters() if parameter.grad is not None]
-    if not any(isinstance(parameter, DTensor) for parameter in parameters):
+    if worker is None or worker.mesh is None:
         return float(nn.utils.clip_grad_norm_(parameters, most))
     by_mesh: dict[Any, list[Tensor]] = {}
     for parameter in parameters:
         by_mesh.setdefault(getattr(parameter, "device_mesh", None), []).append(parameter)
-    norms = [_norm_of_gradients(some) for some in by_mesh.values()]
-    norm = torch.linalg.vector_norm(torch.stack(norms))
+    elsewhere = {id(parameter) for parameter in borrowed}
+    counted = [[p for p in some if id(p) not in elsewhere] for some in by_mesh.values()]
+    squares = torch.zeros((), device=worker.device)
+    for some in counted:
+        squares += _norm_of_gradients(some).square()
+    if worker.stages > 1:
+        dist.all_reduce(squares, group=worker.mesh["pipeline"].get_group())
+    norm = squares.sqrt()
     for some in by_mesh.values():
         nn.utils.clip_grads_with_norm_(some, most, norm)
     return float(norm)

@@ -41,7 +41,9 @@ def _depths(model: nn.Module) -> dict[int, int]:
     """How far below the heads each parameter is, by its `id`: 0 heads, 1 the last layer, …"""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     numbers = {key: _LAYER.search(name) for key, name in names.items()}
-    layers = 1 + max((int(match[1]) for match in numbers.values() if match), default=-1)
+    # Of modules, not of weights: a stage of a pipeline has those of some layers only.
+    found = [_LAYER.search(f"{name}.") for name, _ in model.named_modules()]
+    layers = 1 + max((int(match[1]) for match in found if match), default=-1)
     depths = {}
     for key, name in names.items():
         match = numbers[key]

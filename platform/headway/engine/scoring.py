@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from headway.data.batches import Batch, BatchSource
 from headway.engine.device import compute_dtype, precision_context
+from headway.engine.evaluation import batches_of_share
 from headway.engine.objectives import TaskObjective
 from headway.engine.parallel import Worker
 
@@ -34,10 +35,13 @@ def predict(
     sums = torch.zeros(2, dtype=torch.float64, device=worker.device)
     objective.to(worker.device).eval()
     dtype = _autocast_dtype(objective, precision, worker.device)
-    with torch.inference_mode(), precision_context(dtype, worker.device):
-        for batch in batches.in_order(worker.rank, worker.world_size, batch_size):
+    # A split model's weights, gathered in inference mode, could not be trained afterwards.
+    with torch.no_grad(), precision_context(dtype, worker.device):
+        for batch, counts in batches_of_share(batches, worker, batch_size):
             on_device = batch.to(worker.device)
             outputs = objective.outputs(on_device).float()
+            if not counts:
+                continue
             term = objective.loss(outputs, on_device)
             sums += torch.stack([term.total.double(), term.predictions.double()])
             for row, part in zip(batch.row_ids.tolist(), _by_row(objective, outputs, batch), strict=True):

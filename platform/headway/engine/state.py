@@ -8,6 +8,7 @@ holds the checksum of every other file; so half a state is never taken for one, 
 
 from __future__ import annotations
 
+import copy
 import json
 import uuid
 import warnings
@@ -21,14 +22,9 @@ import xxhash
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.optim import Optimizer
 
+from headway.engine.named_state import load_optimizer, training_state
 from headway.engine.parallel import Worker
 from headway.engine.storage import CheckedReader, CheckedWriter, Folder
 
@@ -111,7 +107,7 @@ class Checkpoints:
             CheckpointError: the state before this one could not be saved.
         """
         self.wait()
-        state: Any = self._stager.stage(_training_state(model, optimizer))
+        state: Any = self._stager.stage(training_state(model, optimizer))
         self._in_flight = self._thread.submit(self._write, step, state, own or {}, metric)
 
     def wait(self) -> None:
@@ -130,7 +126,8 @@ class Checkpoints:
         name, notes = self._newest_sound()
         if name is None:
             return Restored(notes=notes)
-        state = _training_state(model, optimizer)
+        state = training_state(model, optimizer)
+        groups = copy.deepcopy(state["optimizer"]["param_groups"])
         # An optimizer has no state yet for a parameter that never had a gradient.
         planner = dcp.DefaultLoadPlanner(allow_partial_load=True)
         reader = CheckedReader(self.folder, name)
@@ -141,7 +138,7 @@ class Checkpoints:
             process_group=self._group,
             no_dist=self._group is None,
         )
-        set_optimizer_state_dict(model, optimizer, state["optimizer"])
+        load_optimizer(model, optimizer, state["optimizer"], groups)
         manifest = self._manifest(name)
         return Restored(manifest["step"], manifest["own"], manifest["metric"], notes)
 
@@ -214,22 +211,6 @@ class Checkpoints:
     def _from_first(self, value: Any) -> Any:
         """The first worker's `value`, on each of them."""
         return self._gather(value)[0]
-
-
-def _training_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """Parameters, buffers and optimizer state by the names they have in an unsharded model.
-
-    The tensors are the model's own, so loading into them loads the model. Tied weights are in it once.
-    """
-    names = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
-    weights = {name: value for name, value in get_model_state_dict(model).items() if name in names}
-    return {"model": weights, "optimizer": get_optimizer_state_dict(model, optimizer)}
-
-
-def whole_weights(model: nn.Module) -> dict[str, Any]:
-    """All weights of a model that is split over workers, on the first of them; every worker calls it."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return get_model_state_dict(model, options=options)
 
 
 def saved_steps(folder: Folder) -> list[int]:

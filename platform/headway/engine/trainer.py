@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from headway.config import TrainingConfig
 from headway.data.batches import Batch, BatchSource
 from headway.data.sampling import derived_seed, parts_of
 from headway.engine.device import compute_dtype
+from headway.engine.evaluation import mean_losses
 from headway.engine.flops import TrainingFlops
 from headway.engine.layers import checkpoint_activations, compile_layers
 from headway.engine.machine import synchronise
@@ -21,6 +22,7 @@ from headway.engine.meter import Meter, Metrics
 from headway.engine.objectives import Term
 from headway.engine.optimizers import build_optimizer, use_result_weights, use_training_weights
 from headway.engine.parallel import Worker, clip_gradients, synchronise_only_if
+from headway.engine.pipeline import Pipeline, Weigh
 from headway.engine.precision import ComputeCopy
 from headway.engine.prefetch import prefetched
 from headway.engine.schedules import build_schedule, skip_to
@@ -75,10 +77,14 @@ class Trainer:
         self.stop = stop
         self.measure_start = measure_start
         self.total_steps = config.total_steps(batches.rows)
-        most_shares = max(config.most_workers // config.parallel.tensor, self.worker.shares)
+        most_shares = max(config.most_shares, self.worker.shares)
         self.parts = most_shares * config.accumulation
         self.dtype = compute_dtype(config.precision, self.worker.device)
-        self.worker.split(self.objective, self.dtype)
+        self.pipeline: Pipeline | None = None
+        if self.worker.stages > 1:
+            self.pipeline = Pipeline(self.objective, self.worker, self.dtype)
+        else:
+            self.worker.split(self.objective, self.dtype)
         self.optimizer = build_optimizer(self.objective, config.optimizer)
         self.schedule = build_schedule(self.optimizer, config.schedule, self.total_steps)
         self.restored = self._resume()
@@ -86,7 +92,7 @@ class Trainer:
         if config.activation_checkpointing:
             checkpoint_activations(self.objective)
         is_split = self.worker.mesh is not None  # then it casts by itself
-        self.compute = ComputeCopy(self.objective, torch.float32 if is_split else self.dtype)
+        self.compute = ComputeCopy(self.pipeline or self.objective, torch.float32 if is_split else self.dtype)
         if config.compile:
             compile_layers(self.compute.module)
         self.replica = self.worker.replicate(self.compute.module)
@@ -138,30 +144,16 @@ class Trainer:
         use_result_weights(self.optimizer)
         self.compute.follow()
         module = self.compute.module.eval()
-        metrics = self.evaluator(module) if self.evaluator is not None else self._mean_losses(module)
+        metrics = self._measured(module)
         use_training_weights(self.optimizer)
         self.compute.follow()
         return metrics
 
-    def _mean_losses(self, module: nn.Module) -> Metrics:
+    def _measured(self, module: nn.Module) -> Metrics:
+        if self.evaluator is not None:
+            return self.evaluator(module)
         assert self.validation is not None
-        sums: dict[str, Tensor] = {}
-        shares = self.validation.in_order(self.worker.share, self.worker.shares, self.config.batch_size)
-        with torch.no_grad():  # a sharded weight that was gathered in inference mode could not be trained
-            for batch in shares:
-                for name, term in module(batch.to(self.worker.device)).items():
-                    row = torch.stack([part.detach().double() for part in term])
-                    sums[name] = sums.get(name, torch.zeros_like(row)) + row
-        return self._means(sums)
-
-    def _means(self, sums: dict[str, Tensor]) -> Metrics:
-        metrics: Metrics = {}
-        for name, row in sums.items():
-            total, count, correct = self.worker.sum(row.clone()).tolist()
-            metrics[f"validation_{name}_loss"] = total / max(count, 1)
-            metrics[f"validation_{name}_accuracy"] = correct / max(count, 1)
-        metrics["validation_loss"] = sum(v for k, v in metrics.items() if k.endswith("_loss"))
-        return metrics
+        return mean_losses(module, self.validation, self.worker, self.config.batch_size)
 
     def _micro_batches(self, step: int) -> list[Batch]:
         worker = self.worker
@@ -171,20 +163,40 @@ class Trainer:
         """One optimizer step, the one after `step` others, on this worker's share of its batch."""
         self.compute.module.train()
         counts = self._global_counts(micro_batches)
+        # Dropout, too, is a function of (seed, step, part): a resumed or resized run draws the same.
         parts = parts_of(self.worker.share, self.worker.shares, self.parts)
-        for index, batch in enumerate(micro_batches):
-            # Dropout, too, is a function of (seed, step, part): a resumed or resized run draws the same.
-            torch.manual_seed(derived_seed(self.config.seed, step, parts[index]))
-            is_last = index == len(micro_batches) - 1
+        seeds = [derived_seed(self.config.seed, step, part) for part in parts]
+        batches = [batch.to(self.worker.device) for batch in micro_batches]
+
+        def weigh(terms: dict[str, Term]) -> dict[str, Tensor]:
+            return {name: term.total / max(1, counts[name]) for name, term in terms.items()}
+
+        backward = self._backward if self.pipeline is None else self.pipeline.backward
+        # Gradients are averaged over the shares; the loss is a mean over all of them, hence the factor.
+        meter.add(backward(batches, seeds, weigh, self.worker.shares), batches, self.flops)
+        self._update(step, micro_batches, meter)
+
+    def _backward(
+        self, batches: Sequence[Batch], seeds: Sequence[int], weigh: Weigh, scale: float
+    ) -> dict[str, Tensor]:
+        """Run micro-batches forward and backward, one after the other; see `Pipeline.backward`."""
+        sums: dict[str, Tensor] = {}
+        for index, (batch, seed) in enumerate(zip(batches, seeds, strict=True)):
+            torch.manual_seed(seed)
+            is_last = index == len(batches) - 1
             with synchronise_only_if(self.replica, wanted=is_last):
-                self._backward(batch.to(self.worker.device), counts, meter)
+                losses = weigh(self.replica(batch))
+                (torch.stack(list(losses.values())).sum() * scale).backward()
             if is_last or self.worker.world_size == 1:
                 self.compute.collect_gradients()
-        self._update(step, micro_batches, meter)
+            sums = {name: sums.get(name, 0.0) + loss.detach() for name, loss in losses.items()}
+        return sums
 
     def _update(self, step: int, micro_batches: list[Batch], meter: Meter) -> None:
         """Clip the gradients, move the weights, and bring the compute copy up to them."""
-        meter.gradient_norm = clip_gradients(self.objective, self.config.max_grad_norm)
+        borrowed = self.pipeline.borrowed if self.pipeline is not None else []
+        most = self.config.max_grad_norm
+        meter.gradient_norm = clip_gradients(self.objective, most, self.worker, borrowed)
         if not math.isfinite(meter.gradient_norm):
             self._save(step, Meter(), None)
             self.finish_saving()
@@ -208,17 +220,6 @@ class Trainer:
         if self.worker.shares > 1:
             counts = self.worker.sum(torch.tensor(counts, device=self.worker.device)).tolist()
         return dict(zip(names, counts, strict=True))
-
-    def _backward(self, batch: Batch, counts: dict[str, int], meter: Meter) -> None:
-        terms: dict[str, Term] = self.replica(batch)
-        shares = {name: term.total / max(1, counts[name]) for name, term in terms.items()}
-        # Gradients are averaged over the shares; the loss is a mean over all of them, hence the factor.
-        loss = torch.stack(list(shares.values())).sum() * self.worker.shares
-        loss.backward()
-        for name, share in shares.items():
-            meter.add_loss(name, share)
-        meter.tokens += len(batch.input_ids)
-        meter.flops += self.flops.of_batch(batch)
 
     def _is_due(self, step: int, every: int | None, times: int) -> bool:
         """Whether something done `every` so many steps, or `times` a run, is due; always at the end."""

@@ -19,10 +19,10 @@ from headway import cluster
 from headway.config import ConfigError, TrainingConfig
 from headway.data.atomic import atomic_folder, write_atomically
 from headway.data.batches import BatchSource
+from headway.engine.named_state import whole_weights
 from headway.engine.optimizers import use_result_weights, use_training_weights
 from headway.engine.parallel import Worker
 from headway.engine.selection import NoProgress, Selection
-from headway.engine.state import whole_weights
 from headway.engine.trainer import Evaluator, Metrics, Stopped, Trainer
 from headway.steps.context import Context
 from headway.steps.journal import Entry, Journal, JournalFollower, Once, read_journal
@@ -243,8 +243,9 @@ def train_worker(
 
 def _save_model(job: TrainingJob, trainer: Trainer, folder: Path) -> None:
     """Save the model, whole or not at all; called on every worker, since it may be split over them."""
-    weights = whole_weights(trainer.objective) if trainer.worker.mesh is not None else None
-    if trainer.worker.rank != 0:
+    worker = trainer.worker
+    weights = whole_weights(trainer.objective, worker) if worker.mesh is not None else None
+    if worker.rank != 0:
         return
     objective = trainer.objective
     if weights is not None:

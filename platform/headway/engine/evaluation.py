@@ -1,0 +1,54 @@
+"""Mean losses over validation rows, measured by all workers together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from headway.data.batches import Batch, BatchSource
+from headway.engine.meter import Metrics
+from headway.engine.parallel import Worker
+
+
+def batches_of_share(source: BatchSource, worker: Worker, batch_size: int) -> Iterator[tuple[Batch, bool]]:
+    """A worker's share of every row, each batch with whether it counts.
+
+    Workers that hold slices of the weights gather them together for every batch. One whose share has a batch
+    less than another's runs its last one again, which does not count.
+    """
+    own = source.in_order(worker.share, worker.shares, batch_size)
+    largest_share = -(-source.rows // worker.shares)
+    batches = -(-largest_share // batch_size) if worker.mesh is not None else 0
+    done = 0
+    for batch in own:
+        done += 1
+        yield batch, True
+    for _ in range(done, batches):
+        yield batch, False
+
+
+def mean_losses(module: nn.Module, validation: BatchSource, worker: Worker, batch_size: int) -> Metrics:
+    """Mean of each of an objective's losses, and how many predictions were right; the same on every worker.
+
+    Args:
+        module: gives terms by name for a batch.
+        validation: the rows.
+        worker: each has its share of them.
+        batch_size: sequences at a time.
+    """
+    sums: dict[str, Tensor] = {}
+    with torch.no_grad():  # a sharded weight that was gathered in inference mode could not be trained
+        for batch, counts in batches_of_share(validation, worker, batch_size):
+            terms = module(batch.to(worker.device))
+            for name, term in terms.items() if counts else ():
+                row = torch.stack([part.detach().double() for part in term])
+                sums[name] = sums.get(name, torch.zeros_like(row)) + row
+    metrics: Metrics = {}
+    for name, row in sums.items():
+        total, count, correct = worker.sum(row.clone()).tolist()
+        metrics[f"validation_{name}_loss"] = total / max(count, 1)
+        metrics[f"validation_{name}_accuracy"] = correct / max(count, 1)
+    metrics["validation_loss"] = sum(v for k, v in metrics.items() if k.endswith("_loss"))
+    return metrics

@@ -1,0 +1,64 @@
+"""A model's weights and its optimizer's state, by the names they have in a whole model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import Optimizer
+
+from headway.engine.parallel import Worker
+
+
+def training_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    """Parameters, buffers and optimizer state by the names they have in an unsharded model.
+
+    The tensors are the model's own, so loading into them loads the model. Tied weights are in it once.
+    """
+    names = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
+    weights = {name: value for name, value in get_model_state_dict(model).items() if name in names}
+    return {"model": weights, "optimizer": get_optimizer_state_dict(model, optimizer)}
+
+
+def load_optimizer(
+    model: nn.Module, optimizer: Optimizer, state: dict[str, Any], groups: list[dict[str, Any]]
+) -> None:
+    """Give an optimizer a state that was read into what `training_state` gave.
+
+    Args:
+        model: what it optimises.
+        optimizer: over the model's parameters.
+        state: the part `optimizer`, as it was read.
+        groups: its `param_groups` before that. They are kept where those saved are of other weights, of
+            another stage of a pipeline: only AdamW trains a split model, and its groups hold nothing but
+            what settings and schedule give.
+    """
+    if [group["params"] for group in state["param_groups"]] != [group["params"] for group in groups]:
+        state["param_groups"] = groups
+    set_optimizer_state_dict(model, optimizer, state)
+
+
+def whole_weights(model: nn.Module, worker: Worker) -> dict[str, Any]:
+    """All weights of a model that is split over workers, on the first of them; every worker calls it.
+
+    What the other workers get is theirs, or nothing.
+    """
+    # With `cpu_offload` the group's first worker alone keeps its part; others are the first of a stage.
+    options = StateDictOptions(full_state_dict=True, cpu_offload=worker.stages == 1)
+    weights: dict[str, Any] = get_model_state_dict(model, options=options)
+    if worker.mesh is None or worker.stages == 1:
+        return weights
+    group = worker.mesh["pipeline"].get_group()
+    if 0 not in dist.get_process_group_ranks(group):
+        return {}
+    mine = {name: value.cpu() for name, value in weights.items()}
+    parts: list[Any] | None = [None] * worker.stages if worker.rank == 0 else None
+    dist.gather_object(mine, parts, group=group, group_dst=0)
+    return {name: value for part in parts or [mine] for name, value in part.items()}

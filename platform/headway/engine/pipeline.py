@@ -1,0 +1,236 @@
+"""Train a model whose layers lie on several workers, one micro-batch behind the other.
+
+By torch.distributed.pipelining, in the order 1F1B (Narayanan et al. 2019, "PipeDream", section 3.2): once the
+pipeline is full, each stage runs a micro-batch forward and then an earlier one backward, so that it keeps
+the activations of as many micro-batches at most as there are stages behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B
+from torch.distributed.tensor import DTensor
+
+from headway.data.batches import Batch
+from headway.data.sampling import derived_seed
+from headway.engine.layout import layout_of_lengths
+from headway.engine.objectives import Term
+from headway.engine.parallel import Worker
+from headway.engine.stages import keep_stage, names_on_both_ends
+from headway.engine.unpadded import encode_unpadded
+
+Finish = Callable[[Any, Batch], Tensor]
+"""What the last stage makes of its objective and a batch."""
+Weigh = Callable[[dict[str, Term]], dict[str, Tensor]]
+"""What each of a micro-batch's losses adds to the step's."""
+
+
+class Job(NamedTuple):
+    """One forward pass through a stage.
+
+    Attributes:
+        batch: the same on every stage.
+        finish: for the last stage.
+        room: rows that hidden states are padded to on their way, at least the batch's tokens.
+        seed: of what is drawn; None where nothing is.
+    """
+
+    batch: Batch
+    finish: Finish
+    room: int
+    seed: int | None = None
+
+
+class Stage(nn.Module):
+    """One worker's part of an objective.
+
+    Attributes:
+        objective: its model has lost what other stages compute.
+        jobs: what `forward` is asked for by number, since torch's schedules hand on nothing but tensors.
+    """
+
+    def __init__(self, objective: Any, number: int, count: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        keep_stage(objective.model, number, count)
+        self.objective = objective
+        self.is_first, self.is_last = number == 0, number == count - 1
+        self.dtype = dtype
+        self.jobs: Sequence[Job] = ()
+
+    def forward(self, received: Tensor | None = None, *, index: Tensor) -> Tensor:
+        """Do a job.
+
+        Args:
+            received: hidden states of the stage before, shape (room, hidden_size); None in the first.
+            index: int64, shape (1,): the job's number.
+
+        Returns:
+            Hidden states for the next stage, shape (room, hidden_size); what `finish` gives in the last.
+        """
+        job = self.jobs[int(index)]
+        if job.seed is not None:
+            torch.manual_seed(job.seed)
+        encoder, batch = self.objective.model.base_model, job.batch
+        if received is not None:
+            encoder.embeddings.states = received[: len(batch.input_ids)]
+        if self.is_last:
+            return job.finish(self.objective, batch)
+        layout = layout_of_lengths(batch.lengths)
+        states = encode_unpadded(encoder, batch.input_ids, batch.token_type_ids, layout)
+        return F.pad(states, (0, 0, 0, job.room - len(states))).to(self.dtype)
+
+
+class Pipeline(nn.Module):
+    """An objective over several workers; each of them calls every method alike, with the same batches.
+
+    Attributes:
+        unit: of the objective, where it has one.
+    """
+
+    def __init__(self, objective: Any, worker: Worker, dtype: torch.dtype) -> None:
+        super().__init__()
+        assert worker.mesh is not None
+        self._group = worker.mesh["pipeline"].get_group()
+        self._number, self._count = worker.stage, worker.stages
+        self._device = worker.device
+        self._width = objective.model.config.hidden_size
+        self._shared = names_on_both_ends(objective.model)
+        self.unit = getattr(objective, "unit", None)
+        self.stage = Stage(objective, self._number, self._count, dtype)
+        worker.split(self.stage, dtype)
+        self._room = 0
+        self._schedule: Schedule1F1B
+
+    def backward(
+        self,
+        batches: Sequence[Batch],
+        seeds: Sequence[int],
+        weigh: Weigh,
+        scale: float,
+    ) -> dict[str, Tensor]:
+        """Run a step's micro-batches forward and backward.
+
+        Args:
+            batches: at least as many as there are stages.
+            seeds: of each micro-batch; what later stages draw is derived from them.
+            weigh: see `Weigh`.
+            scale: factor on the sum of all losses before it is derived.
+
+        Returns:
+            The step's losses by name, float32 scalars, on every worker.
+        """
+        names = list(self.stage.objective.predictions(batches[0]))
+        sums = torch.zeros(len(names), device=self._device)
+
+        def finish(objective: Any, batch: Batch) -> Tensor:
+            losses = weigh(objective(batch))
+            row = torch.stack([losses[name] for name in names])
+            sums.add_(row.detach())
+            return row.sum() * scale
+
+        # After an evaluation weights are still gathered, but not where a new schedule lets them go: then
+        # some of the workers that must gather them together would, and others not.
+        for part in self.stage.modules():
+            if isinstance(part, FSDPModule):
+                part.reshard()
+        room = max(len(batch.input_ids) for batch in batches)
+        schedule = self._schedule_for(len(batches), room)
+        self.stage.jobs = [
+            Job(batch, finish, self._room, derived_seed(seed, self._number) if self._number else seed)
+            for batch, seed in zip(batches, seeds, strict=True)
+        ]
+        index = torch.arange(len(batches))
+        schedule.step(index=index, target=index, return_outputs=False)
+        for weight in self._ends():
+            self._sum_gradients(weight)
+        dist.broadcast(sums, group=self._group, group_src=self._count - 1)
+        return dict(zip(names, sums, strict=True))
+
+    def _schedule_for(self, micro_batches: int, room: int) -> Schedule1F1B:
+        """A schedule that passes on hidden states of up to `room` tokens; made anew for larger ones."""
+        if room <= self._room:
+            return self._schedule
+        self._room = room
+        states = torch.empty(room, self._width, dtype=self.stage.dtype, device="meta", requires_grad=True)
+        stage = PipelineStage(
+            self.stage,
+            self._number,
+            self._count,
+            self._device,
+            input_args=() if self.stage.is_first else states,
+            output_args=torch.empty((), device="meta", requires_grad=True) if self.stage.is_last else states,
+            group=self._group,
+        )
+        self._schedule = Schedule1F1B(
+            stage, micro_batches, loss_fn=lambda loss, index: loss, scale_grads=False
+        )
+        return self._schedule
+
+    def forward(self, batch: Batch) -> dict[str, Term]:
+        """The objective's losses on a batch, without gradients, on every worker."""
+
+        def finish(objective: Any, batch: Batch) -> Tensor:
+            return torch.stack(
+                [torch.stack([x.double() for x in term]) for term in objective(batch).values()]
+            )
+
+        rows = self._through(batch, finish)
+        names = self.stage.objective.predictions(batch)
+        return {name: Term(*row) for name, row in zip(names, rows, strict=True)}
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """What the model says of a batch, without gradients, on every worker; see `TaskObjective`."""
+        return self._through(batch, lambda objective, batch: objective.outputs(batch))
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Term:
+        """See `TaskObjective`."""
+        return self.stage.objective.loss(outputs, batch)
+
+    def _through(self, batch: Batch, finish: Finish) -> Tensor:
+        """Pass a batch through all stages, one after the other."""
+        tokens = len(batch.input_ids)
+        self.stage.jobs = [Job(batch, finish, tokens)]
+        received = None
+        if not self.stage.is_first:
+            received = torch.empty(tokens, self._width, dtype=self.stage.dtype, device=self._device)
+            dist.recv(received, group=self._group, group_src=self._number - 1)
+        made = self.stage(received, index=torch.zeros(1, dtype=torch.int64))
+        if not self.stage.is_last:
+            dist.send(made, group=self._group, group_dst=self._number + 1)
+        box = [made.cpu() if self.stage.is_last else None]
+        dist.broadcast_object_list(box, group=self._group, group_src=self._count - 1)
+        assert box[0] is not None
+        return box[0].to(self._device)
+
+    def _ends(self) -> list[nn.Parameter]:
+        """Weights of this worker that lie on the first and on the last stage."""
+        if not (self.stage.is_first or self.stage.is_last):
+            return []
+        return [self.stage.objective.model.get_parameter(name) for name in self._shared]
+
+    @property
+    def borrowed(self) -> list[nn.Parameter]:
+        """Weights of this worker that count as the first stage's."""
+        return [] if self.stage.is_first else self._ends()
+
+    def _sum_gradients(self, weight: nn.Parameter) -> None:
+        """Add up a weight's gradients on both ends, so that the optimizer does the same to both copies."""
+        if not isinstance(weight.grad, DTensor):
+            return  # frozen
+        mine = weight.grad.to_local()
+        other = torch.empty_like(mine)
+        peer = self._count - 1 if self.stage.is_first else 0
+        exchange = [
+            dist.P2POp(dist.isend, mine, group=self._group, group_peer=peer),
+            dist.P2POp(dist.irecv, other, group=self._group, group_peer=peer),
+        ]
+        for work in dist.batch_isend_irecv(exchange):
+            work.wait()
+        mine += other  # a + b is b + a to the bit
