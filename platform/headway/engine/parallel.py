@@ -9,6 +9,7 @@ some of the layers (`pipeline.py`).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from headway.config import ConfigError, ParallelConfig
 from headway.engine.device import default_device
+from headway.engine.shared_mean import SharedMean
 
 DIMENSIONS = ("pipeline", "data", "shard", "tensor")
 """Of the mesh of workers, the outermost first: neighbours exchange most."""
@@ -143,16 +145,23 @@ class Worker:
         """`module` with gradients averaged over the shares of a batch after each backward pass."""
         if self.world_size == 1 or self.mesh is not None:
             return module
-        device_ids = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(
-            module,
-            device_ids=device_ids,
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
-            # Otherwise the gradients are laid out anew after the first step of a process. From three workers
-            # on, a sum's rounding depends on its place in the layout, and a resumed run would differ.
-            find_unused_parameters=self.world_size > 2,
-        )
+        on_gpu = self.device.type == "cuda"
+        mean = None if on_gpu else SharedMean.among(self.rank, self.world_size)
+        with warnings.catch_warnings():
+            # Its successor would still send the buffers once, and PyTorch before 2.13 does not know it.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            replica = DistributedDataParallel(
+                module,
+                device_ids=[self.device] if on_gpu else None,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+                # Otherwise the gradients are laid out anew after the first step of a process. From three
+                # workers on, an all-reduce rounds by their place in the layout: a resumed run would differ.
+                find_unused_parameters=self.world_size > 2 and mean is None,
+            )
+        if mean is not None:
+            replica.register_comm_hook(None, mean.hook)
+        return replica
 
 
 def transformer_layers(module: nn.Module) -> list[nn.Module]:

@@ -1,0 +1,53 @@
+"""Workers of one machine average through shared memory what an all-reduce would give them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from headway.engine.shared_mean import SharedMean
+
+SIZES = [1, 5, 1_000_003, 6_000_000]  # fewer numbers than workers, and more than are averaged at a time
+
+
+def rows_of(size: int, dtype: torch.dtype, world: int) -> list[torch.Tensor]:
+    """What each worker begins with."""
+    return [
+        torch.randn(size, generator=torch.Generator().manual_seed(rank)).to(dtype) for rank in range(world)
+    ]
+
+
+def average(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    mean = SharedMean.among(rank, world)
+    assert mean is not None
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        for size in SIZES:
+            values = rows_of(size, dtype, world)[rank]
+            mean.average(values)
+            found.append(values)
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_every_worker_gets_the_mean_over_all(world: int, tmp_path: Path) -> None:
+    before = set(Path("/dev/shm").glob("headway-*"))
+    mp.spawn(average, (world, str(tmp_path)), nprocs=world)
+    expected = []
+    for dtype in (torch.float32, torch.bfloat16):
+        for size in SIZES:
+            first, *others = rows_of(size, dtype, world)
+            for row in others:
+                first = first + row
+            expected.append(first / world)
+    for rank in range(world):
+        for values, wanted in zip(torch.load(tmp_path / f"{rank}.pt"), expected, strict=True):
+            assert torch.equal(values, wanted)
+    assert set(Path("/dev/shm").glob("headway-*")) <= before
