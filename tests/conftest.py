@@ -159,6 +159,19 @@ def ray_cluster(runs: Path) -> Iterator[None]:
 
 
 @pytest.fixture
+def pretend_nodes(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A function that makes the cluster look as if it had nodes of these resources."""
+    import ray
+
+    def pretend(*nodes: dict[str, float]) -> None:
+        total = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
+        monkeypatch.setattr(ray, "cluster_resources", lambda: total)
+        monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes])
+
+    return pretend
+
+
+@pytest.fixture
 def make_context(tmp_path: Path) -> Callable[..., Any]:
     """A function that makes the context of a step, under a `runs` folder of the test's own."""
     from headway.display import Display

@@ -24,7 +24,7 @@ TOKEN, OTHER_TOKEN = "a" * 64, "b" * 64
 JOIN = """
 import json, os, sys
 from pathlib import Path
-from headway import cluster
+from headway import cluster, training_group
 from headway.config import ConfigError
 
 def environment(*_):
@@ -39,7 +39,7 @@ try:
 except ConfigError as error:
     sys.exit(str(error))
 if "--train" in sys.argv:
-    cluster.train_on_workers(write, (folder,), 1, Path(folder), lambda: 0)
+    training_group.train_on_workers(write, (folder,), 1, Path(folder), lambda: 0)
     sys.exit(print((Path(folder) / "worker").read_text()))
 
 import ray

@@ -40,6 +40,7 @@ LAYERS = {
     "prestart": 4,
     "process_group": 4,
     "tracking": 4,
+    "training_group": 4,
     "engine": 5,
     "data": 5,
     "display": 6,

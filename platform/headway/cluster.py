@@ -1,4 +1,4 @@
-"""Ray: connect to a cluster or start a local one, quietly, and run training workers on it."""
+"""Ray: connect to a cluster or start a local one, quietly, and run calls on its cores."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import os
 import signal
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from headway import prestart
@@ -18,10 +16,6 @@ from headway.cluster_address import address_problem
 from headway.config import ConfigError
 
 _is_local = True
-Workers = int | tuple[int, int]
-"""How many training workers; or the least and the most of them."""
-
-_RESIZE_SECONDS = 30.0
 _PASSED_ON = ("MLFLOW_TRACKING_URI", "HF_HOME", "HF_HUB_OFFLINE")
 
 
@@ -35,7 +29,7 @@ def connect(address: str | None, tracking_uri: str) -> None:
     Raises:
         ConfigError: an address was given and no cluster answers there.
     """
-    _quieten()
+    quieten()
     import ray
 
     if ray.is_initialized():
@@ -111,6 +105,11 @@ def shut_down() -> None:
     disconnect()
 
 
+def is_local() -> bool:
+    """Whether all of the cluster is this machine, started by this process."""
+    return _is_local
+
+
 def available_cpus() -> int:
     """Cores of the whole cluster."""
     import ray
@@ -125,49 +124,13 @@ def available_gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
-def require_workers(workers: Workers, address: str | None, tracking_uri: str) -> None:
-    """Connect, and refuse more training workers than the cluster has GPUs or cores: they would wait for ever.
-
-    Raises:
-        ConfigError: there are too few, or no cluster answers.
-    """
-    connect(address, tracking_uri)
-    least = workers if isinstance(workers, int) else workers[0]
-    unit, available = ("GPUs", available_gpus()) if available_gpus() else ("cores", available_cpus())
-    if least > available:
-        raise ConfigError(f"workers: {least} is more than the cluster has {unit}; allowed: up to {available}")
-
-
-def _cpus_per_worker(workers: int) -> int:
-    """The most cores that each worker can have: it lies on one node, with its GPU if it has one."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    needs_gpu = available_gpus() > 0
-
-    def room(cpus: int) -> int:
-        """For how many workers of so many cores there is room on all nodes together."""
-        by_cores = [(int(node.get("CPU", 0)) // cpus, int(node.get("GPU", 0))) for node in nodes]
-        return sum(min(fit, gpus) if needs_gpu else fit for fit, gpus in by_cores)
-
-    most = max((int(node.get("CPU", 0)) for node in nodes), default=1)
-    return next((cpus for cpus in range(most, 1, -1) if room(cpus) >= workers), 1)
-
-
-def start_workers_ahead(workers: int) -> None:
-    """On a local cluster, start the processes of so many training workers while the driver goes on."""
-    if _is_local:
-        prestart.start_control_ahead()
-        prestart.start_workers_ahead(workers, _cpus_per_worker(workers))
-
-
 def load_ahead(modules: Sequence[str], processes: int, cpus: int) -> None:
     """On a local cluster, have idle processes load modules while the driver goes on; it does not wait."""
     if _is_local:
         prestart.load_ahead(modules, processes, cpus)
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Ray's own progress, hints and warnings would drown Headway's; its log files keep them."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -178,74 +141,6 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", module="ray")
     for name in ("ray", "ray.train", "ray.tune", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def train_on_workers(
-    function: Callable[..., None],
-    arguments: tuple[Any, ...],
-    workers: Workers,
-    storage: Path,
-    progress: Callable[[], int],
-) -> None:
-    """Call `function(*arguments, worker, launched_at)` on each of a group of Ray Train workers.
-
-    A group that fails is started anew, and `function` goes on from what it saved. Three failures in a row
-    end it, unless there was progress between them.
-
-    Args:
-        function: what each worker calls.
-        arguments: of it.
-        workers: how many, or the least and the most; Ray Train then starts as many as there is room for.
-        storage: folder for Ray Train's own files.
-        progress: a number that grows with what is saved.
-
-    Raises:
-        RuntimeError: the function failed on a worker, for the last time.
-    """
-    from ray.train import TrainingFailedError
-
-    launched_at = time.time()
-    done = progress()
-    while True:
-        try:
-            _trainer(function, arguments, workers, storage, launched_at).fit()
-            return
-        except TrainingFailedError:
-            before, done = done, progress()
-            if done <= before:
-                raise
-
-
-def _trainer(
-    function: Callable[..., None],
-    arguments: tuple[Any, ...],
-    workers: Workers,
-    storage: Path,
-    launched_at: float,
-) -> Any:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    from headway.process_group import AtNodeAddresses
-
-    cpus = _cpus_per_worker(workers if isinstance(workers, int) else workers[1])
-    return TorchTrainer(
-        _on_worker,
-        train_loop_config={"function": function, "arguments": arguments, "launched_at": launched_at},
-        torch_config=None if _is_local else AtNodeAddresses(),
-        scaling_config=ScalingConfig(
-            num_workers=workers,
-            use_gpu=available_gpus() > 0,
-            resources_per_worker={"CPU": cpus},
-            elastic_resize_monitor_interval_s=_RESIZE_SECONDS,
-        ),
-        run_config=RunConfig(
-            name="train",
-            storage_path=str(storage.resolve()),
-            failure_config=FailureConfig(max_failures=3),
-            worker_runtime_env={"env_vars": prestart.worker_environment(cpus)} if _is_local else None,
-        ),
-    )
 
 
 def map_on_cores(
@@ -273,28 +168,3 @@ def map_on_cores(
             ray.cancel(reference)
         raise error.cause from error
     return ray.get(references)
-
-
-def _on_worker(config: dict[str, Any]) -> None:
-    import ray.train
-    import ray.train.torch
-    import torch
-
-    from headway.engine.parallel import Worker
-
-    context = ray.train.get_context()
-    cpus = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
-    torch.set_num_threads(max(1, cpus))
-    device = ray.train.torch.get_device()
-    worker = Worker(context.get_world_rank(), context.get_world_size(), device, is_leaving=_is_leaving)
-    config["function"](*config["arguments"], worker, config["launched_at"])
-
-
-def _is_leaving() -> bool:
-    """Whether a node of this worker's group is being drained: a spot notice, or an operator's wish.
-
-    Ray's public call for it is a barrier of all workers; this only looks, and they agree by themselves.
-    """
-    from ray.train.v2._internal.execution.context import get_train_context
-
-    return get_train_context().preemption_context.preemption_info is not None

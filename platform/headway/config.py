@@ -330,9 +330,15 @@ class SweepConfig(Config):
         description="with several metrics, how far from the best of the first the winner may be: it is the "
         "best of the second on the Pareto front among those",
     )
-    concurrency: Positive | None = Field(None, description="trials at once; a core each when not set")
-    cpus_per_trial: Positive | None = Field(None, description="shared out evenly when not set")
-    gpus_per_trial: Annotated[float, Field(ge=0.0)] = Field(0.0, description="may be a fraction of one")
+    concurrency: Positive | None = Field(
+        None, description="trials at once; as many as the cluster has cores or GPUs for when not set"
+    )
+    cpus_per_trial: Positive | None = Field(
+        None, description="of all its workers together; shared out evenly when not set"
+    )
+    gpus_per_trial: Annotated[float, Field(ge=0.0)] | None = Field(
+        None, description="likewise; may be a fraction of one"
+    )
     reports: Positive = Field(6, description="evaluations a trial, where a scheduler can stop it")
     test: bool = Field(True, description="score the winner once on the held-out rows")
     seed: Annotated[int, Field(ge=0)] = 0

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from headway import cluster
+from headway import training_group
 from headway.config import ClassificationTask, FinetuneConfig
 from headway.data.batches import BatchSource
 from headway.data.tokenizer import load_tokenizer
@@ -129,7 +129,7 @@ def run_finetune(config: FinetuneConfig, context: Context) -> StepResult:
     """
     if config.workers:
         # Before anything is written: a run that cannot start leaves no trace.
-        cluster.require_workers(config.workers, context.address, context.tracking.uri)
+        training_group.require_workers(config.workers, context.address, context.tracking.uri)
     model = model_folder(config.model, context.tracking).resolve()
     few = config.task.labels_per_class if isinstance(config.task, ClassificationTask) else None
     job = FinetuningJob(config, model, task_folder(config.task, model, context), few)

@@ -108,18 +108,38 @@ class Once:
             self._logged |= dict.fromkeys(entry.metrics, entry.step)
 
 
+class JournalReader:
+    """Reads what was added to a journal since the last time; a replaced file from its start."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file_id = 0
+        self._offset = 0
+
+    def unread(self) -> list[Entry]:
+        """New whole entries, in order; none where there is no file."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as stream:
+            file_id = os.fstat(stream.fileno()).st_ino
+            if file_id != self._file_id:
+                self._file_id, self._offset = file_id, 0
+            stream.seek(self._offset)
+            whole, newline, _ = stream.read().rpartition(b"\n")
+        self._offset += len(whole) + len(newline)
+        return [_entry(line) for line in whole.splitlines()]
+
+
 class JournalFollower:
-    """Hands entries on in order while the block runs and at its end; a replaced file from its start.
+    """Hands entries on in order while the block runs and at its end.
 
     Where `receive` fails, as it does while a server cannot be reached, it is called again with the same
     entries later, and training goes on meanwhile. Only at the end of the block does its error count.
     """
 
     def __init__(self, path: Path, receive: Callable[[list[Entry]], None]) -> None:
-        self._path = path
+        self._reader = JournalReader(path)
         self._receive = receive
-        self._file_id = 0
-        self._offset = 0
         self._pending: list[Entry] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="headway-journal", daemon=True)
@@ -149,19 +169,7 @@ class JournalFollower:
                 wait = min(2 * wait, _MOST_SECONDS_BETWEEN_TRIES)
 
     def _hand_on(self) -> None:
-        self._pending += self._unread()
+        self._pending += self._reader.unread()
         if self._pending:
             self._receive(self._pending)
             self._pending = []
-
-    def _unread(self) -> list[Entry]:
-        if not self._path.exists():
-            return []
-        with self._path.open("rb") as stream:
-            file_id = os.fstat(stream.fileno()).st_ino
-            if file_id != self._file_id:
-                self._file_id, self._offset = file_id, 0
-            stream.seek(self._offset)
-            whole, newline, _ = stream.read().rpartition(b"\n")
-        self._offset += len(whole) + len(newline)
-        return [_entry(line) for line in whole.splitlines()]

@@ -103,12 +103,10 @@ class Ledger:
         return Trial(self.folder / path.read_text(encoding="utf-8"))
 
     def keep_only(self, winner: Trial) -> None:
-        """Throw away the models of all other trials."""
+        """Throw away what only training needed, and the models of all other trials."""
         for trial in self.trials():
-            names = (
-                ("best", "population") if trial.folder == winner.folder else ("best", "population", "model")
-            )
-            for name in names:
+            names = ["best", "population", "train"]
+            for name in names if trial.folder == winner.folder else [*names, "model"]:
                 shutil.rmtree(trial.folder / name, ignore_errors=True)
         shutil.rmtree(self.folder / "ids", ignore_errors=True)
 

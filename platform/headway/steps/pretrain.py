@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from headway import cluster
+from headway import training_group
 from headway.config import ConfigError, CorpusConfig, PhaseConfig, PretrainConfig
 from headway.data.batches import BatchSource, PretrainingBatches
 from headway.data.corpus import Corpus, open_corpus, prepare_corpus, read_splits
@@ -106,7 +106,7 @@ def run_pretrain(config: PretrainConfig, context: Context) -> StepResult:
     """Pretrain an encoder and save it in transformers' format."""
     if config.workers:
         # Before anything is written: a run that cannot start leaves no trace.
-        cluster.require_workers(config.workers, context.address, context.tracking.uri)
+        training_group.require_workers(config.workers, context.address, context.tracking.uri)
     base = start_from(config, context)
     job = PretrainingJob(config, corpus_folder(config, base, context), base)
     rows = job.batches()[0].rows

@@ -16,6 +16,7 @@ from headway.config import (
     FinetuneConfig,
     PretrainConfig,
     SweepConfig,
+    TrainingConfig,
 )
 from headway.data.atomic import write_atomically
 from headway.steps.context import Context, StepResult
@@ -40,9 +41,11 @@ from headway.steps.sweep_winner import (
     summary_of,
     winner_of,
 )
+from headway.steps.trial_shares import TrialShares, trial_shares
 from headway.steps.trials import Stage, TrialSettings, run_trial
 from headway.tasks.task import open_task
 from headway.tracking import Run
+from headway.training_group import start_workers_ahead
 
 
 def run_sweep(config: SweepConfig, context: Context) -> StepResult:
@@ -63,13 +66,14 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
     stage, metrics = _stage(config, context)
     ledger = Ledger(context.folder.resolve() / "trials")
     cluster.connect(context.address, context.tracking.uri)
-    cluster.load_ahead(("ray.tune", "headway.steps.trials"), *_shares(config, trial_count(config, space)))
+    shares = trial_shares(config, stage.base.config, trial_count(config, space))
+    _start_ahead(shares)
     sampler = Sampler(config, space, *map(mode_of, metrics))
     parent = _parent_run(config, context)
     try:
         board = Leaderboard(ledger, context, parent, list(space), metrics)
         board.reconcile()
-        _tune(config, context, stage, ledger, sampler, board)
+        _tune(config, context, stage, shares, ledger, sampler, board)
         finished = finished_trials(ledger, stage.base.config, metrics)
         winner = winner_of(finished, metrics, config.tolerance)
         summary = summary_of(ledger, winner, metrics[0]) | {"mlflow_run_id": parent.run_id}
@@ -93,16 +97,25 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
 
 def _check_trials(config: SweepConfig, space: dict[str, Domain]) -> None:
     """Refuse what no trial could run with, before a corpus or a task is prepared for it."""
+    config_class: type[TrainingConfig]
     if config.pretrain is not None:
-        check_search(space, PretrainConfig, config.pretrain)
-        return
-    shared = {"model": "model", "task": "task"} | config.finetune
+        same = ["corpus", "workers", *(["model"] if isinstance(config.pretrain.get("model"), str) else [])]
+        config_class, shared, name = PretrainConfig, config.pretrain, "pretrain"
+    else:
+        same = ["model", "task", "seeds", "folds", "workers"]
+        shared = {"model": "model", "task": "task"} | config.finetune
+        config_class, name = FinetuneConfig, "finetune"
     for path in space:
-        if path.partition(".")[0] in ("model", "task", "seeds", "folds", "workers"):
+        if path.partition(".")[0] in same:
             raise ConfigError(f"search.{path}: all trials of a sweep have the same; run a sweep for each")
-    check_search(space, FinetuneConfig, shared)
-    if trial_settings(FinetuneConfig, shared, {}).workers:
-        raise ConfigError("finetune.workers: trials train in a process each; set cpus_per_trial")
+    check_search(space, config_class, shared)
+    training = trial_settings(config_class, shared, {})
+    if isinstance(training.workers, tuple):
+        raise ConfigError(f"{name}.workers: {list(training.workers)}; a trial has a fixed number of them")
+    if config.scheduler == "pbt" and training.workers:
+        raise ConfigError(
+            f"{name}.workers: pbt pauses and clones trials; with workers, set another scheduler"
+        )
 
 
 def _stage(config: SweepConfig, context: Context) -> tuple[Stage, list[str]]:
@@ -142,6 +155,7 @@ def _tune(
     config: SweepConfig,
     context: Context,
     stage: Stage,
+    shares: TrialShares,
     ledger: Ledger,
     sampler: Sampler,
     board: Leaderboard,
@@ -154,21 +168,20 @@ def _tune(
 
     # What Ray Tune noted for an earlier driver: the ledger is the only record.
     shutil.rmtree(context.folder / "tune", ignore_errors=True)
-    concurrency, threads = _shares(config, sampler.total)
     scheduler = make_scheduler(config, parse_search(config.search), board.metric, board.mode)
     replay(ledger.trials(), scheduler, sampler, config, board.metrics)
     settings = TrialSettings(
         ledger.folder,
-        threads,
+        shares.share,
         config.reports,
         clones=config.scheduler == "pbt",
         costed=not set(COSTS).isdisjoint(board.metrics),
     )
     trial = partial(run_trial, stage=stage, settings=settings)
     source = trial_source(config, sampler, ledger, board.metrics)
-    shared = {"num_samples": left, "max_concurrent_trials": concurrency, "scheduler": scheduler}
+    shared = {"num_samples": left, "max_concurrent_trials": shares.concurrency, "scheduler": scheduler}
     tuner = tune.Tuner(
-        tune.with_resources(trial, {"cpu": threads, "gpu": config.gpus_per_trial}),
+        tune.with_resources(trial, tune.PlacementGroupFactory([_held_by_trial(shares)])),
         param_space=source["param_space"],
         tune_config=tune.TuneConfig(
             reuse_actors=True,
@@ -187,13 +200,18 @@ def _tune(
     tuner.fit()
 
 
-def _shares(config: SweepConfig, trials: int) -> tuple[int, int]:
-    """Trials at once, and cores of each."""
-    cores = cluster.available_cpus()
-    if config.cpus_per_trial is not None and config.cpus_per_trial > cores:
-        raise ConfigError(f"cpus_per_trial: {config.cpus_per_trial} is more than the cluster has, {cores}")
-    concurrency = min(config.concurrency or cores // (config.cpus_per_trial or 1), trials)
-    return concurrency, config.cpus_per_trial or max(1, cores // concurrency)
+def _held_by_trial(shares: TrialShares) -> dict[str, float]:
+    """What a trial's own process holds: nothing where it has workers, but Ray wants a byte at least."""
+    if shares.workers:
+        return {"memory": 1}
+    return {"CPU": shares.share.cpus, "GPU": shares.share.gpus}
+
+
+def _start_ahead(shares: TrialShares) -> None:
+    """Have the processes of the first trials start while the driver goes on."""
+    cluster.load_ahead(("ray.tune", "headway.steps.trials"), shares.concurrency, shares.share.cpus)
+    if shares.workers:
+        start_workers_ahead(shares.concurrency * shares.workers, shares.share)
 
 
 def _set_quiet() -> None:

@@ -8,6 +8,7 @@ from headway.steps.context import Context
 from headway.steps.journal import Entry, read_journal
 from headway.steps.ledger import Ledger, Trial
 from headway.steps.sweep_winner import mode_of
+from headway.steps.trial_group import end_group
 from headway.tracking import Run
 
 _STATUSES = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
@@ -70,6 +71,7 @@ class Leaderboard:
                 found = board._trial(trial)
                 # The trial itself notes that it trained to its end; all else was the scheduler's doing.
                 found.end("stopped")
+                end_group(found)
                 board.ended(found)
 
             def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

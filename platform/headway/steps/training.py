@@ -15,7 +15,7 @@ from typing import Protocol
 
 from torch import nn
 
-from headway import cluster
+from headway import training_group
 from headway.config import ConfigError, TrainingConfig
 from headway.data.atomic import atomic_folder, write_atomically
 from headway.data.batches import BatchSource
@@ -69,8 +69,8 @@ def tracked(config: TrainingConfig, context: Context) -> Iterator[Run]:
         ConfigError: the cluster has no room for the workers, or no server answers.
     """
     if config.workers:
-        cluster.require_workers(config.workers, context.address, context.tracking.uri)
-        cluster.start_workers_ahead(config.most_workers)
+        training_group.require_workers(config.workers, context.address, context.tracking.uri)
+        training_group.start_workers_ahead(config.most_workers)
     token_file = context.folder / "token"
     if not token_file.exists():
         write_atomically(token_file, uuid.uuid4().hex)
@@ -100,7 +100,7 @@ def run_job(job: TrainingJob, context: Context, run: Run | None, title: str) -> 
         if job.config.workers == 0:
             train_worker(job, place, Worker(), time.time())
         else:
-            cluster.train_on_workers(
+            training_group.train_on_workers(
                 train_worker, (job, place), job.config.workers, context.folder, place.newest_state
             )
     context.display.settle()
@@ -152,12 +152,12 @@ class Observer(Protocol):
         """Called once, before the first step."""
         ...
 
-    def report(self, step: int, metrics: Metrics) -> None:
-        """Called after each report has been journalled."""
+    def evaluated(self, step: int) -> Metrics:
+        """Called after each evaluation, before it is journalled: what else there is to say of the model."""
         ...
 
-    def costs(self) -> Metrics:
-        """What the model costs to run, as measures of the validation rows; added to each evaluation."""
+    def report(self, step: int, metrics: Metrics) -> None:
+        """Called after each report has been journalled."""
         ...
 
 
@@ -193,7 +193,7 @@ def train_worker(
 
     def report(step: int, metrics: Metrics) -> None:
         if observer is not None and "validation_loss" in metrics:
-            metrics = metrics | observer.costs()
+            metrics = metrics | observer.evaluated(step)
         if first and metrics:
             journal.append(step, metrics)
         if observer is not None:

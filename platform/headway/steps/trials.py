@@ -1,4 +1,7 @@
-"""One trial of a sweep, in a Tune actor: train, report each evaluation, save the model at the end."""
+"""One trial of a sweep, in a Tune actor: train, report each evaluation, save the model at the end.
+
+A trial trains in the actor itself, or on a group of Ray Train's workers that the actor starts and follows.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,16 @@ import torch
 
 from headway.config import ConfigError, TrainingConfig
 from headway.engine.parallel import Worker
-from headway.engine.schedules import skip_to
-from headway.engine.trainer import Metrics, Trainer, TrainingError
+from headway.engine.trainer import Metrics
 from headway.steps.finetune import FinetuningJob
 from headway.steps.ledger import Ledger, Trial, validation_metrics
-from headway.steps.model_cost import model_cost
-from headway.steps.place import TrainingPlace
+from headway.steps.population import newest_state, state_path, step_of
 from headway.steps.pretrain import PretrainingJob
 from headway.steps.search_space import trial_settings
-from headway.steps.training import TrainingJob, train_worker
+from headway.steps.training import TrainingJob
+from headway.steps.trial_group import train_on_group
+from headway.steps.trial_worker import Part, train_part
+from headway.training_group import Share
 
 
 @dataclass(frozen=True)
@@ -54,14 +58,14 @@ class TrialSettings:
 
     Attributes:
         folder: of the ledger; on storage that the driver and all trials share.
-        threads: cores of each trial.
+        share: of each of a trial's processes.
         reports: evaluations in a trial at most.
         clones: whether trials may be told to go on from another's weights.
         costed: whether to measure what each trial's model costs to run.
     """
 
     folder: Path
-    threads: int
+    share: Share
     reports: int
     clones: bool
     costed: bool = False
@@ -80,118 +84,89 @@ def run_trial(config: dict[str, Any], stage: Stage, settings: TrialSettings) -> 
     """
     from ray import tune
 
-    torch.set_num_threads(settings.threads)
     point = config["point"]
     trial = Ledger(settings.folder).known_as(tune.get_context().get_trial_id(), point["number"])
     trial.begin(point["sampled"])
-    started = time.time()
     try:
-        job = _reporting(stage.job(point["sampled"]), settings.reports)
-        observer = _Observer(trial, job.config, settings)
-        train_worker(job, TrainingPlace.at(trial.folder), Worker(), started, observer)
-    except (ConfigError, TrainingError) as error:
+        job, total = _reporting(stage.job(point["sampled"]), settings.reports)
+    except ConfigError as error:
         trial.end("failed", str(error).splitlines()[0])
         return
-    trial.end("done")
-    observer.report_last()
+    start = _start(trial) if settings.clones else None
+    part = Part(job, trial, start, settings.clones, settings.costed)
+    reports = Reports(part, total)
+    if job.config.workers:
+        train_on_group(part, settings.share, reports.hand_on)
+    else:
+        torch.set_num_threads(settings.share.cpus)
+        worker = Worker() if settings.share.gpus else Worker(device=torch.device("cpu"))
+        train_part(part, worker, time.time(), reports.hand_on)
+    if trial.ended is None:
+        trial.end("done")
+        reports.hand_on_last()
 
 
-def _reporting(job: Any, reports: int) -> Any:
-    """The same job, evaluated so many times a run at most, unless its settings say how often."""
-    if job.config.evaluate_every is not None:
-        return job
-    every = math.ceil(job.config.total_steps(job.batches()[0].rows) / reports)
-    return replace(job, config=job.config.model_copy(update={"evaluate_every": every}))
+def _reporting(job: Any, reports: int) -> tuple[Any, int]:
+    """The same job, evaluated so many times at most unless its settings say how often; and its steps."""
+    total = job.config.total_steps(job.batches()[0].rows)
+    if job.config.evaluate_every is None:
+        update = {"evaluate_every": math.ceil(total / reports)}
+        job = replace(job, config=job.config.model_copy(update=update))
+    return job, total
 
 
-class _Observer:
-    """Carries evaluations to Ray Tune; the last one is held back until the model is saved."""
+def _start(trial: Trial) -> Path | None:
+    """The state to go on from: another trial's, where the scheduler says so, or the newest of its own."""
+    from ray import tune
 
-    def __init__(self, trial: Trial, config: TrainingConfig, settings: TrialSettings) -> None:
-        self._trial = trial
-        self._every = config.evaluate_every or 1
-        self._clones = settings.clones
-        self._costed = settings.costed
-        self._costs: Metrics = {}
+    checkpoint = tune.get_checkpoint()
+    if checkpoint is None:
+        return newest_state(trial)
+    with checkpoint.as_directory() as folder:
+        return Path(json.loads((Path(folder) / "state.json").read_text()))
+
+
+class Reports:
+    """Carries a trial's evaluations to Ray Tune, each once; the last is held back until the model is saved.
+
+    Args:
+        part: of the trial.
+        total_steps: of the trial.
+    """
+
+    def __init__(self, part: Part, total_steps: int) -> None:
+        self._part = part
+        self._total_steps = total_steps
+        self._last_step = step_of(part.start)
         self._held_back: dict[str, Any] | None = None
-        self._trainer: Trainer | None = None
 
-    def begin(self, trainer: Trainer) -> None:
-        """Go on from another trial's weights, or this one's own, where the scheduler says so."""
-        self._trainer = trainer
-        if self._costed:
-            self._costs = {f"validation_{name}": value for name, value in model_cost(trainer).items()}
-        saved = self._saved() if self._clones else None
-        if saved is not None:
-            _restore(trainer, saved)
+    def hand_on(self, step: int, metrics: Metrics) -> None:
+        """Report what was measured after so many steps, if it is an evaluation and new.
 
-    def costs(self) -> Metrics:
-        """See `train_worker`."""
-        return self._costs
-
-    def report(self, step: int, metrics: Metrics) -> None:
-        """See `train_worker`."""
+        Raises:
+            SystemExit: the scheduler stops the trial.
+        """
         from ray import tune
 
-        assert self._trainer is not None
-        if step == 0 or "validation_loss" not in metrics:
+        if step <= self._last_step or "validation_loss" not in metrics:
             return
-        result = {"step": step, "round": math.ceil(step / self._every), **validation_metrics(metrics)}
-        if step == self._trainer.total_steps:
+        self._last_step = step
+        every = self._part.job.config.evaluate_every or 1
+        result = {"step": step, "round": math.ceil(step / every), **validation_metrics(metrics)}
+        if step == self._total_steps:
             self._held_back = result
-        elif self._clones:
+        elif self._part.clones:
+            # Ray Tune's own checkpoint only says where the state is.
             with tempfile.TemporaryDirectory() as folder:
-                (Path(folder) / "state.json").write_text(json.dumps(str(self._save(step))))
+                state = str(state_path(self._part.trial, step))
+                (Path(folder) / "state.json").write_text(json.dumps(state))
                 tune.report(result, checkpoint=tune.Checkpoint.from_directory(folder))
         else:
             tune.report(result)
 
-    def report_last(self) -> None:
-        """Hand on what was held back."""
+    def hand_on_last(self) -> None:
+        """Report what was held back."""
         from ray import tune
 
         if self._held_back is not None:
             tune.report(self._held_back)
-
-    def _save(self, step: int) -> Path:
-        """Save what a clone needs; Ray Tune's own checkpoint only says where it is."""
-        assert self._trainer is not None
-        path = self._trial.folder / "population" / f"{step:09d}.pt"
-        path.parent.mkdir(exist_ok=True)
-        state = {
-            "step": step,
-            "model": self._trainer.objective.state_dict(),
-            "optimizer": self._trainer.optimizer.state_dict(),
-            "optimizer_kind": type(self._trainer.optimizer).__name__,
-        }
-        draft = path.with_suffix(".draft")
-        torch.save(state, draft)
-        return draft.replace(path)
-
-    def _saved(self) -> Path | None:
-        from ray import tune
-
-        checkpoint = tune.get_checkpoint()
-        if checkpoint is not None:
-            with checkpoint.as_directory() as folder:
-                return Path(json.loads((Path(folder) / "state.json").read_text()))
-        own = sorted((self._trial.folder / "population").glob("*.pt"))
-        return own[-1] if own else None
-
-
-def _restore(trainer: Trainer, path: Path) -> None:
-    """Weights and the optimizer's memory from a saved state; rates and decay stay the trial's own.
-
-    An optimizer of another kind begins without memory.
-    """
-    state = torch.load(path, map_location=trainer.worker.device, weights_only=True)
-    trainer.objective.load_state_dict(state["model"])
-    if type(trainer.optimizer).__name__ == state["optimizer_kind"]:
-        groups = trainer.optimizer.param_groups
-        own = [{name: value for name, value in group.items() if name != "params"} for group in groups]
-        trainer.optimizer.load_state_dict(state["optimizer"])
-        for group, settings in zip(trainer.optimizer.param_groups, own, strict=True):
-            group.update(settings)
-    skip_to(trainer.schedule, state["step"])
-    trainer.compute.follow()
-    trainer.start_step = state["step"]

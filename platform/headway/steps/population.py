@@ -1,0 +1,58 @@
+"""What a trial leaves behind at each evaluation, for population-based training to clone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from headway.engine.schedules import skip_to
+from headway.engine.trainer import Trainer
+from headway.steps.ledger import Trial
+
+
+def state_path(trial: Trial, step: int) -> Path:
+    """Where a trial's state after so many steps lies."""
+    return trial.folder / "population" / f"{step:09d}.pt"
+
+
+def step_of(state: Path | None) -> int:
+    """Steps that a state has behind it; 0 for none."""
+    return int(state.stem) if state is not None else 0
+
+
+def newest_state(trial: Trial) -> Path | None:
+    """The trial's own newest state; None before the first."""
+    return max((trial.folder / "population").glob("*.pt"), default=None)
+
+
+def save_state(trainer: Trainer, path: Path, step: int) -> None:
+    """Save what a clone needs: weights and the optimizer's memory."""
+    path.parent.mkdir(exist_ok=True)
+    state = {
+        "step": step,
+        "model": trainer.objective.state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "optimizer_kind": type(trainer.optimizer).__name__,
+    }
+    draft = path.with_suffix(".draft")
+    torch.save(state, draft)
+    draft.replace(path)
+
+
+def restore_state(trainer: Trainer, path: Path) -> None:
+    """Weights and the optimizer's memory from a saved state; rates and decay stay the trial's own.
+
+    An optimizer of another kind begins without memory.
+    """
+    state = torch.load(path, map_location=trainer.worker.device, weights_only=True)
+    trainer.objective.load_state_dict(state["model"])
+    if type(trainer.optimizer).__name__ == state["optimizer_kind"]:
+        groups = trainer.optimizer.param_groups
+        own = [{name: value for name, value in group.items() if name != "params"} for group in groups]
+        trainer.optimizer.load_state_dict(state["optimizer"])
+        for group, settings in zip(trainer.optimizer.param_groups, own, strict=True):
+            group.update(settings)
+    skip_to(trainer.schedule, state["step"])
+    trainer.compute.follow()
+    trainer.start_step = state["step"]

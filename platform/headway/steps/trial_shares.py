@@ -1,0 +1,74 @@
+"""What the trials of a sweep get of the cluster: how many run at once, in how many processes, on what."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from headway import cluster
+from headway.config import ConfigError, SweepConfig, TrainingConfig
+from headway.training_group import Share, gpu_places, share_of
+
+
+class TrialShares(NamedTuple):
+    """How a cluster is shared out among trials.
+
+    Attributes:
+        concurrency: trials at once.
+        workers: Ray Train workers of each trial; 0, it trains in its own process.
+        share: of each of a trial's processes.
+    """
+
+    concurrency: int
+    workers: int
+    share: Share
+
+
+def trial_shares(config: SweepConfig, training: TrainingConfig, trials: int) -> TrialShares:
+    """Shares of a sweep's trials; what its settings leave open is shared out evenly.
+
+    Args:
+        config: of the sweep.
+        training: what every trial trains with.
+        trials: of the whole sweep.
+
+    Raises:
+        ConfigError: a trial asks for more than the cluster has, or less than its workers need.
+    """
+    assert isinstance(training.workers, int)
+    processes = max(1, training.workers)
+    _check(config, processes)
+    gpus = cluster.available_gpus()
+    gpus_of_each = None if config.gpus_per_trial is None else config.gpus_per_trial / processes
+    concurrency = config.concurrency
+    if concurrency is None:
+        concurrency = cluster.available_cpus() // (config.cpus_per_trial or processes)
+        if gpus and gpus_of_each != 0:
+            concurrency = min(concurrency, gpu_places(gpus, gpus_of_each or 1.0) // processes)
+    concurrency = max(1, min(concurrency, trials))
+    at_once = concurrency * processes
+    if gpus_of_each is None:
+        # One GPU each; of fewer GPUs than processes, an equal fraction.
+        gpus_of_each = 1.0 / math.ceil(at_once / gpus) if gpus else 0.0
+    if 0 < gpus_of_each < 1 and training.parallel.splits_model:
+        raise ConfigError(f"gpus_per_trial: a model split over {processes} workers needs a GPU for each")
+    share = share_of(at_once, gpus_of_each)
+    if config.cpus_per_trial is not None:
+        share = Share(config.cpus_per_trial // processes, share.gpus, share.is_local)
+    return TrialShares(concurrency, training.workers, share)
+
+
+def _check(config: SweepConfig, processes: int) -> None:
+    """Refuse what no trial could start with: it would wait for ever."""
+    cores, gpus = cluster.available_cpus(), cluster.available_gpus()
+    cpus_wanted, gpus_wanted = config.cpus_per_trial or processes, config.gpus_per_trial or 0.0
+    if processes > cores:
+        raise ConfigError(f"workers: {processes} a trial is more than the cluster has cores, {cores}")
+    if cpus_wanted > cores:
+        raise ConfigError(f"cpus_per_trial: {cpus_wanted} is more than the cluster has, {cores}")
+    if cpus_wanted < processes:
+        raise ConfigError(f"cpus_per_trial: {cpus_wanted} is less than one for each of {processes} workers")
+    if gpus_wanted > gpus:
+        raise ConfigError(f"gpus_per_trial: {gpus_wanted:g} is more than the cluster has, {gpus}")
+    if gpus_wanted > processes:
+        raise ConfigError(f"gpus_per_trial: {gpus_wanted:g} is more than one for each process, {processes}")

@@ -1,0 +1,114 @@
+"""Trials of a sweep that are Ray Train runs of several workers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from headway.config import ConfigError, FinetuneConfig, SweepConfig
+from headway.config_files import validate
+from headway.engine.parallel import Worker
+from headway.steps.finetune import FinetuningJob, task_folder
+from headway.steps.journal import Journal, read_journal
+from headway.steps.ledger import Ledger
+from headway.steps.sweep import run_sweep
+from headway.steps.trial_group import train_on_group
+from headway.steps.trial_worker import Part, train_part
+from headway.tracking import tracking_uri
+from headway.training_group import Share
+
+
+@pytest.fixture
+def make_part(encoder, labelled_file, make_context, tmp_path):
+    """A function that makes a trial of fine-tuning with these settings, and its part of a sweep."""
+    context = make_context("part")
+    task = validate(FinetuneConfig, {"model": "m", "task": {"source": str(labelled_file), "max_length": 48}})
+
+    def make(**settings) -> Part:
+        folder = task_folder(task.task, encoder, context)
+        config = validate(FinetuneConfig, {"model": str(encoder), "task": str(folder), **settings})
+        trial = Ledger(tmp_path / "trials").new({})
+        return Part(FinetuningJob(config, encoder, folder), trial, None, clones=False, costed=False)
+
+    return make
+
+
+def test_two_trials_of_two_workers_each(encoder, labelled_file, make_context, runs, ray_cluster):
+    config = SweepConfig.model_validate(
+        {
+            "model": str(encoder),
+            "task": {"source": str(labelled_file), "max_length": 48},
+            # The order of a grid is the seed's: the good one comes first.
+            "search": {"optimizer.learning_rate": [5e-3, 1e-7]},
+            "algorithm": "grid",
+            "seed": 1,
+            "scheduler": "asha",
+            "metric": "loss",
+            "reports": 2,
+            "finetune": {"steps": 80, "batch_size": 16, "workers": 2, "log_rows": True},
+        }
+    )
+    context = make_context("sweep-groups", runs)
+    result = run_sweep(config, context)
+    summary = result.summary
+    assert (summary["trials"], summary["failed"], summary["stopped_early"]) == (2, 0, 1)
+    assert summary["best"]["settings"] == {"optimizer.learning_rate": 5e-3}
+    assert (Path(result.output) / "model.safetensors").is_file()
+    for trial in (context.folder / "trials").glob("0*"):
+        rows = [[json.loads(line) for line in path.open()] for path in sorted((trial / "rows").iterdir())]
+        assert len(rows) == 2
+        # Each of the two saw its own half of the first batch.
+        seen = [set(lines[0]["rows"]) for lines in rows]
+        assert [len(half) for half in seen] == [8, 8]
+        assert not seen[0] & seen[1]
+
+    client = MlflowClient(tracking_uri(runs))
+    parent = client.get_run(summary["mlflow_run_id"]).info
+    children = client.search_runs([parent.experiment_id], f"tags.mlflow.parentRunId = '{parent.run_id}'")
+    assert sorted(child.info.status for child in children) == ["FINISHED", "KILLED"]
+    written = {path: path.stat().st_mtime_ns for path in (context.folder / "trials").rglob("*.jsonl")}
+    assert run_sweep(config, context).summary["best"] == summary["best"]
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+
+
+def test_a_group_stops_when_its_trial_does_and_an_earlier_starts_measures_are_no_news(make_part, ray_cluster):
+    part = make_part(steps=1_000_000, evaluate_every=5, batch_size=16, workers=2)
+    Journal(part.place.journal, 0).append(3, {"validation_loss": 0.1})
+    told = []
+
+    def stop_at_an_evaluation(step, metrics):
+        if step and "validation_loss" in metrics:
+            told.append(step)
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        train_on_group(part, Share(cpus=1), stop_at_an_evaluation)
+    assert told == [5]
+    last = read_journal(part.place.journal)[-1].step
+    assert 5 <= last < 1_000_000
+    assert not part.trial.model.exists()
+    assert part.trial.ended is None
+
+
+def test_a_trial_whose_loss_is_no_number_has_failed(make_part):
+    part = make_part(steps=20, batch_size=16, optimizer={"learning_rate": 1e30})
+    train_part(part, Worker(), 0.0)
+    assert part.trial.ended["state"] == "failed"
+    assert "is not finite; try a lower learning_rate" in part.trial.ended["reason"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"finetune": {"workers": [1, 2]}}, r"finetune.workers: \[1, 2\]; a trial has a fixed number"),
+        ({"search": {"workers": [1, 2]}}, "search.workers: all trials of a sweep have the same"),
+        ({"finetune": {"workers": 2}, "scheduler": "pbt"}, "finetune.workers: pbt pauses and clones trials"),
+    ],
+)
+def test_workers_that_trials_cannot_have_are_refused(settings, message, make_context):
+    base = {"model": "m", "task": {"source": "s"}, "search": {"optimizer.learning_rate": [1e-3]}}
+    with pytest.raises(ConfigError, match=message):
+        run_sweep(SweepConfig.model_validate(base | settings), make_context("sweep"))

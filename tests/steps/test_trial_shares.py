@@ -1,0 +1,64 @@
+"""How a cluster is shared out among the trials of a sweep."""
+
+from __future__ import annotations
+
+import pytest
+
+from headway.config import ConfigError, FinetuneConfig, SweepConfig
+from headway.steps.trial_shares import TrialShares, trial_shares
+from headway.training_group import Share
+
+PC = {"CPU": 8.0}
+GPUS = {"CPU": 16.0, "GPU": 4.0}
+
+
+def shares(workers=0, trials=16, parallel=None, **sweep) -> TrialShares:
+    config = SweepConfig.model_validate({"model": "m", "task": {"source": "s"}, **sweep})
+    training = {"model": "m", "task": "t", "workers": workers, "parallel": parallel or {}}
+    return trial_shares(config, FinetuneConfig.model_validate(training), trials)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "settings", "expected"),
+    [
+        ([PC], {}, TrialShares(8, 0, Share(1))),
+        ([PC], {"trials": 3}, TrialShares(3, 0, Share(2))),
+        ([PC], {"concurrency": 2}, TrialShares(2, 0, Share(4))),
+        ([PC], {"cpus_per_trial": 4}, TrialShares(2, 0, Share(4))),
+        # Both of a trial's workers count.
+        ([PC], {"workers": 2}, TrialShares(4, 2, Share(1))),
+        ([PC], {"workers": 2, "cpus_per_trial": 4}, TrialShares(2, 2, Share(2))),
+        # No trial is larger than a node.
+        ([{"CPU": 4.0}] * 3, {"concurrency": 2}, TrialShares(2, 0, Share(4))),
+        # A GPU each, where there are any; equal parts of one where trials are more.
+        ([GPUS], {}, TrialShares(4, 0, Share(4, 1.0))),
+        ([GPUS], {"workers": 2}, TrialShares(2, 2, Share(4, 1.0))),
+        ([GPUS], {"concurrency": 8}, TrialShares(8, 0, Share(2, 0.5))),
+        ([GPUS], {"gpus_per_trial": 0.5}, TrialShares(8, 0, Share(2, 0.5))),
+        ([GPUS], {"gpus_per_trial": 1.0, "workers": 2}, TrialShares(4, 2, Share(2, 0.5))),
+        ([GPUS], {"gpus_per_trial": 0}, TrialShares(16, 0, Share(1))),
+    ],
+)
+def test_what_is_left_open_is_shared_out_evenly(pretend_nodes, nodes, settings, expected):
+    pretend_nodes(*nodes)
+    assert shares(**settings) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"workers": 9}, "workers: 9 a trial is more than the cluster has cores, 8"),
+        ({"cpus_per_trial": 9}, "cpus_per_trial: 9 is more than the cluster has, 8"),
+        ({"cpus_per_trial": 1, "workers": 2}, "cpus_per_trial: 1 is less than one for each of 2 workers"),
+        ({"gpus_per_trial": 3}, "gpus_per_trial: 3 is more than the cluster has, 2"),
+        ({"gpus_per_trial": 2}, "gpus_per_trial: 2 is more than one for each process, 1"),
+        (
+            {"gpus_per_trial": 1, "workers": 2, "parallel": {"shard": 2}},
+            "gpus_per_trial: a model split over 2 workers needs a GPU for each",
+        ),
+    ],
+)
+def test_a_trial_that_could_never_start_is_refused(pretend_nodes, settings, message):
+    pretend_nodes({"CPU": 8.0, "GPU": 2.0})
+    with pytest.raises(ConfigError, match=message):
+        shares(**settings)

@@ -1,0 +1,72 @@
+"""What training processes are given of a cluster."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from headway import training_group
+from headway.config import ConfigError
+from headway.training_group import Share, gpu_places, share_of
+
+
+@pytest.fixture
+def two_gpus(pretend_nodes):
+    """The cluster as if it had two GPUs and sixteen cores."""
+    pretend_nodes({"CPU": 16.0, "GPU": 2.0})
+
+
+def scaling(tmp_path, workers, share=None):
+    return training_group._trainer(
+        lambda worker, launched_at: None, (), workers, tmp_path, time.time(), share
+    ).scaling_config
+
+
+def test_without_gpus_workers_share_the_cores(ray_cluster, tmp_path):
+    config = scaling(tmp_path, 2)
+    assert not config.use_gpu
+    assert config.resources_per_worker == {"CPU": 1}
+
+
+def test_where_there_are_gpus_each_worker_takes_one(two_gpus, tmp_path):
+    config = scaling(tmp_path, 2)
+    assert config.use_gpu
+    assert config.num_gpus_per_worker == 1
+    assert config.num_cpus_per_worker == 8
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "cpus"),
+    [
+        ([{"CPU": 4.0}, {"CPU": 4.0}, {"CPU": 4.0}], 2, 4),  # 6 would fit on none
+        ([{"CPU": 4.0}, {"CPU": 4.0}, {"CPU": 4.0}], 4, 2),
+        ([{"CPU": 8.0}, {"CPU": 2.0}], 3, 2),
+        ([{"memory": 1.0}, {"CPU": 1.0}, {"CPU": 1.0}], 2, 1),
+        ([{"CPU": 32.0}, {"CPU": 8.0, "GPU": 2.0}], 2, 4),  # the GPUs are on the smaller node
+    ],
+)
+def test_a_worker_asks_for_no_more_cores_than_a_node_has(pretend_nodes, tmp_path, nodes, workers, cpus):
+    pretend_nodes(*nodes)
+    assert scaling(tmp_path, workers).num_cpus_per_worker == cpus
+
+
+def test_more_workers_than_gpus_are_refused(two_gpus):
+    with pytest.raises(ConfigError, match="workers: 3 is more than the cluster has GPUs; allowed: up to 2"):
+        training_group.require_workers(3, None, "sqlite://")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "of_each", "places"), [(2, 1, 2), (3, 2, 1), (1, 0.5, 2), (2, 0.6, 2), (1, 1 / 3, 3)]
+)
+def test_a_fraction_is_of_one_gpu(gpus, of_each, places):
+    assert gpu_places(gpus, of_each) == places
+
+
+def test_workers_on_a_fraction_of_a_gpu_meet_without_nccl(two_gpus, tmp_path):
+    """NCCL refuses two ranks on one GPU."""
+    share = share_of(4, 0.5)
+    assert share == Share(cpus=4, gpus=0.5)
+    trainer = training_group._trainer(print, (), 4, tmp_path, time.time(), share)
+    assert trainer.scaling_config.resources_per_worker == {"CPU": 4, "GPU": 0.5}
+    assert trainer.backend_config.backend == "gloo"
