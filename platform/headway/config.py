@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from headway.config_base import Config as Config
 from headway.config_base import ConfigError as ConfigError
 from headway.config_base import Fraction, Positive, SourceConfig
+from headway.config_serve import ChallengerConfig as ChallengerConfig
 from headway.config_serve import ServeConfig as ServeConfig
 from headway.config_tasks import AnyTask
 from headway.config_tasks import ClassificationTask as ClassificationTask

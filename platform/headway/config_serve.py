@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,24 @@ def _one_or_range(value: Any) -> Any:
 
 
 Replicas = Annotated[tuple[Count, Positive], BeforeValidator(_one_or_range)]
+_Percent = Annotated[float, Field(ge=0.0, le=100.0)]
 _ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class ChallengerConfig(Config):
+    """Another version of the registered model, tried beside the one that answers."""
+
+    alias: str = Field(min_length=1, description="its alias; while no version has it, nothing is tried")
+    percent: _Percent = Field(0.0, description="of the requests are answered by it")
+    shadow_percent: _Percent = Field(
+        0.0, description="of the others are computed by both versions once more, when idle, and compared"
+    )
+
+    @model_validator(mode="after")
+    def _does_something(self) -> ChallengerConfig:
+        if not self.percent and not self.shadow_percent:
+            raise ValueError("percent or shadow_percent must be above 0")
+        return self
 
 
 class ServedModelConfig(Config):
@@ -26,6 +44,7 @@ class ServedModelConfig(Config):
     replicas: Replicas | None = None
     replica_tokens: Positive | None = Field(None, description="waiting tokens that are worth another replica")
     precision: Literal["auto", "fp32", "bf16"] | None = Field(None, description="auto: bf16 where it is fast")
+    challenger: ChallengerConfig | None = Field(None, description="a version that is tried")
 
 
 class ServeConfig(Config):
@@ -51,6 +70,7 @@ class ServeConfig(Config):
     watch: Annotated[float, Field(ge=0.0)] = Field(
         5.0, description="seconds between looks at the alias of models:/name@alias; 0 never looks again"
     )
+    challenger: ChallengerConfig | None = Field(None, description="a version that is tried")
     keys: Path | None = Field(None, description="file of keys' SHA-256 digests; needed beyond loopback")
     rate: Annotated[float, Field(gt=0.0)] | None = Field(None, description="requests a second of each key")
     certificate: Path | None = Field(None, description="PEM file, for TLS")
@@ -65,6 +85,8 @@ class ServeConfig(Config):
         for least, most in [self.replicas, *(m.replicas for m in self.models.values() if m.replicas)]:
             if least > most:
                 raise ValueError(f"replicas [{least}, {most}] should be [least, most]")
+        for one in self.each().values():
+            _check_challenger(one)
         if self.models and self.demo_texts:
             raise ValueError("demo_texts goes with a single model")
         if self.demo_texts and self.demo_source is None:
@@ -87,9 +109,26 @@ class ServeConfig(Config):
         if self.model is not None:
             return {None: self}
         return {
-            name: self.model_copy(update={**one.model_dump(exclude_none=True), "models": {}})
+            name: self.model_copy(update={**dict(_set_fields(one)), "models": {}})
             for name, one in self.models.items()
         }
+
+
+def _set_fields(one: ServedModelConfig) -> Iterator[tuple[str, Any]]:
+    return ((name, value) for name, value in one if value is not None)
+
+
+def _check_challenger(one: ServeConfig) -> None:
+    """Of one model: what is tried must be another alias of what is served."""
+    model = str(one.model)
+    if one.challenger is None or model.startswith("${"):
+        return
+    if not model.startswith("models:/") or "@" not in model:
+        raise ValueError(f"challenger goes with models:/name@alias, not with {model!r}")
+    if model.endswith(f"@{one.challenger.alias}"):
+        raise ValueError(f"challenger's alias {one.challenger.alias!r} is the one that is served")
+    if not one.watch:
+        raise ValueError("challenger needs watch above 0: its alias must be looked at")
 
 
 def _is_loopback(host: str) -> bool:

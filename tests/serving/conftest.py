@@ -99,8 +99,11 @@ class LocalReplica:
 class LocalServer:
     """The application over one model, with a client."""
 
-    def __init__(self, client: httpx.AsyncClient, replica: LocalReplica, service: ModelService) -> None:
-        self.client, self.replica, self.service = client, replica, service
+    def __init__(
+        self, client: httpx.AsyncClient, replica: LocalReplica, service: ModelService, dispatcher: Dispatcher
+    ) -> None:
+        self.client, self.replica = client, replica
+        self.service, self.dispatcher = service, dispatcher
 
     async def post(self, path: str, status: int = 200, **body: Any) -> Any:
         """The JSON of an answer with this status."""
@@ -176,7 +179,7 @@ def serving(folders: dict[str, Path]) -> Callable[..., Any]:
         try:
             transport = httpx.ASGITransport(guard, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-                yield LocalServer(client, replica, service)
+                yield LocalServer(client, replica, service, dispatcher)
         finally:
             running.cancel()
 

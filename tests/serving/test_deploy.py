@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +188,13 @@ def test_a_killed_replica_costs_no_request(server, expected):
     assert float(re.search(r'headway_retries_total{model="topics"} (.*)', text).group(1)) >= 1  # type: ignore[union-attr]
 
 
+def wait_until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def wait_for_version(url: str, version: str) -> None:
     deadline = time.monotonic() + 60
     while httpx.get(f"{url}/v1/models", trust_env=False).json()["data"][0]["version"] != version:
@@ -223,11 +230,54 @@ def test_a_version_that_fails_its_check_is_refused(server, expected, classifiers
     wait_for_version(server, "1")
 
 
+def test_a_second_alias_is_tried_on_a_share_of_requests(cluster, expected, classifiers, tracking):
+    undeploy()
+    for path in classifiers[:2]:
+        register(tracking, path, "tried")
+    tracking.client.set_registered_model_alias("tried", "champion", 1)
+    challenger = {"alias": "challenger", "percent": 40, "shadow_percent": 100}
+    config = ServeConfig.model_validate(
+        {"model": "models:/tried@champion", "challenger": challenger, "replicas": 1, "port": free_port()}
+        | {"precision": "fp32", "watch": 0.2}
+    )
+    folder = tracking.download_weights("models:/tried@champion")
+    url = deploy(config, [Release("tried", "1", str(folder))], 1)
+    follow_aliases(config, tracking)
+
+    def trials() -> Any:
+        return httpx.get(f"{url}/v1/trials", trust_env=False).json()["data"]
+
+    def ask(requests: int) -> dict[str, int]:
+        check = Checked(expected)
+        assert load_in_background(url, requests, 1, check)().failed == 0
+        assert check.wrong == 0
+        return check.versions
+
+    assert ask(60) == {"1": 60} and trials() == []  # no version has the alias yet
+    tracking.client.set_registered_model_alias("tried", "challenger", 2)
+    wait_until(trials)
+    versions = ask(200)
+    assert sorted(versions) == ["1", "2"] and sum(versions.values()) == 200
+    wait_until(lambda: trials()[0]["operations"] and not trials()[0]["waiting"])
+    (trial,) = trials()
+    assert trial["answered"] == versions["2"] and trial["failed"] == 0
+    text = httpx.get(f"{url}/metrics", trust_env=False).text
+    assert 'headway_trial_compared{model="tried",operation="classify",version="2"}' in text
+    # It takes over, which ends the trial; and moving the alias back rolls back.
+    tracking.client.set_registered_model_alias("tried", "champion", 2)
+    wait_for_version(url, "2")
+    assert ask(60) == {"2": 60} and trials() == []
+    tracking.client.delete_registered_model_alias("tried", "challenger")
+    tracking.client.set_registered_model_alias("tried", "champion", 1)
+    wait_for_version(url, "1")
+    assert ask(60) == {"1": 60}
+
+
 def test_several_models_scale_on_their_own_and_requests_choose(cluster, expected, classifiers, folders):
     undeploy()
     models = {"one": {"model": "x"}, "words": {"model": "x", "replicas": [0, 1]}}
     config = ServeConfig.model_validate(
-        {"models": models, "replicas": 1, "port": free_port(), "precision": "fp32"}
+        {"models": models, "replicas": 1, "port": free_port(), "precision": "fp32", "downscale_delay": 1.0}
     )
     places = {"one": classifiers[0], "words": folders["tokens"]}
     url = deploy(config, [Release(name, "1", str(path)) for name, path in places.items()], 1)
@@ -243,6 +293,12 @@ def test_several_models_scale_on_their_own_and_requests_choose(cluster, expected
             client.post("/v1/tokens", json={"model": "words", "input": TEXTS[0]}).json()["model"] == "words"
         )
         assert len(replica_processes()) == 2
+        # It goes when nobody asks, and comes back for who does; who cannot wait so long is told in time.
+        wait_until(lambda: len(replica_processes()) == 1)
+        body, hasty = {"model": "words", "input": TEXTS[1]}, {"x-request-timeout-seconds": "0.05"}
+        late = client.post("/v1/tokens", json=body, headers=hasty)
+        assert late.status_code == 504 and late.json()["error"]["type"] == "deadline_passed"
+        assert client.post("/v1/tokens", json=body).json()["model"] == "words"
         for body in ({"model": "other", "input": "x"}, {"input": "x"}):
             refused = client.post("/v1/embeddings", json=body)
             assert refused.status_code == 404 and refused.json()["error"]["type"] == "not_found"

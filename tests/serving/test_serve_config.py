@@ -6,6 +6,10 @@ from headway.config import ConfigError, ServeConfig
 from headway.config_files import validate
 
 
+def _tried(**challenger):
+    return {"model": "models:/m@champion", "challenger": challenger}
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -21,6 +25,18 @@ from headway.config_files import validate
         ({"model": None, "models": {"a": {"model": "x", "replicas": [2, 1]}}}, "replicas [2, 1] should be"),
         ({"model": None, "models": {"a/b": {"model": "x"}}}, "models.a/b"),
         ({"model": None, "models": {"a": {"model": "x", "cache": 3}}}, "models.a.cache: unknown setting"),
+        (
+            {"challenger": {"alias": "c", "percent": 5}},
+            "challenger goes with models:/name@alias, not with 'm'",
+        ),
+        (_tried(alias="champion", percent=5), "alias 'champion' is the one that is served"),
+        (_tried(alias="c"), "challenger: percent or shadow_percent must be above 0"),
+        (_tried(alias="c", percent=101), "challenger.percent: 101 is not allowed"),
+        (_tried(alias="c", percent=5) | {"watch": 0}, "challenger needs watch above 0"),
+        (
+            {"model": None, "models": {"a": {"model": "x", "challenger": {"alias": "c", "percent": 5}}}},
+            "challenger goes with models:/name@alias, not with 'x'",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(settings, message):

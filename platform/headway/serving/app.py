@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
-from headway.serving import schemas
+from headway.serving import schemas, state_schemas
 from headway.serving.batching import DeadlinePassedError, QueueFullError
 from headway.serving.dispatch import ReplicaLostError
 from headway.serving.metrics import Metrics
@@ -55,10 +55,16 @@ def build_app(services: Services, metrics: Metrics, timeout: float, ready: Calla
 def _add_state(app: FastAPI, metrics: Metrics, ready: Callable[[], bool]) -> None:
     services: Services = app.state.services
 
-    @app.get("/v1/models", response_model=schemas.ModelsResponse)
+    @app.get("/v1/models", response_model=state_schemas.ModelsResponse)
     async def models() -> dict[str, Any]:
         """What is served."""
         return {"object": "list", "data": [_served(name, service) for name, service in services.items()]}
+
+    @app.get("/v1/trials", response_model=state_schemas.TrialsResponse)
+    async def trials() -> dict[str, Any]:
+        """Versions that are tried, compared with those that answer."""
+        tried = [(name, service.trial) for name, service in services.items() if service.trial]
+        return {"object": "list", "data": [{"model": name, **trial.report()} for name, trial in tried]}
 
     @app.get("/health/live")
     async def live() -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from headway.config import ServeConfig
+from headway.config import ConfigError, ServeConfig
 from headway.config_files import validate
 from headway.serving.deploy import bind_application
 from headway.serving.watch import current_release
@@ -34,6 +34,8 @@ def build(arguments: dict[str, Any]) -> Any:
 
     runs = Path(arguments.get("runs", "runs"))
     config = validate(ServeConfig, {name: value for name, value in arguments.items() if name != "runs"})
+    if any(settings.challenger for settings in config.each().values()):
+        raise ConfigError("challenger: aliases are not followed here; use `headway serve`")
     tracking = Tracking.at(runs)
     releases = [current_release(settings, tracking, name) for name, settings in config.each().items()]
     cores = max(1, cluster.available_cpus() // max(1, config.least_replicas))

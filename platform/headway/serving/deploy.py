@@ -9,14 +9,15 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from headway.config import ConfigError, ServeConfig
+from headway.config import ChallengerConfig, ConfigError, ServeConfig
 from headway.serving.dispatch import Release
 from headway.serving.guard import Keys
 from headway.serving.settings import GatewaySettings
-from headway.serving.watch import AliasWatch
+from headway.serving.watch import AliasWatch, ChallengerWatch
 from headway.tracking import Tracking
 
 _APPLICATION = "headway"
@@ -97,9 +98,10 @@ def follow_aliases(config: ServeConfig, tracking: Tracking) -> None:
     for name, settings in config.each().items():
         if settings.model is None or "@" not in settings.model or not settings.watch:
             continue
-        watch = AliasWatch(settings.model, tracking, settings.watch, _switch, name)
-        watch.start()
-        _watches.append(watch)
+        _start(AliasWatch(settings.model, tracking, settings.watch, _switch, name))
+        if settings.challenger is not None:
+            alias, challenge = settings.challenger.alias, partial(_challenge, settings.challenger)
+            _start(ChallengerWatch(settings.model, alias, tracking, settings.watch, challenge, name))
 
 
 def undeploy() -> None:
@@ -116,12 +118,26 @@ def undeploy() -> None:
     serve.delete(_APPLICATION)
 
 
+def _start(watch: AliasWatch) -> None:
+    watch.start()
+    _watches.append(watch)
+
+
 def _switch(release: Release) -> str | None:
+    return _tell_gateway("switch", release)
+
+
+def _challenge(config: ChallengerConfig, name: str, release: Release | None) -> str | None:
+    return _tell_gateway("challenge", name, release, config)
+
+
+def _tell_gateway(method: str, *arguments: Any) -> str | None:
     import ray
 
     if not ray.is_initialized():
         sys.exit()  # the watching thread, not the process: what it served has gone with the cluster
-    return _gateway().switch.remote(release).result(timeout_s=600)
+    problem: str | None = getattr(_gateway(), method).remote(*arguments).result(timeout_s=600)
+    return problem
 
 
 def _gateway() -> Any:
@@ -175,7 +191,7 @@ def _encoder(config: ServeConfig, release: Release, cores: int, number: int) -> 
         health_check_period_s=2,
         graceful_shutdown_timeout_s=_DRAIN_SECONDS,
         graceful_shutdown_wait_loop_s=0.2,
-    ).bind(release, cores, config.precision)
+    ).bind(release, cores, config.precision, 2 if config.challenger is None else 3)
 
 
 class ByWaitingTokens:

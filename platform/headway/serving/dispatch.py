@@ -112,6 +112,11 @@ class Dispatcher:
         return len(self._seen)
 
     @property
+    def idle(self) -> bool:
+        """Nothing waits, and at least one replica has nothing to compute."""
+        return not self.queue.work_waits.is_set() and len(self._sent) < max(1, self.replicas)
+
+    @property
     def capacity(self) -> int:
         """Packs that may be under way now."""
         more = self.queue.waiting_tokens >= self.queue.pack_tokens

@@ -18,6 +18,7 @@ import uvicorn
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.handle import DeploymentHandle
 
+from headway.config import ChallengerConfig
 from headway.serving.app import build_app
 from headway.serving.batching import Pack, TokenQueue
 from headway.serving.dispatch import Dispatcher, Kind, Release, ReplicaLostError, Reply
@@ -25,6 +26,7 @@ from headway.serving.guard import Guard, Keys
 from headway.serving.metrics import Metrics
 from headway.serving.service import LoadedRelease, ModelService
 from headway.serving.settings import GatewaySettings
+from headway.serving.trial import Trial
 
 _STATE_EVERY = 0.5
 
@@ -71,9 +73,40 @@ class Gateway:
         if problem is None:
             model.service.current = await asyncio.to_thread(LoadedRelease.open, release)
             self._show_version(release)
+            model.service.refused.pop(release.version, None)
+            if model.service.tries(release):
+                model.service.end_trial()
         else:
             self._refused[release] = model.service.refused[release.version] = problem
         return problem
+
+    async def challenge(self, name: str, release: Release | None, config: ChallengerConfig) -> str | None:
+        """Try a version beside the one that answers, once all replicas have found it good; with None, none.
+
+        Returns:
+            Why it was refused, and nothing is tried; None when it is tried, or answers already.
+        """
+        model = self._models[name]
+        if model.service.tries(release):
+            return None
+        model.service.end_trial()
+        if release is None or release == model.service.current.release:
+            return None
+        if release.version in model.service.refused:
+            return model.service.refused[release.version]
+        problem = await self._problem_of(release)
+        if problem is not None:
+            self._refused[release] = model.service.refused[release.version] = problem
+            return problem
+        loaded = await asyncio.to_thread(LoadedRelease.open, release)
+        if release == model.service.current.release:  # it has taken over meanwhile
+            return None
+        if lacking := model.service.lacking(loaded):
+            model.service.refused[release.version] = lacking
+            return lacking
+        model.service.trial = Trial(model.service, loaded, config, lambda: model.dispatcher.idle)
+        model.service.trial.start()
+        return None
 
     async def check_health(self) -> None:
         """Ray Serve restarts a gateway that fails this."""
@@ -154,6 +187,13 @@ class Gateway:
 
     async def _watch_state(self) -> None:
         while True:
+            self._metrics.show_trials(
+                {
+                    name: model.service.trial.report()
+                    for name, model in self._models.items()
+                    if model.service.trial
+                }
+            )
             for name, model in self._models.items():
                 self._metrics.waiting.labels(name).set(model.service.queue.waiting_tokens)
                 self._metrics.replicas.labels(name).set(model.dispatcher.replicas)

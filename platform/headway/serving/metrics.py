@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _TOKENS = (16, 64, 256, 1024, 2048, 4096, 8192, 16384)
+
+_TRIAL_FIGURES = {
+    "compared": "Texts that the version that answers and the challenger both answered.",
+    "agreement": "Share of them with the same outcome.",
+    "greatest_difference": "Between two probabilities of the same outcome.",
+    "least_cosine": "Between two embeddings of the same text.",
+}
 
 
 class Metrics:
@@ -39,6 +49,27 @@ class Metrics:
             ["model"],
             registry=self._registry,
         )
+
+        self.trials = {
+            figure: self._gauge(f"headway_trial_{figure}", text, "model", "version", "operation")
+            for figure, text in _TRIAL_FIGURES.items()
+        }
+        self.trial_requests = self._gauge(
+            "headway_trial_requests",
+            "Requests of a trial: answered by the challenger, shed, failed.",
+            *("model", "version", "outcome"),
+        )
+
+    def show_trials(self, reports: Mapping[str, Mapping[str, Any]]) -> None:
+        """Show how the versions that are tried do, by model."""
+        for gauge in (*self.trials.values(), self.trial_requests):
+            gauge.clear()
+        for name, report in reports.items():
+            for outcome in ("answered", "shed", "failed"):
+                self.trial_requests.labels(name, report["version"], outcome).set(report[outcome])
+            for operation, figures in report["operations"].items():
+                for figure in self.trials.keys() & figures.keys():
+                    self.trials[figure].labels(name, report["version"], operation).set(figures[figure])
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(name, text, labels, registry=self._registry)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
@@ -32,9 +33,7 @@ def _gives(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
 @router.post("/embeddings", responses=_gives(schemas.EmbeddingsResponse))
 async def embeddings(body: schemas.EmbeddingsRequest, request: Request) -> Response:
     """A vector of unit length for each text, as OpenAI's API gives it."""
-    service = _service(request, body)
-    texts = body.texts()
-    answer = await _asked(request, service.embed(texts, body.overlong, _timeout(request)))
+    answer = await _asked(request, body, lambda b, of, t: of.embed(b.texts(), b.overlong, t))
     data = [
         {"object": "embedding", "index": i, "embedding": _encoded(vector, body)}
         for i, vector in enumerate(answer.results)
@@ -46,8 +45,7 @@ async def embeddings(body: schemas.EmbeddingsRequest, request: Request) -> Respo
 @router.post("/classify", responses=_gives(schemas.ClassifyResponse))
 async def classify(body: schemas.TextsRequest, request: Request) -> Response:
     """The most probable class of each text, and the probabilities of all."""
-    service = _service(request, body)
-    answer = await _asked(request, service.classify(body.texts(), body.overlong, _timeout(request)))
+    answer = await _asked(request, body, lambda b, of, t: of.classify(b.texts(), b.overlong, t))
     data = [{"index": i, **_classification(scores)} for i, scores in enumerate(answer.results)]
     return _json(answer, data=data)
 
@@ -55,8 +53,7 @@ async def classify(body: schemas.TextsRequest, request: Request) -> Response:
 @router.post("/rerank", responses=_gives(schemas.RerankResponse))
 async def rerank(body: schemas.RerankRequest, request: Request) -> Response:
     """Documents ordered by how well they fit the query."""
-    service = _service(request, body)
-    answer = await _asked(request, service.rerank(body.query, body.documents, _timeout(request)))
+    answer = await _asked(request, body, lambda b, of, t: of.rerank(b.query, b.documents, t))
     order = sorted(range(len(body.documents)), key=lambda i: -answer.results[i])[: body.top_n]
     return _json(
         answer,
@@ -74,8 +71,9 @@ async def rerank(body: schemas.RerankRequest, request: Request) -> Response:
 @router.post("/fill-mask", responses=_gives(schemas.FillMaskResponse))
 async def fill_mask(body: schemas.FillMaskRequest, request: Request) -> Response:
     """The likeliest words for each hidden one."""
-    work = _service(request, body).fill_mask(body.texts(), body.candidates, body.overlong, _timeout(request))
-    answer = await _asked(request, work)
+    answer = await _asked(
+        request, body, lambda b, of, t: of.fill_mask(b.texts(), b.candidates, b.overlong, t)
+    )
     data = [
         {
             "index": i,
@@ -89,8 +87,7 @@ async def fill_mask(body: schemas.FillMaskRequest, request: Request) -> Response
 @router.post("/tokens", responses=_gives(schemas.TokensResponse))
 async def tokens(body: schemas.TextsRequest, request: Request) -> Response:
     """The entities in each text."""
-    work = _service(request, body).tokens(body.texts(), body.overlong, _timeout(request))
-    answer = await _asked(request, work)
+    answer = await _asked(request, body, lambda b, of, t: of.tokens(b.texts(), b.overlong, t))
     data = [
         {"index": i, "entities": [entity._asdict() for entity in found]}
         for i, found in enumerate(answer.results)
@@ -101,16 +98,14 @@ async def tokens(body: schemas.TextsRequest, request: Request) -> Response:
 @router.post("/answer", responses=_gives(schemas.AnswerResponse))
 async def answer(body: schemas.AnswerRequest, request: Request) -> Response:
     """Where a text answers a question."""
-    work = _service(request, body).answer(body.question, body.context, body.candidates, _timeout(request))
-    found = await _asked(request, work)
+    found = await _asked(request, body, lambda b, of, t: of.answer(b.question, b.context, b.candidates, t))
     return _json(found, answers=[span._asdict() for span in found.results])
 
 
 @router.post("/attention", responses=_gives(schemas.AttentionResponse))
 async def attention(body: schemas.AttentionRequest, request: Request) -> Response:
     """Which token looks at which, in every layer and head."""
-    work = _service(request, body).attention(body.input, body.tokens, _timeout(request))
-    found = await _asked(request, work)
+    found = await _asked(request, body, lambda b, of, t: of.attention(b.input, b.tokens, t))
     names, weights = found.results
     return _json(found, tokens=names, weights=np.round(weights.astype(np.float64), 4).tolist())
 
@@ -136,7 +131,27 @@ def _timeout(request: Request) -> float:
     return min(seconds, most)
 
 
-async def _asked(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
+_B = TypeVar("_B", bound=schemas.Request)
+
+
+async def _asked(
+    request: Request, body: _B, ask: Callable[[_B, ModelService, float], Coroutine[Any, Any, Answer]]
+) -> Answer:
+    """The answer of the version that serves, or of the one that is tried where the request is its share."""
+    service, timeout = _service(request, body), _timeout(request)
+    trial = service.trial
+    if trial is None:
+        return await _unless_gone(request, ask(body, service, timeout))
+    content = body.model_dump_json()
+    if trial.answers(content):
+        return await _unless_gone(request, ask(body, trial.challenger, timeout))
+    answer = await _unless_gone(request, ask(body, service, timeout))
+    operation = request.url.path.rpartition("/")[2]
+    trial.offer(operation, content, partial(ask, body.sample()))
+    return answer
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
     """The answer, unless the client leaves before it is there; then the work is given up."""
     working = asyncio.create_task(work)
     leaving = asyncio.create_task(_gone(request.receive))

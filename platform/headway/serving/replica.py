@@ -16,15 +16,14 @@ if TYPE_CHECKING:
     from headway.serving.models import EncoderModel
 
 _IDLE_SECONDS = 2.0
-_VERSIONS_KEPT = 2
 
 
 class Encoder:
     """Computes in threads of its own, so that the next pack is unpacked while this one is computed."""
 
-    def __init__(self, release: Release, threads: int, precision: str) -> None:
+    def __init__(self, release: Release, threads: int, precision: str, versions: int) -> None:
         self._replica = serve.get_replica_context().replica_id.unique_id
-        self._precision = precision
+        self._precision, self._versions = precision, versions
         self._computing = Computing(threads)
         self._loading: asyncio.Lock | None = None
         self._models: dict[Release, EncoderModel] = {release: self._load(release)}
@@ -75,8 +74,10 @@ class Encoder:
             async with self._loading:
                 if release not in self._models:
                     self._models[release] = await asyncio.to_thread(self._load, release)
-                    while len(self._models) > _VERSIONS_KEPT:
+                    while len(self._models) > self._versions:
                         del self._models[next(iter(self._models))]
+        # The one that was used last is the last to be dropped.
+        self._models[release] = self._models.pop(release)
         return self._models[release]
 
     def _load(self, release: Release) -> EncoderModel:

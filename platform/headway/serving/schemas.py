@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 MOST_TEXTS = 256
 MOST_CHARACTERS = 100_000
+
+_SAMPLE_TEXTS = 8
+_SAMPLE_CHARACTERS = 2_000
 
 Text = Annotated[str, StringConstraints(max_length=MOST_CHARACTERS)]
 Texts = Text | Annotated[list[Text], Field(min_length=1, max_length=MOST_TEXTS)]
@@ -23,6 +26,10 @@ class Request(BaseModel):
         None, description="which of the served models; may be left out if there is one"
     )
 
+    def sample(self) -> Self:
+        """The same request, or its beginning: little enough that nobody minds waiting for it."""
+        return self
+
 
 class TextsRequest(Request):
     """A text, or several."""
@@ -35,6 +42,10 @@ class TextsRequest(Request):
     def texts(self) -> list[str]:
         """The texts as a list."""
         return [self.input] if isinstance(self.input, str) else self.input
+
+    def sample(self) -> Self:
+        """Its first texts, and their beginnings."""
+        return self.model_copy(update={"input": _beginnings(self.texts())})
 
 
 class EmbeddingsRequest(TextsRequest):
@@ -59,6 +70,10 @@ class RerankRequest(Request):
     top_n: Annotated[int, Field(ge=1)] | None = None
     return_documents: bool = False
 
+    def sample(self) -> Self:
+        """The first documents, and their beginnings."""
+        return self.model_copy(update={"documents": _beginnings(self.documents)})
+
 
 class AnswerRequest(Request):
     """A question, and the text that answers it; a long text is read in windows."""
@@ -66,6 +81,10 @@ class AnswerRequest(Request):
     question: Text
     context: Text
     candidates: Annotated[int, Field(ge=1, le=20)] = 1
+
+    def sample(self) -> Self:
+        """The same question of the text's beginning."""
+        return self.model_copy(update={"context": self.context[:_SAMPLE_CHARACTERS]})
 
 
 class AttentionRequest(Request):
@@ -199,29 +218,6 @@ class AttentionResponse(Answered):
     weights: list[list[list[list[float]]]]
 
 
-class ServedModel(BaseModel):
-    """A model that answers."""
-
-    id: str
-    object: Literal["model"]
-    version: str
-    refused: dict[str, str] = Field(description="versions that failed their check, and why")
-    abilities: list[str]
-    labels: list[str]
-    max_length: int
-    hidden_size: int
-    layers: int
-    heads: int
-    mask: str | None
-
-
-class ModelsResponse(BaseModel):
-    """All of them."""
-
-    object: Literal["list"]
-    data: list[ServedModel]
-
-
 class Error(BaseModel):
     """What went wrong, for people and for programs."""
 
@@ -234,3 +230,7 @@ class ErrorResponse(BaseModel):
     """Every answer that is not 200."""
 
     error: Error
+
+
+def _beginnings(texts: list[str]) -> list[str]:
+    return [text[:_SAMPLE_CHARACTERS] for text in texts[:_SAMPLE_TEXTS]]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from headway.serving.description import Ability, Description, describe
 from headway.serving.dispatch import Kind, Operation, Release
 from headway.serving.spans import Entity, Span, answer_spans, entities
 from headway.serving.tokens import Piece, TextTokenizer
+
+if TYPE_CHECKING:
+    from headway.serving.trial import Trial
 
 _tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
 
@@ -56,12 +59,32 @@ class ModelService:
         current: the version that answers.
         queue: what waits for a replica.
         refused: versions that failed their check, and why.
+        trial: of another version beside this one, if there is any.
+        cached: embeddings may come from the queue's cache.
     """
 
-    def __init__(self, current: LoadedRelease, queue: TokenQueue) -> None:
+    def __init__(self, current: LoadedRelease, queue: TokenQueue, *, cached: bool = True) -> None:
         self.current = current
         self.queue = queue
         self.refused: dict[str, str] = {}
+        self.trial: Trial | None = None
+        self.cached = cached
+
+    def tries(self, release: Release | None) -> bool:
+        """Whether this is the version that is tried."""
+        return self.trial is not None and self.trial.challenger.current.release == release
+
+    def lacking(self, other: LoadedRelease) -> str | None:
+        """What another version cannot do that this one can; None when there is nothing."""
+        able = other.description.abilities
+        missing = [ability for ability in self.current.description.abilities if ability not in able]
+        return f"it cannot {', '.join(missing)}" if missing else None
+
+    def end_trial(self) -> None:
+        """Try no other version any more."""
+        if self.trial is not None:
+            self.trial.stop()
+        self.trial = None
 
     async def embed(self, texts: Sequence[str], overlong: str, timeout: float) -> Answer:
         """A vector of unit length for each text, float32 (hidden_size,)."""
@@ -150,6 +173,7 @@ class ModelService:
         cached: bool = False,
     ) -> list[Any]:
         kind = Kind(current.release, operation)
+        cached = cached and self.cached
         return await self.queue.compute(kind, [piece.sequence for piece in pieces], timeout, cached=cached)
 
 

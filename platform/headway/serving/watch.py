@@ -13,6 +13,7 @@ from headway.tracking import Tracking
 _log = logging.getLogger(__name__)
 
 Switch = Callable[[Release], str | None]
+Challenge = Callable[[str, Release | None], str | None]
 
 
 def current_release(config: ServeConfig, tracking: Tracking, served_as: str | None = None) -> Release:
@@ -70,14 +71,19 @@ class AliasWatch:
     def look(self) -> None:
         """Look once. A gateway that has started anew is told again what it should serve."""
         name, version = self._tracking.registered_version(self._model_uri)
+        release = self._release(name, version)
+        self._tell(release, self._switch(release))
+
+    def _release(self, name: str, version: str) -> Release:
         if version not in self._folders:
             folder = self._tracking.download_weights(f"models:/{name}/{version}")
             self._folders[version] = str(folder.resolve())
-        release = Release(self._served_as or name, version, self._folders[version])
-        problem = self._switch(release)
+        return Release(self._served_as or name, version, self._folders[version])
+
+    def _tell(self, release: Release, problem: str | None) -> None:
         if problem is not None and release not in self._told:
             self._told.add(release)
-            _log.warning("%s version %s is refused: %s", name, version, problem)
+            _log.warning("%s version %s is refused: %s", release.name, release.version, problem)
 
     def _run(self) -> None:
         while not self._stopped.wait(self._every):
@@ -85,3 +91,41 @@ class AliasWatch:
                 self.look()
             except Exception as error:  # the registry or the gateway may be away for a while
                 _log.warning("%s could not be looked at: %s", self._model_uri, error)
+
+
+class ChallengerWatch(AliasWatch):
+    """The same for the alias of the version that is tried, which may come and go.
+
+    Args:
+        model_uri: `models:/name@alias`, of what is served.
+        alias: of what is tried.
+        tracking: MLflow.
+        every: seconds between looks.
+        challenge: has a version of a model tried, or none; returns why it was refused.
+        served_as: the name that requests give; the registered one when None.
+    """
+
+    def __init__(
+        self,
+        model_uri: str,
+        alias: str,
+        tracking: Tracking,
+        every: float,
+        challenge: Challenge,
+        served_as: str | None = None,
+    ) -> None:
+        self._name = model_uri.removeprefix("models:/").partition("@")[0]
+        self._alias, self._challenge = alias, challenge
+        super().__init__(f"models:/{self._name}@{alias}", tracking, every, self._try, served_as)
+
+    def look(self) -> None:
+        """Look once. That no version has the alias is known from a registry that answers only."""
+        version = self._tracking.version_with_alias(self._name, self._alias)
+        if version is None:
+            self._challenge(self._served_as or self._name, None)
+            return
+        release = self._release(self._name, version)
+        self._tell(release, self._switch(release))
+
+    def _try(self, release: Release) -> str | None:
+        return self._challenge(release.name, release)

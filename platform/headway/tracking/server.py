@@ -254,6 +254,11 @@ class Tracking:
         except MlflowException as error:
             raise ConfigError(f"model: {model_uri!r} is not in the registry at {self.uri}") from error
 
+    def version_with_alias(self, name: str, alias: str) -> str | None:
+        """The version of a registered model that has an alias; None while none has."""
+        version = self.client.get_registered_model(name).aliases.get(alias)
+        return None if version is None else str(version)
+
     def download_weights(self, model_uri: str) -> Path:
         """A local folder with the transformers files of a registered model; not to be written to."""
         import mlflow
