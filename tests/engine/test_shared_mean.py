@@ -6,34 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
-
-from headway.engine.shared_mean import SharedMean
-
-SIZES = [1, 5, 1_000_003, 6_000_000]  # fewer numbers than workers, and more than are averaged at a time
-
-
-def rows_of(size: int, dtype: torch.dtype, world: int) -> list[torch.Tensor]:
-    """What each worker begins with."""
-    return [
-        torch.randn(size, generator=torch.Generator().manual_seed(rank)).to(dtype) for rank in range(world)
-    ]
-
-
-def average(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    mean = SharedMean.among(rank, world)
-    assert mean is not None
-    found = []
-    for dtype in (torch.float32, torch.bfloat16):
-        for size in SIZES:
-            values = rows_of(size, dtype, world)[rank]
-            mean.average(values)
-            found.append(values)
-    torch.save(found, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+from averaging_worker import SIZES, average, rows_of
 
 
 @pytest.mark.parametrize("world", [2, 3])
