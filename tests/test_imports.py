@@ -50,6 +50,7 @@ LAYERS = {
     "config_presets": 7,
     "config_serve": 7,
     "config_tasks": 7,
+    "config_training": 7,
 }
 
 
