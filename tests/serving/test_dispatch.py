@@ -102,11 +102,13 @@ def test_an_idle_replica_gets_work_at_once():
 
     async def work(queue, dispatcher):
         await queue.compute("k", [sequence(1)], 5.0)
-        started = asyncio.get_running_loop().time()
+        now, waits = asyncio.get_running_loop().time, []
         for i in range(50):
+            started = now()
             await queue.compute("k", [sequence(1, i)], 5.0)
-        # A wait for company, however short (Ray Serve's default is 10 ms), would show fifty times.
-        assert asyncio.get_running_loop().time() - started < 0.25
+            waits.append(now() - started)
+        # A wait for company (Ray Serve's default is 10 ms) would be in each of them, also on a busy machine.
+        assert min(waits) < 0.005
 
     asyncio.run(run_with(call, work))
 
@@ -117,7 +119,7 @@ def test_what_comes_while_a_replica_computes_leaves_together():
     async def call(kind, pack):
         packs.append(sums(pack))
         begun.append(asyncio.get_running_loop().time())
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(2.0)  # ten times as long as expected, so that a busy machine has the time
         return Reply("r", sums(pack))
 
     async def work(queue, dispatcher):
@@ -130,7 +132,7 @@ def test_what_comes_while_a_replica_computes_leaves_together():
 
     asyncio.run(run_with(call, work))
     assert packs == [[0], [1, 2, 3]]
-    assert 0.1 < begun[1] - begun[0] < 0.2  # it lies ready before the first is done
+    assert 0.1 < begun[1] - begun[0] < 2.0  # it lies ready before the first is done
 
 
 def test_a_replica_that_always_dies_ends_in_an_error():
