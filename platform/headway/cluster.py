@@ -16,6 +16,9 @@ from headway.cluster_address import address_problem
 from headway.config import ConfigError
 
 _is_local = True
+# Ray's own processes ask "the" cluster's dashboard after each other. A local cluster has none, and they would
+# find that of any other cluster on this machine: its ignorance of a training run counts as the run's death.
+_NO_DASHBOARD = {"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:0"}
 _PASSED_ON = ("MLFLOW_TRACKING_URI", "HF_HOME", "HF_HUB_OFFLINE")
 
 
@@ -65,6 +68,7 @@ def _start_local(address: str, environment: dict[str, str]) -> None:
     # same at a price: the processes that Ray starts ahead are of no use to it.
     # One process fewer to start: nobody gives notice before this machine ends.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    environment = environment | _NO_DASHBOARD
     before = dict(os.environ)
     os.environ.update(environment)
     try:
