@@ -155,8 +155,8 @@ def predict(
         texts += tuple(_lines_of(file))
     if not texts:
         raise ConfigError("predict: no text; give texts, --file, or --input and --output")
+    from headway.model_folder import model_folder
     from headway.serving.classifier import Classifier
-    from headway.steps.models import model_folder
     from headway.tracking import Tracking
 
     classifier = Classifier(model_folder(model, Tracking.at(runs)))

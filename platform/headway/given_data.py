@@ -59,7 +59,7 @@ def finetune_config(
     validate(FinetuneConfig, settings | {"task": "memory"})
     from headway.data.memory import documents_in_memory, split_in_memory
     from headway.data.tokenizer import load_tokenizer
-    from headway.steps.models import model_folder
+    from headway.model_folder import model_folder
     from headway.tasks.classification import Classification
     from headway.tasks.preparation import check_splits, prepare_task
     from headway.tasks.task import Item

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from headway.config import ConfigError, RegisterConfig
-from headway.steps.models import model_folder
+from headway.model_folder import model_folder
 from headway.steps.register import run_register
 
 

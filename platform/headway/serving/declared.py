@@ -10,8 +10,8 @@ from typing import Any
 
 from headway.config import ConfigError, ServeConfig
 from headway.config_files import validate
-from headway.serving.deploy import bind_application
-from headway.serving.watch import current_release
+from headway.serving.deploy import bind_application, cores_per_replica
+from headway.serving.watch import current_releases
 from headway.tracking import Tracking
 
 
@@ -30,13 +30,10 @@ def build(arguments: dict[str, Any]) -> Any:
     Raises:
         ConfigError: settings that are none, or no such model.
     """
-    from headway import cluster
 
     runs = Path(arguments.get("runs", "runs"))
     config = validate(ServeConfig, {name: value for name, value in arguments.items() if name != "runs"})
     if any(settings.challenger for settings in config.each().values()):
         raise ConfigError("challenger: aliases are not followed here; use `headway serve`")
     tracking = Tracking.at(runs)
-    releases = [current_release(settings, tracking, name) for name, settings in config.each().items()]
-    cores = max(1, cluster.available_cpus() // max(1, config.least_replicas))
-    return bind_application(config, releases, cores)
+    return bind_application(config, current_releases(config, tracking), cores_per_replica(config))

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from headway import cluster
 from headway.config import ChallengerConfig, ConfigError, ServeConfig
 from headway.serving.dispatch import Release
 from headway.serving.guard import Keys
@@ -61,6 +62,11 @@ def deploy(config: ServeConfig, releases: Sequence[Release], cores: int) -> str:
     application = bind_application(config, releases, cores)
     serve.run(application, name=_APPLICATION, route_prefix=None, logging_config=_QUIET)
     return f"{'https' if config.certificate else 'http'}://{config.host}:{config.port}"
+
+
+def cores_per_replica(config: ServeConfig) -> int:
+    """Threads that a replica computes with: the cluster's cores, dealt out to the least replicas."""
+    return max(1, cluster.available_cpus() // max(1, config.least_replicas))
 
 
 def bind_application(config: ServeConfig, releases: Sequence[Release], cores: int) -> Any:

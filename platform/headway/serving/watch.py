@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 
 from headway.config import ServeConfig
+from headway.model_folder import model_folder
 from headway.serving.dispatch import Release
 from headway.tracking import Tracking
 
@@ -16,19 +17,21 @@ Switch = Callable[[Release], str | None]
 Challenge = Callable[[str, Release | None], str | None]
 
 
-def current_release(config: ServeConfig, tracking: Tracking, served_as: str | None = None) -> Release:
-    """What the settings of one model stand for at present: a folder, or what the registry has.
+def current_releases(config: ServeConfig, tracking: Tracking) -> list[Release]:
+    """What the settings of each model stand for at present: a folder, or what the registry has.
 
-    Args:
-        config: of one model.
-        tracking: MLflow.
-        served_as: the name that requests give; the registered one, or the folder, when None.
+    Raises:
+        ConfigError: one stands for nothing.
     """
-    reference = str(config.model)
-    if not reference.startswith("models:/"):
-        return Release(served_as or reference, "local", reference)
-    name, version = tracking.registered_version(reference)
-    return Release(served_as or name, version, str(tracking.download_weights(reference)))
+    return [_current(str(one.model), tracking, name) for name, one in config.each().items()]
+
+
+def _current(reference: str, tracking: Tracking, served_as: str | None) -> Release:
+    """Served by the registered name, or the folder, where requests have no other name for it."""
+    folder, name, version = str(model_folder(reference, tracking)), reference, "local"
+    if reference.startswith("models:/"):
+        name, version = tracking.registered_version(reference)
+    return Release(served_as or name, version, folder)
 
 
 class AliasWatch:

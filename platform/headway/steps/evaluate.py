@@ -19,10 +19,10 @@ from headway.engine.objectives import TaskObjective
 from headway.engine.parallel import Worker
 from headway.engine.scoring import predict
 from headway.engine.trainer import Trainer
+from headway.model_folder import model_folder
 from headway.steps.context import Context, StepResult
 from headway.steps.finetune import SETTINGS_FILE, FinetuningJob, task_folder
 from headway.steps.learning_curve import draw_learning_curve
-from headway.steps.models import model_folder
 from headway.steps.repeats import spread
 from headway.tasks.classification import Classification, classification_scores, tfidf_baseline
 from headway.tasks.task import Task, open_task

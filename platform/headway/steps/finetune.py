@@ -17,9 +17,9 @@ from headway.engine.objectives import TaskObjective
 from headway.engine.parallel import Worker
 from headway.engine.scoring import predict
 from headway.engine.trainer import Evaluator, Metrics
+from headway.model_folder import model_folder
 from headway.steps.context import Context, StepResult
 from headway.steps.journal import Entry
-from headway.steps.models import model_folder
 from headway.steps.repeats import spreads, train_variants
 from headway.steps.training import chosen_metrics, first_value, run_job, tracked
 from headway.tasks.preparation import prepared

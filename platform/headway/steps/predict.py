@@ -21,8 +21,8 @@ import xxhash
 from headway import cluster
 from headway.data.atomic import write_atomically
 from headway.display import Display
+from headway.model_folder import model_folder
 from headway.serving.description import Description, describe
-from headway.steps.models import model_folder
 from headway.steps.prediction_files import Row, as_table, check_output, read_rows, write_rows
 from headway.tracking import Tracking
 

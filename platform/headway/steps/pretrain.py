@@ -25,8 +25,8 @@ from headway.engine.encoder import (
 )
 from headway.engine.objectives import PretrainingObjective
 from headway.engine.parallel import Worker
+from headway.model_folder import model_folder
 from headway.steps.context import Context, StepResult
-from headway.steps.models import model_folder
 from headway.steps.training import STARTUP, first_value, last_value, median_value, run_job, tracked
 
 

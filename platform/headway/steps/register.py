@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from headway.config import ConfigError, RegisterConfig
 from headway.engine.encoder import load_classifier
+from headway.model_folder import model_folder
 from headway.serving.golden import store_golden
 from headway.steps.context import Context, StepResult
-from headway.steps.models import model_folder
 
 _EXAMPLE = "The first half ended without a goal, but the crowd had seen a fine match."
 _GOLDEN = [_EXAMPLE, "Shares fell after the bank cut its forecast for the year.", "A new phone."]

@@ -13,11 +13,10 @@ from headway import cluster
 from headway.config import ConfigError, ServeConfig
 from headway.data.sources import Document, read_documents
 from headway.data.splitting import drop_duplicates, split_documents
-from headway.serving.deploy import check_port, deploy, follow_aliases
+from headway.serving.deploy import check_port, cores_per_replica, deploy, follow_aliases
 from headway.serving.description import describe
-from headway.serving.watch import current_release
+from headway.serving.watch import current_releases
 from headway.steps.context import Context, StepResult
-from headway.steps.models import model_folder
 
 _SHOWN = 5
 
@@ -29,9 +28,7 @@ def run_serve(config: ServeConfig, context: Context) -> StepResult:
         ConfigError: no such model, the port is taken, or demo texts for what is no classifier.
     """
     check_port(config.host, config.port)
-    for settings in config.each().values():
-        model_folder(str(settings.model), context.tracking)  # one that is none is told before Ray starts
-    releases = [current_release(settings, context.tracking, name) for name, settings in config.each().items()]
+    releases = current_releases(config, context.tracking)  # what is no model is told before Ray starts
     abilities = {release.name: list(describe(Path(release.folder)).abilities) for release in releases}
     first = releases[0].name
     if config.demo_texts and "classify" not in abilities[first]:
@@ -41,8 +38,7 @@ def run_serve(config: ServeConfig, context: Context) -> StepResult:
     # Ray's workers run at low priority where not told otherwise: any other process would delay answers.
     os.environ.setdefault("RAY_worker_niceness", "0")
     cluster.connect(context.address, context.tracking.uri)
-    cores = max(1, cluster.available_cpus() // max(1, config.least_replicas))
-    url = deploy(config, releases, cores)
+    url = deploy(config, releases, cores_per_replica(config))
     follow_aliases(config, context.tracking)
     ready = time.monotonic() - started
     summary: dict[str, Any] = {

@@ -19,12 +19,12 @@ from headway.config import (
     TrainingConfig,
 )
 from headway.data.atomic import write_atomically
+from headway.model_folder import model_folder
 from headway.steps.context import Context, StepResult
 from headway.steps.evaluate import score_model
 from headway.steps.finetune import FinetuningJob, task_folder
 from headway.steps.ledger import Ledger
 from headway.steps.model_cost import COSTS
-from headway.steps.models import model_folder
 from headway.steps.pretrain import PretrainingJob, corpus_folder, start_from
 from headway.steps.search_space import Domain, check_search, parse_search, trial_settings
 from headway.steps.sweep_plots import write_report
