@@ -69,15 +69,13 @@ class Gateway:
             return None
         if release in self._refused:
             return self._refused[release]
-        problem = await self._problem_of(release)
+        problem = await self._checked(release)
         if problem is None:
             model.service.current = await asyncio.to_thread(LoadedRelease.open, release)
-            self._show_version(release)
+            self._show_versions()
             model.service.refused.pop(release.version, None)
             if model.service.tries(release):
                 model.service.end_trial()
-        else:
-            self._refused[release] = model.service.refused[release.version] = problem
         return problem
 
     async def challenge(self, name: str, release: Release | None, config: ChallengerConfig) -> str | None:
@@ -94,9 +92,8 @@ class Gateway:
             return None
         if release.version in model.service.refused:
             return model.service.refused[release.version]
-        problem = await self._problem_of(release)
+        problem = await self._checked(release)
         if problem is not None:
-            self._refused[release] = model.service.refused[release.version] = problem
             return problem
         loaded = await asyncio.to_thread(LoadedRelease.open, release)
         if release == model.service.current.release:  # it has taken over meanwhile
@@ -128,7 +125,7 @@ class Gateway:
     async def _start(self) -> None:
         for name, release in self._releases.items():
             self._models[name] = self._make(release)
-            self._show_version(release.release)
+        self._show_versions()
         services = {name: model.service for name, model in self._models.items()}
         app = build_app(services, self._metrics, self._settings.timeout, lambda: True)
         self._server = _server(self._settings, self._guard(app))
@@ -171,6 +168,13 @@ class Gateway:
             ModelService(release, queue), Dispatcher(queue, call, on_pack=on_pack, on_retry=retries.inc)
         )
 
+    async def _checked(self, release: Release) -> str | None:
+        """What is wrong with a version, which is then refused; None when nothing is."""
+        problem = await self._problem_of(release)
+        if problem is not None:
+            self._refused[release] = self._models[release.name].service.refused[release.version] = problem
+        return problem
+
     async def _problem_of(self, release: Release) -> str | None:
         """What one replica, and then all of them, find wrong with a version."""
         problem = await self._encoders[release.name].prepare.remote(release)
@@ -179,7 +183,7 @@ class Gateway:
         answers = await self._encoders[release.name].broadcast("prepare", release).results_async()
         return next((problem for problem in answers if problem), None)
 
-    def _show_version(self, release: Release) -> None:
+    def _show_versions(self) -> None:
         self._metrics.version.clear()
         for model in self._models.values():
             name, version, _ = model.service.current.release
