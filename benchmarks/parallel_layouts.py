@@ -62,7 +62,8 @@ def train(rank: int, workers: int, layout: ParallelConfig, corpus: Path, setting
         settings["config"] | {"workers": workers, "parallel": layout.model_dump()}
     )
     job = PretrainingJob(config, corpus, None)
-    weights = sum(parameter.numel() for parameter in job.objective().parameters())
+    objective = job.objective()
+    weights = sum(parameter.numel() for parameter in objective.parameters())
     losses: list[float] = []
     speeds: list[float] = []
 
@@ -72,7 +73,7 @@ def train(rank: int, workers: int, layout: ParallelConfig, corpus: Path, setting
             speeds.append(metrics["tokens_per_second"])
 
     worker = Worker(rank, workers, torch.device("cpu")).arranged(layout)
-    trainer = Trainer(job.objective(), job.batches()[0], config, worker=worker, report=report)
+    trainer = Trainer(objective, job.batches()[0], config, worker=worker, report=report)
     trainer.run()
     if rank == 0:
         measured = Measured(losses, held(trainer) / weights, sorted(speeds)[len(speeds) // 2])

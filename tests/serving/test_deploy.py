@@ -188,6 +188,11 @@ def test_a_killed_replica_costs_no_request(server, expected):
     assert float(re.search(r'headway_retries_total{model="topics"} (.*)', text).group(1)) >= 1  # type: ignore[union-attr]
 
 
+def first_model(url: str) -> Any:
+    """What the server says of its first model."""
+    return httpx.get(f"{url}/v1/models", trust_env=False).json()["data"][0]
+
+
 def wait_until(condition: Callable[[], Any]) -> None:
     deadline = time.monotonic() + 60
     while not condition():
@@ -196,10 +201,7 @@ def wait_until(condition: Callable[[], Any]) -> None:
 
 
 def wait_for_version(url: str, version: str) -> None:
-    deadline = time.monotonic() + 60
-    while httpx.get(f"{url}/v1/models", trust_env=False).json()["data"][0]["version"] != version:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: first_model(url)["version"] == version)
 
 
 def test_the_served_version_follows_the_alias(server, expected, classifiers, tracking):
@@ -218,10 +220,8 @@ def test_the_served_version_follows_the_alias(server, expected, classifiers, tra
 def test_a_version_that_fails_its_check_is_refused(server, expected, classifiers, tracking):
     wait_for_version(server, "2")
     register(tracking, classifiers[2])
-    deadline = time.monotonic() + 60
-    while not (refused := httpx.get(f"{server}/v1/models", trust_env=False).json()["data"][0]["refused"]):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: first_model(server)["refused"])
+    refused = first_model(server)["refused"]
     assert list(refused) == ["3"] and "away from the stored one" in refused["3"]
     check = Checked(expected)
     load_in_background(server, 50, 1, check)()
