@@ -1,9 +1,10 @@
-"""A group that grows and shrinks in the middle of pretraining has the losses of one that does not.
+"""A group that shrinks and grows in the middle of pretraining has the losses of one that does not.
 
-    python benchmarks/elastic.py            # about five minutes
+    python benchmarks/elastic.py            # about ten minutes
 
-A cluster starts with one worker node, gets a second one, and loses one of the two; Ray Train resizes the
-group of `workers: [1, 2]`. Losses and rows of every step are compared with those of a fixed group.
+Four worker nodes train with `workers: [2, 4]`. Two of them are killed at once, and later one is added, so Ray
+Train resizes the group 4 -> 2 -> 3. Losses and rows of every step are compared with those of a fixed group of
+four. bert-mini, float32, dropout on; with four workers or three on 2 cores it is no measure of speed.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ SETTINGS = {
 }
 
 
+STEPS_OF_A_SIZE = 20
+
+
 def group_sizes(drive: Drive) -> list[int]:
     """How many workers trained, one figure for each time that changed."""
-    second = drive.folder / "rows" / "1.jsonl"
-    with_two = {json.loads(line)["step"] for line in second.read_text().splitlines()}
-    sizes = [2 if step in with_two else 1 for step in sorted(drive.rows_by_step())]
+    sizes = [size for _, size in sorted(drive.group_size_by_step().items())]
     return [size for place, size in enumerate(sizes) if place == 0 or sizes[place - 1] != size]
 
 
@@ -42,12 +44,18 @@ def sorted_rows(drive: Drive) -> dict[int, list[int]]:
 
 
 def resize(drive: Drive, cluster: LocalCluster) -> None:
-    """Add a node while one worker trains; kill one of the two nodes while two do."""
-    wait_until(lambda: drive.step() >= 20, drive)
+    """Kill two of the four nodes while all train; add one once the two that are left have trained."""
+
+    def steps_of(size: int) -> int:
+        return list(drive.group_size_by_step().values()).count(size)
+
+    rng = random.Random(0)
+    wait_until(lambda: drive.step() >= 2 * STEPS_OF_A_SIZE, drive)
+    cluster.kill_node(rng)
+    cluster.kill_node(rng)
+    wait_until(lambda: steps_of(2) >= STEPS_OF_A_SIZE, drive, poll=0.5)
     cluster.add_node()
-    second = drive.folder / "rows" / "1.jsonl"
-    wait_until(lambda: second.exists() and len(second.read_text().splitlines()) > 20, drive)
-    cluster.kill_node(random.Random(0))
+    wait_until(lambda: steps_of(3) >= STEPS_OF_A_SIZE, drive, poll=0.5)
 
 
 def farthest(drive: Drive, fixed: Drive) -> float:
@@ -71,12 +79,12 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="headway-elastic-") as name:
         folder = Path(name)
-        pipeline = write_pipeline(folder, SETTINGS | {"steps": options.steps, "workers": [1, 2]})
-        with closing(LocalCluster(workers=1)) as cluster:
+        pipeline = write_pipeline(folder, SETTINGS | {"steps": options.steps, "workers": [2, 4]})
+        with closing(LocalCluster(workers=4)) as cluster:
             with closing(Drive(pipeline, folder / "resized", cluster.address)) as drive:
                 resize(drive, cluster)
                 drive.finish()
-            cluster.add_node()
+            cluster.add_node()  # the fourth again
             shutil.copytree(folder / "resized" / "stores", folder / "fixed" / "stores")
             with closing(Drive(pipeline, folder / "fixed", cluster.address)) as fixed:
                 fixed.finish()
@@ -86,7 +94,7 @@ def main() -> None:
         f"group sizes {' -> '.join(map(str, sizes))}; {options.steps} steps, losses {apart:.1e} apart at most"
     )
     print(json.dumps({"group_sizes": sizes, "same_rows": same_rows, "most_apart": apart}))
-    sys.exit(0 if same_rows and len(sizes) >= 3 and apart < 1e-3 else 1)
+    sys.exit(0 if same_rows and sizes == [4, 2, 3] and apart < 1e-3 else 1)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from headway.steps.journal import Entry, read_journal
 from headway.tracking import Tracking
@@ -61,21 +63,32 @@ class RunRecord:
         }
 
     def rows_by_step(self) -> dict[int, list[int]]:
-        """The row ids that each step trained on, over all workers.
+        """The row ids that each step trained on, over all workers of the last group that did it.
 
         Raises:
-            ValueError: a step that was done again saw other rows.
+            ValueError: a step that a group of the same size did again saw other rows.
         """
-        seen: dict[tuple[int, int], list[int]] = {}
+        sizes = self.group_size_by_step()
+        steps: dict[int, list[int]] = {}
+        seen: dict[tuple[int, int, int], list[int]] = {}
+        for rank, line in self._row_log():
+            key = (line["step"], line["world_size"], rank)
+            if seen.setdefault(key, line["rows"]) != line["rows"]:
+                raise ValueError(f"step {line['step']} saw other rows when it was done again")
+        for (step, size, _), rows in sorted(seen.items()):
+            if size == sizes[step]:
+                steps.setdefault(step, []).extend(rows)
+        return steps
+
+    def group_size_by_step(self) -> dict[int, int]:
+        """How many workers did each step, the last time that it was done."""
+        return {line["step"]: line["world_size"] for rank, line in self._row_log() if rank == 0}
+
+    def _row_log(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Rank and line of all that the workers logged of their rows."""
         for path in (self.folder / "rows").glob("*.jsonl"):
             for line in path.read_text().splitlines():
-                row = json.loads(line)
-                if seen.setdefault((row["step"], int(path.stem)), row["rows"]) != row["rows"]:
-                    raise ValueError(f"step {row['step']} saw other rows when it was done again")
-        steps: dict[int, list[int]] = {}
-        for (step, _), rows in sorted(seen.items()):
-            steps.setdefault(step, []).extend(rows)
-        return steps
+                yield int(path.stem), json.loads(line)
 
 
 def seen_once_an_epoch(steps: dict[int, list[int]], rows: int, total_steps: int) -> bool:

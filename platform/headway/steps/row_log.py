@@ -30,7 +30,7 @@ class RowLog:
         """See `BatchSource`."""
         batches = self._batches.micro_batches(step, rank, world_size, parts)
         rows = [row for batch in batches for row in batch.row_ids.tolist()]
-        self._stream.write(json.dumps({"step": step, "rows": rows}) + "\n")
+        self._stream.write(json.dumps({"step": step, "world_size": world_size, "rows": rows}) + "\n")
         self._stream.flush()
         return batches
 
