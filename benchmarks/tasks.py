@@ -9,7 +9,7 @@ the order of rows and dropout differ, hence three seeds. The peer pads each batc
 scored by the same code on the outputs of its own forward. Embeddings are trained by sentence-transformers'
 own trainer (needs sentence-transformers, accelerate); all others by a loop of transformers' models.
 
-Tasks: `pairs`, do two sentences come from articles of the same topic; `multi-label`, the topics of two
+Tasks: `pairs`, do a title and a sentence come from articles of the same topic; `multi-label`, the topics of two
 sentences; `regression`, how many of a title's words a sentence has; `tokens`, amounts, years and percentages
 as entities by a rule; `question-answering`, what amount or year was taken out of a sentence; `embeddings`, an
 article's title and its first sentence; `reranking`, which of five first sentences belongs to a title.
@@ -34,7 +34,7 @@ import numpy as np
 import torch
 
 LENGTH, BATCH, RATE = 96, 16, 1e-4
-STEPS = {"tokens": 60, "question-answering": 80}
+STEPS = {"pairs": 150, "tokens": 60, "question-answering": 80}
 _OF_PAIRS = ("pairs", "regression")
 _AMOUNT = re.compile(r"^[£$€]\d[\d.,]*(bn|m|k)?$")
 _PERCENT = re.compile(r"^\d[\d.]*%$")
@@ -81,9 +81,10 @@ def make_rows(task: str) -> list[dict[str, Any]]:
     for place, (title, sentences, topic) in enumerate(all_articles[:1200]):
         other = all_articles[rng.randrange(len(all_articles))]
         if task == "pairs":
-            while rng.random() < 0.4 and other[2] != topic:
-                other = all_articles[rng.randrange(len(all_articles))]
-            rows.append({"text": title, "other": other[0], "label": "same" if topic == other[2] else "other"})
+            for label in ("same", "other"):
+                while (other[2] == topic) != (label == "same"):
+                    other = all_articles[rng.randrange(len(all_articles))]
+                rows.append({"text": title, "other": other[1][0], "label": label})
         elif task == "multi-label":
             text = f"{sentences[0]} {other[1][0]}"
             rows.append({"text": text, "labels": sorted({topic, other[2]})})
