@@ -64,6 +64,10 @@ class ServeConfig(Config):
     max_batch_tokens: Positive = Field(4096, description="tokens a replica computes at once")
     queue_tokens: Positive = Field(262_144, description="tokens that may wait; more are answered with 503")
     replica_tokens: Positive = Field(8192, description="waiting tokens that are worth another replica")
+    replica_cpus: Count = Field(
+        0,
+        description="cores reserved for each replica, for which an autoscaler starts nodes; 0: none",
+    )
     downscale_delay: Annotated[float, Field(ge=0.0)] = Field(60.0, description="seconds without need for it")
     timeout: Annotated[float, Field(gt=0.0, le=600.0)] = Field(30.0, description="seconds a client waits")
     cache: Count = Field(0, description="embeddings kept for texts that come again")

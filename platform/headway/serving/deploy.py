@@ -48,7 +48,7 @@ def deploy(config: ServeConfig, releases: Sequence[Release], cores: int) -> str:
     Args:
         config: address, replicas and limits.
         releases: the models in the order of the settings, by the names that requests give.
-        cores: threads that a replica computes with.
+        cores: that a replica computes with.
 
     Returns:
         The server's address.
@@ -65,7 +65,9 @@ def deploy(config: ServeConfig, releases: Sequence[Release], cores: int) -> str:
 
 
 def cores_per_replica(config: ServeConfig) -> int:
-    """Threads that a replica computes with: the cluster's cores, dealt out to the least replicas."""
+    """Cores a replica computes with: those it reserves, or the cluster's, dealt out to the least replicas."""
+    if config.replica_cpus:
+        return config.replica_cpus
     return max(1, cluster.available_cpus() // max(1, config.least_replicas))
 
 
@@ -75,7 +77,7 @@ def bind_application(config: ServeConfig, releases: Sequence[Release], cores: in
     Args:
         config: address, replicas and limits.
         releases: what is served first, in the order of the settings.
-        cores: threads that a replica computes with.
+        cores: that a replica computes with.
     """
     import ray
     from ray import serve
@@ -189,9 +191,9 @@ def _encoder(config: ServeConfig, release: Release, cores: int, number: int) -> 
     return serve.deployment(
         Encoder,
         name=f"Encoder-{number}" if number else "Encoder",
-        # A replica shares the cores with the others; asking for a whole one would keep all but the
-        # first few from ever starting on a small machine.
-        ray_actor_options={"num_cpus": 0},
+        # Where nothing is reserved, replicas share the cores; asking for a whole one would keep all but
+        # the first few from ever starting on a small machine.
+        ray_actor_options={"num_cpus": config.replica_cpus},
         max_ongoing_requests=3,
         autoscaling_config=scaling,
         health_check_period_s=2,

@@ -1,0 +1,167 @@
+"""Replicas that reserve cores make nodes come and go, with Ray's autoscaler and its fake nodes."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+import torch
+import transformers
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+
+from headway import cluster
+from headway.config import ServeConfig
+from headway.data.tokenizer import train_tokenizer
+from headway.serving.deploy import deploy, undeploy
+from headway.serving.dispatch import Release
+from headway.serving.load import apply_load, bodies
+
+_COMMANDS = (
+    *("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands"),
+    *("head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files"),
+    *("rsync_exclude", "rsync_filter"),
+)
+HEAD, WORKER = "ray.head.default", "worker"
+CORES = os.cpu_count() or 1
+TEXTS = [f"The sailor steers old boat number {i} before noon." for i in range(2000)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def address(tmp_path):
+    """Of a head with this machine's cores, whose autoscaler may add two nodes that claim as many.
+
+    `ray.cluster_utils.AutoscalingCluster` would first end every Ray process of the machine, and its settings
+    need a file that Ray's wheel lacks.
+    """
+    found = f"{ray.util.get_node_ip_address()}:{free_port()}"
+    config = {
+        "cluster_name": "fake",
+        "max_workers": 2,
+        "idle_timeout_minutes": 0.05,
+        "provider": {
+            # By its path: as `fake_multinode` it asks for a file that Ray's wheel lacks.
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "gcs_address": found,
+            "head_node_id": FAKE_HEAD_NODE_ID,
+            "launch_multiple": True,
+        },
+        "available_node_types": {
+            HEAD: {"resources": {"CPU": CORES}, "node_config": {}, "max_workers": 0},
+            WORKER: {"resources": {"CPU": CORES}, "node_config": {}, "min_workers": 0, "max_workers": 2},
+        },
+        "head_node_type": HEAD,
+        **{name: {} for name in ("auth", "docker", "file_mounts")},
+        **{name: [] for name in _COMMANDS},
+        "upscaling_speed": 1.0,
+        "file_mounts_sync_continuously": False,
+    }
+    (tmp_path / "autoscaling.json").write_text(json.dumps(config))
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--num-cpus={CORES}"),
+        *(f"--port={found.rpartition(':')[2]}", "--include-dashboard=false", "--disable-usage-stats"),
+        *("--dashboard-agent-listen-port=0", f"--autoscaling-config={tmp_path / 'autoscaling.json'}"),
+    ]
+    settings = {
+        "RAY_FAKE_CLUSTER": "1",
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "RAY_enable_autoscaler_v2": "1",
+        "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+    }
+    with (tmp_path / "head.log").open("w") as log:
+        head = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | settings)
+    yield found
+    processes = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGKILL)
+    head.wait()
+
+
+@pytest.fixture
+def encoder(tmp_path) -> Path:
+    tokenizer = train_tokenizer(TEXTS[:50], vocab_size=200, lowercase=True, max_length=32)
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=4, num_attention_heads=4
+    )
+    transformers.BertModel(config).save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    return tmp_path / "encoder"
+
+
+def connect(address: str) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            cluster.connect(address, "")
+            return
+        except cluster.ConfigError:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+
+
+def nodes() -> int:
+    return sum(node["Alive"] for node in ray.nodes())
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+@pytest.mark.drill
+@pytest.mark.timeout(400)
+def test_nodes_come_with_replicas_and_go_with_them(address, encoder):
+    connect(address)
+    try:
+        config = ServeConfig(
+            model="x",
+            replicas=(1, 3),
+            replica_cpus=CORES,
+            port=free_port(),
+            max_batch_tokens=256,
+            replica_tokens=200,
+            downscale_delay=2.0,
+            timeout=120.0,
+        )
+        url = deploy(config, [Release("tiny", "1", str(encoder))], CORES)
+        assert nodes() == 1
+        most, failed = asyncio.run(load_until_nodes_have_come(f"{url}/v1/embeddings"))
+        assert most == 3 and failed == 0
+        wait_until(lambda: nodes() == 1)
+        # What is left answers.
+        result = asyncio.run(apply_load(f"{url}/v1/embeddings", bodies(TEXTS, 50, 1, None), 4))
+        assert result.failed == 0
+        undeploy()
+    finally:
+        cluster.disconnect()
+
+
+async def load_until_nodes_have_come(url: str) -> tuple[int, int]:
+    """Rounds of load until there are three nodes; the most seen, and the requests that failed."""
+    most = failed = 0
+    deadline = time.monotonic() + 120
+    while most < 3 and time.monotonic() < deadline:
+        result = await apply_load(url, bodies(TEXTS, 300, 8, None), 64)
+        failed += result.failed
+        most = max(most, nodes())
+    return most, failed
