@@ -66,6 +66,11 @@ MISTAKES = [
     ("corpus", {"source": "a", "held_out": 0}, "x.held_out: 0 is not allowed"),
     ("corpus", {"source": "a", "held_out": 1}, "x.held_out: 1 is not allowed"),
     ("finetune", {"model": "m", "task": {"source": "s", "kind": "poetry"}}, "x.task.kind: 'poetry' is not"),
+    (
+        "finetune",
+        {"model": "m", "task": "t", "lora": {}, "workers": 2, "parallel": {"tensor": 2}},
+        "x: parallel.tensor 2 does not go with lora; shard does",
+    ),
     ("sweep", {"model": "m", "task": {"source": "s"}, "search": {}}, "x.search: {} is not allowed"),
     ("register", {"model": "m", "name": "a b"}, "x.name: 'a b' is not allowed"),
     ("serve", {"model": "m", "port": 70000}, "x.port: 70000 is not allowed"),

@@ -141,6 +141,12 @@ class FinetuneConfig(TrainingConfig):
         None, description="score with so many-fold cross-validation besides, stratified by label"
     )
 
+    @model_validator(mode="after")
+    def _adapted_layers_stay_whole(self) -> FinetuneConfig:
+        if self.lora is not None and self.parallel.tensor > 1:
+            raise ValueError(f"parallel.tensor {self.parallel.tensor} does not go with lora; shard does")
+        return self
+
 
 SearchSpace = dict[str, str | list[Any]]
 

@@ -104,6 +104,33 @@ def test_stopped_pipeline_resumes_bit_identical(results: Results) -> None:
     assert same(results["resumed"]["weights"], results["pretraining in stages"]["weights"])
 
 
+PARTS: dict[str, dict[str, Any]] = {"frozen": {"frozen_layers": 1}, "lora": {"lora": True}}
+PARTS_SPLIT = [
+    *(("frozen", layout) for layout in ("shard 2", "tensor 2", "pipeline 2")),
+    *(("lora", layout) for layout in ("shard 2", "pipeline 2")),
+]
+
+
+@pytest.fixture(scope="module")
+def trained_in_part(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    phases = [phase(f"{name} alone", world=1, **part) for name, part in PARTS.items()]
+    phases += [phase(f"{name} {layout}", **LAYOUTS[layout], **PARTS[name]) for name, layout in PARTS_SPLIT]
+    return train_in_processes(phases, tmp_path_factory.mktemp("parts"))
+
+
+@pytest.mark.parametrize(("part", "layout"), PARTS_SPLIT)
+def test_a_split_model_of_which_a_part_is_trained(trained_in_part: Results, part: str, layout: str) -> None:
+    alone, split = trained_in_part[f"{part} alone"], trained_in_part[f"{part} {layout}"]
+    for (_, metrics), (_, wanted) in zip(split["history"], alone["history"], strict=True):
+        assert metrics == pytest.approx(wanted, rel=1e-4)
+    assert split["weights"].keys() == alone["weights"].keys()
+    start = tiny_objective().state_dict()
+    for name, expected in alone["weights"].items():
+        torch.testing.assert_close(split["weights"][name], expected, rtol=1e-3, atol=1e-4)
+        if "embeddings" in name:
+            assert torch.equal(split["weights"][name], start[name])
+
+
 @pytest.mark.parametrize("most", [0.1, 1e6])
 def test_clipping_is_pytorchs(most: float) -> None:
     ours, theirs = tiny_objective(), tiny_objective()

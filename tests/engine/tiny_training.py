@@ -24,9 +24,10 @@ from transformers import (
 )
 
 import headway
-from headway.config import TrainingConfig
+from headway.config import LoraConfig, TrainingConfig
 from headway.data.batches import Example, LabelledBatches
 from headway.data.sampling import Draw
+from headway.engine.adaptation import add_lora, freeze_layers
 from headway.engine.attention import ATTENTION_NAME
 from headway.engine.evaluation import mean_losses
 from headway.engine.named_state import whole_weights
@@ -110,12 +111,14 @@ def train(
     dropout: float = 0.1,
     pretraining: bool = False,
     scored: bool = False,
+    frozen_layers: int = 0,
+    lora: bool = False,
     **settings: Any,
 ) -> tuple[Trainer, list[tuple[int, Metrics]]]:
     """Train, or go on; returns the trainer and what was reported, without timings.
 
     With `pretraining` words and pairs are learnt, else classes. With `scored` the validation rows are also
-    measured the way fine-tuning does it.
+    measured the way fine-tuning does it. With `frozen_layers` or `lora` a part of the weights is trained.
     """
     config = tiny_config(**settings)
     worker = (worker or Worker()).arranged(config.parallel)
@@ -140,8 +143,13 @@ def train(
         found = predict(module, validation, worker, batch_size=config.batch_size, precision=config.precision)
         return mean_losses(module, validation, worker, config.batch_size) | {"validation_scored": found.loss}
 
+    objective = (tiny_pretraining_objective if pretraining else tiny_objective)(dropout)
+    freeze_layers(objective.model, frozen_layers)
+    if lora:
+        torch.manual_seed(1)
+        add_lora(objective.model, LoraConfig(rank=4, dropout=0.0))
     trainer = Trainer(
-        (tiny_pretraining_objective if pretraining else tiny_objective)(dropout),
+        objective,
         tiny_batches(batch_size=config.batch_size, pretraining=pretraining),
         config,
         validation=validation,
