@@ -213,7 +213,11 @@ def _attend_block(
         bias = bias.expand(count, num_heads, -1, longest).reshape(count * num_heads, -1, longest)
     scale = head_dim**-0.5 if scale is None else scale
     scores = torch.baddbmm(bias, query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2), alpha=scale)
-    weights = dropout(scores.softmax(-1), dropout_probability)
+    # Rows of a length that does not fill the processor's registers are slow in bf16. 16 x 12 heads, 1 core:
+    # 30 tokens 0.95 ms against 0.17 ms in float32, 126 tokens 5.2 ms against 1.9 ms. In training, with what
+    # is kept for the way back, it comes to nothing.
+    exact = scores.dtype if scores.requires_grad else torch.promote_types(scores.dtype, torch.float32)
+    weights = dropout(scores.softmax(-1, dtype=exact).to(value.dtype), dropout_probability)
     return torch.bmm(weights, value.flatten(0, 1)).unflatten(0, (count, num_heads))
 
 
