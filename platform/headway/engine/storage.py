@@ -15,6 +15,7 @@ from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.filesystem import FileSystemBase
 
 _CHUNK = 8 << 20
+_BUFFER = 1 << 20
 
 
 class Folder:
@@ -122,15 +123,13 @@ class _SummedStream(io.RawIOBase):
         self._size += length
         return length
 
+    def writable(self) -> bool:
+        """See `io.RawIOBase`."""
+        return True
+
     def tell(self) -> int:
         """See `io.RawIOBase`."""
         return self._size
-
-    def flush(self) -> None:
-        """See `io.RawIOBase`."""
-
-    def close(self) -> None:
-        """Left to the stream's owner."""
 
     def total(self) -> tuple[int, str]:
         """Bytes written, and their checksum."""
@@ -152,7 +151,9 @@ class _CheckpointFiles(FileSystemBase):
                 yield cast(io.IOBase, stream)
                 return
             summed = _SummedStream(stream)
-            yield summed
+            # A small state is tens of thousands of writes of a few bytes; each would be a call in Python.
+            with io.BufferedWriter(summed, _BUFFER) as buffered:
+                yield buffered
             self.checksums[name] = summed.total()
 
     def concat_path(self, path: str | os.PathLike, suffix: str) -> str:
