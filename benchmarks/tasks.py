@@ -9,10 +9,11 @@ the order of rows and dropout differ, hence three seeds. The peer pads each batc
 scored by the same code on the outputs of its own forward. Embeddings are trained by sentence-transformers'
 own trainer (needs sentence-transformers, accelerate); all others by a loop of transformers' models.
 
-Tasks: `pairs`, do a title and a sentence come from articles of the same topic; `multi-label`, the topics of two
-sentences; `regression`, how many of a title's words a sentence has; `tokens`, amounts, years and percentages
-as entities by a rule; `question-answering`, what amount or year was taken out of a sentence; `embeddings`, an
-article's title and its first sentence; `reranking`, which of five first sentences belongs to a title.
+Tasks: `pairs`, do a title and a sentence come from articles of the same topic; `multi-label`, the topics of
+two sentences; `regression`, how many of a title's words a sentence has; `tokens`, amounts, years and
+percentages as entities by a rule; `question-answering`, what amount or year was taken out of a sentence;
+`embeddings`, an article's title and its first sentence; `reranking`, which of five first sentences belongs
+to a title.
 """
 
 from __future__ import annotations
