@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
+from headway.engine.parallel import Worker
 from headway.steps.journal import Journal, JournalReader
 from headway.steps.ledger import Trial
 from headway.steps.place import TrainingPlace
@@ -63,16 +64,38 @@ def train_on_group(part: Part, share: Share, hand_on: HandOn) -> None:
 def _fit(part: Part, share: Share) -> None:
     workers = part.job.config.workers
     is_up = _mark(part.trial)
+    _give_back_what_is_left(is_up)
     is_up.touch()
     try:
-        train_on_workers(train_part, (part,), workers, part.trial.folder, lambda: 0, share, retries=0)
+        train_on_workers(_train_member, (part,), workers, part.trial.folder, lambda: 0, share, retries=0)
     finally:
         is_up.unlink(missing_ok=True)
 
 
 def _mark(trial: Trial) -> Path:
-    """A file that is there while the trial has a group."""
+    """A file that is there while the trial has a group; its first worker writes there what that reserves."""
     return trial.folder / "group"
+
+
+def _train_member(part: Part, worker: Worker, launched_at: float) -> None:
+    from ray.util import get_current_placement_group
+
+    group = get_current_placement_group()
+    if worker.rank == 0 and group is not None:
+        _mark(part.trial).write_text(group.id.hex())
+    train_part(part, worker, launched_at)
+
+
+def _give_back_what_is_left(mark: Path) -> None:
+    """Free what a group reserved whose trial's actor was killed; the trial begins anew, and needs it.
+
+    Ray frees it with the whole job only, and Ray Train's cleaner needs the dashboard.
+    """
+    from ray._raylet import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    if mark.exists() and (reserved := mark.read_text()):
+        remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(reserved)))
 
 
 def end_group(trial: Trial) -> None:
