@@ -355,7 +355,7 @@ def main() -> None:
         "tune": plain_tune,
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("contestants", nargs="*", choices=[*kinds, []], default=list(kinds))
+    parser.add_argument("contestants", nargs="*", choices=[*kinds, []], default=[])
     parser.add_argument("--labels", type=int, default=LABELS, help="a class")
     parser.add_argument("--epochs", type=float, default=EPOCHS)
     parser.add_argument("--json", type=Path, help="file of results, those of earlier calls included")
@@ -364,7 +364,7 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {}
     if arguments.json is not None and arguments.json.is_file():
         found = json.loads(arguments.json.read_text())
-    for kind in arguments.contestants:
+    for kind in arguments.contestants or kinds:
         with tempfile.TemporaryDirectory() as folder:
             found[kind] = kinds[kind](Path(folder))
         if arguments.json is not None:

@@ -336,7 +336,7 @@ def spread(values: list[float]) -> dict[str, Any]:
 def main() -> None:
     names = ["pairs", "multi-label", "regression", "tokens", "question-answering", "embeddings", "reranking"]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tasks", nargs="*", choices=[*names, []], default=names)
+    parser.add_argument("tasks", nargs="*", choices=[*names, []], default=[])
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     summary: dict[str, Any] = {"benchmark": "tasks"}
