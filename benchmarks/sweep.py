@@ -61,6 +61,8 @@ def start_ray(runs: Path) -> None:
 
     ray.shutdown()
     os.environ["RAY_OVERRIDE_RESOURCES"] = json.dumps({"CPU": 2})
+    # Headway has Ray Tune write no files; the peers' are read here.
+    os.environ.pop("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", None)
     Tracking.at(runs).check()
     cluster.connect("local", tracking_uri(runs))
 
