@@ -34,8 +34,6 @@ from headway.engine.state import Checkpoints
 from headway.engine.storage import Folder
 from headway.engine.trainer import Trainer
 
-MODES = ["without", "asynchronous"]
-
 
 class Blocking(Checkpoints):
     """Training waits for each state."""
@@ -52,13 +50,14 @@ def measure(rank: int, options: argparse.Namespace, folder: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(options.port)}
     dist.init_process_group("gloo", rank=rank, world_size=options.workers)
     worker = Worker(rank, options.workers, torch.device("cpu"))
-    modes = [*MODES, *(["blocking"] if options.blocking else [])]
-    seconds: dict[str, list[float]] = {mode: [] for mode in modes}
     states: dict[str, Checkpoints | None] = {
         "without": None,
         "asynchronous": Checkpoints(Folder(Path(folder) / "asynchronous"), worker),
-        "blocking": Blocking(Folder(Path(folder) / "blocking"), worker),
     }
+    if options.blocking:
+        states["blocking"] = Blocking(Folder(Path(folder) / "blocking"), worker)
+    modes = list(states)
+    seconds: dict[str, list[float]] = {mode: [] for mode in modes}
     shape = bert_config(ModelConfig(preset=options.preset), options.vocab_size, 128, 0)
     for number in range(options.rounds + 1):
         for mode in modes if number % 2 == 0 else modes[::-1]:
