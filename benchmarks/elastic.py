@@ -29,8 +29,6 @@ SETTINGS = {
     "checkpoint_every": 10,
     "precision": "fp32",
 }
-
-
 STEPS_OF_A_SIZE = 20
 
 
@@ -62,19 +60,15 @@ def resize(drive: Drive, cluster: LocalCluster) -> None:
 
 def apart(drive: Drive, fixed: Drive) -> dict[int, float]:
     """The largest difference of a step's training losses, set against their sum."""
-    found, expected = dict(drive.history()), dict(fixed.history())
+    found, expected = drive.history(), fixed.history()
     names = [name for name in expected if name.endswith("loss") and not name.startswith("validation")]
     steps = [step for step, _ in expected[names[0]]]
     assert all([step for step, _ in found[name]] == steps for name in names)
-    losses = [
-        {step: [dict(history[name])[step] for name in names] for step in steps}
-        for history in (found, expected)
-    ]
-    return {
-        step: max(abs(one - other) for one, other in zip(*(side[step] for side in losses), strict=True))
-        / sum(losses[1][step])
-        for step in steps
-    }
+    differences = {}
+    for place, step in enumerate(steps):
+        pairs = [(found[name][place][1], expected[name][place][1]) for name in names]
+        differences[step] = max(abs(one - other) for one, other in pairs) / sum(other for _, other in pairs)
+    return differences
 
 
 def main() -> None:
