@@ -1,68 +1,161 @@
-"""What Ray Train costs a training step: tokens/s of the same job inside one Ray worker and without Ray.
+"""What Ray Train costs a training step: tokens/s of the same job on one Ray worker and without Ray.
 
-    python benchmarks/ray_overhead.py                 # about 3 minutes on 2 cores
+    python benchmarks/ray_overhead.py                 # about 8 minutes on 2 cores
+    python benchmarks/ray_overhead.py --turns 4       # in two
 
-BERT-mini on BBC paragraphs, 64 sequences a step, all cores for either. Rounds alternate; each takes the
-median of its reports, so that start-up and the first step do not count.
+BERT-mini on BBC paragraphs, 64 sequences a step, all cores for either. Both jobs are started, and then take
+turns of some seconds: while one trains, every process of the other is stopped, Ray's own among them. So each
+turn with Ray has a turn without it right before and after, in the same state of the machine. Both see the
+same batches, so that steps/s and tokens/s have the same ratio. A turn's speed is that of its steps after the
+first.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import os
 import re
+import signal
 import statistics
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 
-import headway
-from headway.config import SourceConfig
-from headway.data.sources import read_documents
+import psutil
+
+from headway.steps.journal import Entry, read_journal
+
+WORKERS = {"plain": 0, "ray": 1}
+WARM_UP_STEPS = 20
+_MORE_STEPS_THAN_ANY = 100_000
 
 
-def paragraphs() -> list[str]:
+def train(name: str, runs: Path) -> None:
+    """One of the two jobs; ends when it is killed."""
+    import headway
+    from headway.config import SourceConfig
+    from headway.data.sources import read_documents
+
     documents = read_documents(SourceConfig(source="bbc-news"))
     parts = [part for document in documents for part in re.split(r"\n\s*\n", document.text)]
-    return [" ".join(part.split()) for part in parts if len(part.split()) >= 8]
-
-
-def speed(texts: list[str], workers: int, steps: int, runs: Path) -> float:
-    """Median tokens/s of one run."""
-    result = headway.pretrain(
-        texts,
+    headway.pretrain(
+        [" ".join(part.split()) for part in parts if len(part.split()) >= 8],
         model={"preset": "bert-mini"},
         objective=["mlm"],
-        steps=steps,
+        steps=_MORE_STEPS_THAN_ANY,
         batch_size=64,
-        workers=workers,
-        log_every=5,
-        evaluate_every=steps,
-        checkpoint_every=steps,
+        workers=WORKERS[name],
+        log_every=1,
+        evaluate_every=_MORE_STEPS_THAN_ANY,
+        checkpoint_every=_MORE_STEPS_THAN_ANY,
         validation_rows=64,
         vocab_size=8192,
         runs=runs,
         quiet=True,
     )
-    return float(result.metrics["tokens_per_second"])
+
+
+class Job:
+    """A job in processes of its own.
+
+    Args:
+        name: `plain` or `ray`.
+        folder: for its runs.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name, self.runs, self.speeds = name, folder / name, list[float]()
+        environment = os.environ | {"RAY_OVERRIDE_RESOURCES": json.dumps({"CPU": os.cpu_count()})}
+        command = [sys.executable, __file__, "--train", name, "--runs", str(self.runs)]
+        self._log = (folder / f"{name}.log").open("w+")
+        self._process = subprocess.Popen(
+            command, env=environment, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        while self.steps() < WARM_UP_STEPS:
+            if self._process.poll() is not None:
+                self._log.seek(0)
+                raise SystemExit(f"{name} ended:\n{self._log.read()[-3000:]}")
+            time.sleep(0.5)
+        self.send(signal.SIGSTOP)
+
+    def trained(self) -> list[Entry]:
+        """A report for each step so far."""
+        entries = [entry for path in self.runs.rglob("journal.jsonl") for entry in read_journal(path)]
+        return [entry for entry in entries if "mlm_loss" in entry.metrics]
+
+    def steps(self) -> int:
+        """Steps done."""
+        return len(self.trained())
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal to every process of the job."""
+        driver = psutil.Process(self._process.pid)
+        for process in [driver, *driver.children(recursive=True)]:
+            process.send_signal(number)
+
+    def take_turn(self, seconds: float) -> None:
+        """Train for so long, and note the steps a second."""
+        before = self.steps()
+        self.send(signal.SIGCONT)
+        time.sleep(seconds)
+        self.send(signal.SIGSTOP)
+        # The first step was begun in the turn before.
+        first, *others = self.trained()[before:]
+        self.speeds.append(1000 * len(others) / (others[-1].time - first.time))
+
+    def end(self) -> None:
+        """Kill every process."""
+        self.send(signal.SIGKILL)
+        self._process.wait()
+
+
+def ratios(plain: list[float], ray: list[float]) -> list[float]:
+    """Each turn with Ray by the mean of the turns before and after; there is one more without."""
+    pairs = itertools.pairwise(plain)
+    return [2 * speed / (before + after) for speed, (before, after) in zip(ray, pairs, strict=True)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--turns", type=int, default=24, help="of each job")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of a turn")
+    parser.add_argument("--train", choices=WORKERS, help=argparse.SUPPRESS)
+    parser.add_argument("--runs", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    texts = paragraphs()
-    speeds: dict[str, list[float]] = {"plain": [], "ray": []}
-    with tempfile.TemporaryDirectory(prefix="headway-benchmark-") as runs:
-        for _ in range(options.rounds):
-            speeds["plain"].append(speed(texts, 0, options.steps, Path(runs)))
-            speeds["ray"].append(speed(texts, 1, options.steps, Path(runs)))
-    print(f"{'':<8}{'tokens/s':>10}  rounds")
-    for name, values in speeds.items():
-        rounds = ", ".join(f"{value:,.0f}" for value in values)
-        print(f"{name:<8}{statistics.median(values):>10,.0f}  {rounds}")
-    ratio = statistics.median(speeds["ray"]) / statistics.median(speeds["plain"])
-    print(json.dumps({"benchmark": "ray_overhead", "ratio_ray_to_plain": round(ratio, 3)}))
+    if options.train:
+        train(options.train, options.runs)
+        return
+    with tempfile.TemporaryDirectory(prefix="headway-benchmark-") as folder:
+        jobs: list[Job] = []
+        try:
+            for name in WORKERS:
+                jobs.append(Job(name, Path(folder)))
+            plain, ray = jobs
+            plain.take_turn(options.seconds)
+            for _ in range(options.turns):
+                ray.take_turn(options.seconds)
+                plain.take_turn(options.seconds)
+        finally:
+            for job in jobs:
+                job.end()
+    report(plain.speeds, ray.speeds)
+
+
+def report(plain: list[float], ray: list[float]) -> None:
+    """Print the turns, and the ratio with its standard error."""
+    print(f"{'':<8}{'steps/s':>10}  turns")
+    for name, speeds in (("plain", plain), ("ray", ray)):
+        turns = " ".join(f"{speed:.2f}" for speed in speeds)
+        print(f"{name:<8}{statistics.fmean(speeds):>10.3f}  {turns}")
+    found = ratios(plain, ray)
+    error = statistics.stdev(found) / len(found) ** 0.5
+    summary = {"ratio_ray_to_plain": statistics.fmean(found), "median": statistics.median(found)}
+    summary |= {"standard_error": error}
+    print(json.dumps({"benchmark": "ray_overhead"} | {k: round(v, 4) for k, v in summary.items()}))
 
 
 if __name__ == "__main__":
