@@ -191,7 +191,11 @@ class SweepConfig(Config):
     gpus_per_trial: Annotated[float, Field(ge=0.0)] | None = Field(
         None, description="likewise; may be a fraction of one"
     )
-    reports: Positive = Field(6, description="evaluations a trial, where a scheduler can stop it")
+    reports: Positive = Field(
+        6,
+        description="rounds a trial; each ends with an evaluation by which a scheduler can stop it (asha and "
+        "hyperband judge after the 1st, 3rd, 9th … and evaluate only there and at the end)",
+    )
     test: bool = Field(True, description="score the winner once on the held-out rows")
     seed: Annotated[int, Field(ge=0)] = 0
 

@@ -97,6 +97,9 @@ class TrainingConfig(Config):
     parallel: ParallelConfig = ParallelConfig()
     log_every: Positive = Field(10, description="steps between reports of the training loss")
     evaluate_every: Positive | None = Field(None, description="steps; a tenth of the run when not set")
+    evaluate_at: tuple[Positive, ...] | None = Field(
+        None, description="the steps to evaluate after, beside the last; instead of evaluate_every"
+    )
     checkpoint_every: Positive | None = Field(None, description="steps; a fifth of the run when not set")
     checkpoint_folder: str | None = Field(
         None, min_length=1, description="for states: a folder or s3://…; with the run when not set"
@@ -119,6 +122,8 @@ class TrainingConfig(Config):
     def _one_length(self) -> TrainingConfig:
         if self.steps is not None and self.epochs is not None:
             raise ValueError("give steps or epochs, not both")
+        if self.evaluate_every is not None and self.evaluate_at is not None:
+            raise ValueError("give evaluate_every or evaluate_at, not both")
         least = self.most_shares * self.accumulation
         smallest = self.batch_warmup.start if self.batch_warmup else self.batch_size
         if smallest < least:

@@ -44,7 +44,7 @@ def test_two_trials_of_two_workers_each(encoder, labelled_file, make_context, ru
             "model": str(encoder),
             "task": {"source": str(labelled_file), "max_length": 48},
             # The order of a grid is the seed's: the good one comes first.
-            "search": {"optimizer.learning_rate": [5e-3, 1e-7]},
+            "search": {"optimizer.learning_rate": [2e-3, 1e-7]},
             "algorithm": "grid",
             "seed": 1,
             "scheduler": "asha",
@@ -57,7 +57,7 @@ def test_two_trials_of_two_workers_each(encoder, labelled_file, make_context, ru
     result = run_sweep(config, context)
     summary = result.summary
     assert (summary["trials"], summary["failed"], summary["stopped_early"]) == (2, 0, 1)
-    assert summary["best"]["settings"] == {"optimizer.learning_rate": 5e-3}
+    assert summary["best"]["settings"] == {"optimizer.learning_rate": 2e-3}
     assert (Path(result.output) / "model.safetensors").is_file()
     for trial in (context.folder / "trials").glob("0*"):
         rows = [[json.loads(line) for line in path.open()] for path in sorted((trial / "rows").iterdir())]

@@ -14,10 +14,10 @@ from ray.tune.schedulers import ASHAScheduler
 from headway.config import ConfigError, SearchSpace, SweepConfig
 from headway.single_step import resumed_context
 from headway.steps.journal import Journal
-from headway.steps.ledger import Ledger
+from headway.steps.ledger import Ledger, Trial
 from headway.steps.search_space import parse_search
 from headway.steps.sweep import run_sweep
-from headway.steps.sweep_search import Sampler, make_scheduler, next_trials, replay
+from headway.steps.sweep_search import Sampler, make_scheduler, next_trials, replay, rung_steps
 from headway.tracking import tracking_uri
 
 SEARCH = {"optimizer.learning_rate": "loguniform(1e-3, 6e-3)", "batch_size": [8, 16]}
@@ -28,9 +28,10 @@ def settings(**more) -> SweepConfig:
     return SweepConfig.model_validate(base | more)
 
 
-def write_journal(path: Path, accuracies) -> None:
-    journal = Journal(path, start_step=0)
-    for step, value in enumerate(accuracies, start=1):
+def measure(trial: Trial, accuracies: dict[int, float], steps_per_round: int = 1) -> None:
+    trial.note_round(steps_per_round)
+    journal = Journal(trial.journal, start_step=0)
+    for step, value in accuracies.items():
         journal.append(step, {"validation_accuracy": value, "validation_loss": 1 - value})
 
 
@@ -77,9 +78,9 @@ def test_a_new_scheduler_stops_whom_the_old_one_would_have(tmp_path):
     space = parse_search(config.search)
     ledger = Ledger(tmp_path / "trials")
     sampler = Sampler(config, space, "max")
-    for accuracies in ([0.7, 0.8, 0.9, 0.9], [0.8, 0.9, 0.9, 0.95]):
+    for accuracies in ({2: 0.7, 6: 0.9, 8: 0.9}, {2: 0.8, 6: 0.95, 8: 0.95}):
         trial = ledger.new(sampler.propose(len(ledger.trials())))
-        write_journal(trial.journal, accuracies)
+        measure(trial, accuracies, steps_per_round=2)
         trial.end("done")
     scheduler = make_scheduler(config, space, "accuracy", "max")
     assert isinstance(scheduler, ASHAScheduler)
@@ -92,6 +93,18 @@ def test_a_new_scheduler_stops_whom_the_old_one_would_have(tmp_path):
     assert scheduler.on_trial_result(None, New(), {"round": 1, "accuracy": 0.1, "loss": 0.9}) == "STOP"
     scheduler.on_trial_add(None, New())
     assert scheduler.on_trial_result(None, New(), {"round": 1, "accuracy": 0.85, "loss": 0.1}) == "CONTINUE"
+    # Of the third round, too, it knows what the others had there: no more in the second than in the first.
+    assert scheduler.on_trial_result(None, New(), {"round": 2, "accuracy": 0.1, "loss": 0.1}) == "CONTINUE"
+    assert scheduler.on_trial_result(None, New(), {"round": 3, "accuracy": 0.92, "loss": 0.1}) == "STOP"
+
+
+def test_a_trial_is_evaluated_where_ray_tunes_scheduler_has_its_rungs():
+    config = settings(scheduler="asha")
+    scheduler = make_scheduler(config, parse_search(config.search), "accuracy", "max")
+    rungs = sorted(milestone for milestone, _ in scheduler._brackets[0]._rungs)
+    assert rung_steps(2, 100) == tuple(2 * rung for rung in rungs if 2 * rung < 100)
+    assert rung_steps(1, 9) == (1, 3)
+    assert rung_steps(1, 1) == ()
 
 
 def test_the_bracket_of_a_trial_is_the_same_after_a_restart(tmp_path):
@@ -124,7 +137,7 @@ def test_tpe_learns_from_trials_of_before_the_restart(tmp_path):
         for place in range(20):
             rate = 10 ** (-5 + 4 * place / 19)
             trial = ledger.new({"optimizer.learning_rate": rate})
-            write_journal(trial.journal, [1.0 - (math.log10(rate) + 5) / 4])
+            measure(trial, {1: 1.0 - (math.log10(rate) + 5) / 4})
             trial.end("done")
         if told:
             scheduler = make_scheduler(config, parse_search(search), "accuracy", "max")
@@ -201,6 +214,10 @@ def test_every_scheduler_and_algorithm_ends_with_a_trained_winner(
     assert (result.summary["trials"], result.summary["failed"]) == (4, 0)
     assert (Path(result.output) / "model.safetensors").is_file()
     assert 0.0 <= result.summary["test"]["accuracy"] <= 1.0
+    # A round has 2 of the 8 steps. Who judges at rungs alone has nothing measured between them.
+    whole = [2, 6, 8] if scheduler in ("asha", "hyperband") else [2, 4, 6, 8]
+    trials = Ledger(Path(result.output).parents[1]).trials()
+    assert {entry.step for trial in trials for entry in trial.evaluations()} == set(whole)
 
 
 def test_a_sweep_over_pretraining_hands_on_the_lowest_loss(

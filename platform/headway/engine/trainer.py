@@ -120,7 +120,7 @@ class Trainer:
             if step % self.config.log_every == 0 or step in (1, self.total_steps):
                 metrics |= meter.metrics(self.worker, self.dtype)
                 meter = Meter()
-            if self._is_due(step, self.config.evaluate_every, 10):
+            if self._evaluates_after(step):
                 metrics |= self.evaluate()
             if step == self.total_steps:
                 use_result_weights(self.optimizer)
@@ -220,6 +220,11 @@ class Trainer:
         if self.worker.shares > 1:
             counts = self.worker.sum(torch.tensor(counts, device=self.worker.device)).tolist()
         return dict(zip(names, counts, strict=True))
+
+    def _evaluates_after(self, step: int) -> bool:
+        if self.config.evaluate_at is not None:
+            return step == self.total_steps or step in self.config.evaluate_at
+        return self._is_due(step, self.config.evaluate_every, 10)
 
     def _is_due(self, step: int, every: int | None, times: int) -> bool:
         """Whether something done `every` so many steps, or `times` a run, is due; always at the end."""

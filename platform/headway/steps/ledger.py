@@ -1,12 +1,13 @@
 """What is known of a sweep's trials, on disk: whatever dies, no finished trial is run again and none is lost.
 
 Each trial has a folder of its number under `trials/`: `trial.json`, the values it was given; `journal.jsonl`,
-what it measured; `model/`; and `ended.json`, written last, how it ended.
+what it measured; `steps_per_round`; `model/`; and `ended.json`, written last, how it ended.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,19 @@ class Trial:
     def begin(self, sampled: dict[str, Any]) -> None:
         """Note the values it trains with; population-based training changes them on the way."""
         write_atomically(self.folder / "trial.json", json.dumps(sampled))
+
+    @property
+    def steps_per_round(self) -> int:
+        """Steps in what its scheduler counts as one round; known from when it begins to train."""
+        return int((self.folder / "steps_per_round").read_text(encoding="utf-8"))
+
+    def note_round(self, steps: int) -> None:
+        """Note how many steps a round is."""
+        write_atomically(self.folder / "steps_per_round", str(steps))
+
+    def round_of(self, step: int) -> int:
+        """The round that this step is in, from 1."""
+        return math.ceil(step / self.steps_per_round)
 
     @property
     def model(self) -> Path:

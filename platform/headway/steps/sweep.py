@@ -174,6 +174,7 @@ def _tune(
         ledger.folder,
         shares.share,
         config.reports,
+        at_rungs_only=config.scheduler in ("asha", "hyperband"),
         clones=config.scheduler == "pbt",
         costed=not set(COSTS).isdisjoint(board.metrics),
     )

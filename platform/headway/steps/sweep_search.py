@@ -19,7 +19,8 @@ from headway.steps.ledger import Ledger, Trial
 from headway.steps.search_space import Domain, Range, grid_points
 
 _REDUCTION = 3
-"""Of the trials that reach a rung, one in so many goes on (Li et al. 2020, "ASHA")."""
+"""Of the trials that reach a rung, one in so many goes on; rungs are at the powers of it, in rounds (Li et
+al. 2020, "ASHA")."""
 _MOST_ROUNDS = 2**16
 _BRACKETS = 2
 """Of `hyperband`: one stops trials from the first evaluation on, the other from the third."""
@@ -161,7 +162,7 @@ def trial_source(config: SweepConfig, sampler: Sampler, ledger: Ledger, metrics:
 
 
 def make_scheduler(config: SweepConfig, space: dict[str, Domain], metric: str, mode: str) -> Any:
-    """Ray Tune's scheduler of the configured name; a trial's time is counted in its evaluations."""
+    """Ray Tune's scheduler of the configured name; a trial's time is counted in rounds."""
     from ray.tune import schedulers
 
     mutations = {path: _mutation(domain) for path, domain in space.items()}
@@ -187,6 +188,13 @@ def make_scheduler(config: SweepConfig, space: dict[str, Domain], metric: str, m
             )
         case _:
             return schedulers.FIFOScheduler()
+
+
+def rung_steps(steps_per_round: int, total_steps: int) -> tuple[int, ...]:
+    """The steps at which successive halving judges a trial before its end."""
+    rungs = math.ceil(math.log(total_steps, _REDUCTION)) + 1
+    steps = (steps_per_round * _REDUCTION**rung for rung in range(rungs))
+    return tuple(step for step in steps if step < total_steps)
 
 
 def _bracketed(config: SweepConfig) -> Any:
@@ -223,7 +231,7 @@ def replay(
             continue
         sampler.tell(trial, [measured[-1].metrics.get(metric, math.nan) for metric in metrics])
         stand_in = _StandIn(trial_id=f"earlier-{trial.number}", config={"point": point_of(trial)})
-        results = [{"round": round_, **entry.metrics} for round_, entry in enumerate(measured, start=1)]
+        results = [{"round": trial.round_of(entry.step), **entry.metrics} for entry in measured]
         if config.scheduler in ("asha", "hyperband"):
             scheduler.on_trial_add(None, stand_in)
             for result in results:

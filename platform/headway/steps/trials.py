@@ -23,6 +23,7 @@ from headway.steps.ledger import Ledger, Trial, validation_metrics
 from headway.steps.population import newest_state, state_path, step_of
 from headway.steps.pretrain import PretrainingJob
 from headway.steps.search_space import trial_settings
+from headway.steps.sweep_search import rung_steps
 from headway.steps.training import TrainingJob
 from headway.steps.trial_group import train_on_group
 from headway.steps.trial_worker import Part, train_part
@@ -59,7 +60,8 @@ class TrialSettings:
     Attributes:
         folder: of the ledger; on storage that the driver and all trials share.
         share: of each of a trial's processes.
-        reports: evaluations in a trial at most.
+        reports: rounds in a trial, each of which ends with an evaluation that the scheduler may judge.
+        at_rungs_only: whether it judges only some of them, which are all that is then evaluated.
         clones: whether trials may be told to go on from another's weights.
         costed: whether to measure what each trial's model costs to run.
     """
@@ -67,6 +69,7 @@ class TrialSettings:
     folder: Path
     share: Share
     reports: int
+    at_rungs_only: bool
     clones: bool
     costed: bool = False
 
@@ -88,7 +91,7 @@ def run_trial(config: dict[str, Any], stage: Stage, settings: TrialSettings) -> 
     trial = Ledger(settings.folder).known_as(tune.get_context().get_trial_id(), point["number"])
     trial.begin(point["sampled"])
     try:
-        job, total = _reporting(stage.job(point["sampled"]), settings.reports)
+        job, total = _evaluated_by_round(stage.job(point["sampled"]), trial, settings)
     except ConfigError as error:
         trial.end("failed", str(error).splitlines()[0])
         return
@@ -106,13 +109,21 @@ def run_trial(config: dict[str, Any], stage: Stage, settings: TrialSettings) -> 
         reports.hand_on_last()
 
 
-def _reporting(job: Any, reports: int) -> tuple[Any, int]:
-    """The same job, evaluated so many times at most unless its settings say how often; and its steps."""
-    total = job.config.total_steps(job.batches()[0].rows)
-    if job.config.evaluate_every is None:
-        update = {"evaluate_every": math.ceil(total / reports)}
-        job = replace(job, config=job.config.model_copy(update=update))
-    return job, total
+def _evaluated_by_round(job: Any, trial: Trial, settings: TrialSettings) -> tuple[Any, int]:
+    """The same job, evaluated where its scheduler judges unless its settings say how often; and its steps."""
+    config = job.config
+    total = config.total_steps(job.batches()[0].rows)
+    update: dict[str, Any] = {}
+    every = config.evaluate_every or math.ceil(total / settings.reports)
+    # To keep the best model, or to stop by it, a trial needs all its evaluations.
+    looked_at_inside = config.best_by is not None or config.early_stopping is not None
+    if config.evaluate_every is None and config.evaluate_at is None:
+        if settings.at_rungs_only and not looked_at_inside:
+            update = {"evaluate_at": rung_steps(every, total)}
+        else:
+            update = {"evaluate_every": every}
+    trial.note_round(every)
+    return replace(job, config=config.model_copy(update=update)), total
 
 
 def _start(trial: Trial) -> Path | None:
@@ -151,8 +162,7 @@ class Reports:
         if step <= self._last_step or "validation_loss" not in metrics:
             return
         self._last_step = step
-        every = self._part.job.config.evaluate_every or 1
-        result = {"step": step, "round": math.ceil(step / every), **validation_metrics(metrics)}
+        result = {"step": step, "round": self._part.trial.round_of(step), **validation_metrics(metrics)}
         if step == self._total_steps:
             self._held_back = result
         elif self._part.clones:
