@@ -146,19 +146,28 @@ def peers(folder: Path) -> tuple[Path, dict[str, Peer]]:
     """MiniLM's folder, and all servers by name; what is missing is installed below `folder`."""
     model = _minilm(folder)
     return model, {
-        "headway": Peer(
-            [
-                *(sys.executable, "-m", "headway.cli", "serve", str(model), "--port", "18301"),
-                *("--replicas", "1,1", "--runs", str(folder / "headway")),
-            ],
-            18301,
-            (12_000, 300),
-        ),
+        "headway": _headway(folder, model, 18301),
+        "headway-int8": _headway(folder, _quantised(folder, model), 18306),
         "infinity": _infinity(folder, model),
         "fastapi": Peer([sys.executable, "-c", FASTAPI, str(model), "18303"], 18303),
         "mlflow": _mlflow(folder, model),
         "onnx-int8": _onnx(folder, model),
     }
+
+
+def _headway(folder: Path, model: Path, port: int) -> Peer:
+    command = [sys.executable, "-m", "headway.cli", "serve", str(model), "--port", str(port)]
+    return Peer([*command, "--replicas", "1,1", "--runs", str(folder / "headway")], port, (12_000, 300))
+
+
+def _quantised(folder: Path, model: Path) -> Path:
+    """MiniLM with scales for int8, by Headway's own step."""
+    settings, runs = folder / "compress.yaml", folder / "quantised"
+    if not list(runs.glob("compress/*/model")):
+        settings.write_text(f"model: {model}\ntexts: {{source: bbc-news}}\n")
+        command = [sys.executable, "-m", "headway.cli", "compress", str(settings), "--runs", str(runs)]
+        subprocess.run(command, check=True)
+    return sorted(runs.glob("compress/*/model"))[-1]
 
 
 def _infinity(folder: Path, model: Path) -> Peer:

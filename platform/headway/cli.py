@@ -132,6 +132,7 @@ def _add_verb(verb: str, text: str) -> None:
 _add_verb("pretrain", "Pretrain an encoder as FILE says; prints the folder of the model.")
 _add_verb("finetune", "Fine-tune an encoder as FILE says; prints the folder of the model.")
 _add_verb("evaluate", "Score a classifier on held-out texts as FILE says.")
+_add_verb("compress", "Quantise an encoder as FILE says; prints the folder of the model.")
 _add_verb("profile", "Profile a few steps of the pretraining in FILE; prints the trace's path.")
 
 

@@ -17,6 +17,7 @@ def _one_or_range(value: Any) -> Any:
 
 
 Replicas = Annotated[tuple[Count, Positive], BeforeValidator(_one_or_range)]
+Precision = Literal["auto", "fp32", "bf16", "int8"]
 _Percent = Annotated[float, Field(ge=0.0, le=100.0)]
 _ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -43,7 +44,7 @@ class ServedModelConfig(Config):
     model: str = Field(min_length=1)
     replicas: Replicas | None = None
     replica_tokens: Positive | None = Field(None, description="waiting tokens that are worth another replica")
-    precision: Literal["auto", "fp32", "bf16"] | None = Field(None, description="auto: bf16 where it is fast")
+    precision: Precision | None = Field(None, description="as for all models when not set")
     challenger: ChallengerConfig | None = Field(None, description="a version that is tried")
 
 
@@ -60,7 +61,10 @@ class ServeConfig(Config):
     )
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it is fast")
+    precision: Precision = Field(
+        "auto",
+        description="auto: int8 on a processor if the model was quantised, else bf16 where it is fast",
+    )
     max_batch_tokens: Positive = Field(4096, description="tokens a replica computes at once")
     queue_tokens: Positive = Field(262_144, description="tokens that may wait; more are answered with 503")
     replica_tokens: Positive = Field(8192, description="waiting tokens that are worth another replica")

@@ -1,4 +1,4 @@
-"""Folders and files that are seen whole or not at all."""
+"""Folders and files that are seen whole or not at all, and copies that share what is the same."""
 
 from __future__ import annotations
 
@@ -36,3 +36,11 @@ def write_atomically(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(text, encoding="utf-8")
     draft.replace(path)
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """A hard link costs nothing; across file systems there is none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

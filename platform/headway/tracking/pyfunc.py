@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-
-def _link_or_copy(source: str, target: str) -> None:
-    """A hard link costs nothing; across file systems there is none."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+from headway.data.atomic import link_or_copy
 
 
 def save_pyfunc(target: Path, logged: Any, run_id: str, weights: Path, example: str, max_length: int) -> None:
@@ -42,7 +35,7 @@ def save_pyfunc(target: Path, logged: Any, run_id: str, weights: Path, example: 
     with tempfile.TemporaryDirectory() as folder:
         # MLflow keeps the folder's own name; a copy gives it a fixed one. It refuses symbolic links.
         copy = Path(folder) / "weights"
-        shutil.copytree(weights, copy, copy_function=_link_or_copy)
+        shutil.copytree(weights, copy, copy_function=link_or_copy)
         mlflow.pyfunc.save_model(
             target,
             python_model=str(Path(__file__).parents[1] / "serving" / "pyfunc_classifier.py"),

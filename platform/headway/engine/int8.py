@@ -1,0 +1,190 @@
+"""BERT's layers with products of 8-bit integers, for processors.
+
+A weight is rounded for each of its outputs, from its own numbers. What is multiplied by it is rounded by one
+scale, fixed beforehand from texts (`headway.compress.quantize`): a scale for every row would cost a pass over
+the row, which is most of what int8 saves.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.activations import GELUActivation
+
+from headway.config import ConfigError
+from headway.data.atomic import write_atomically
+from headway.engine.attention import multi_head_attention
+from headway.engine.layout import SequenceLayout
+
+FILE = "int8.json"
+
+PRODUCTS = ("projections", "attended", "wide", "narrow")
+"""Of a layer: queries, keys and values; what attention gives; into the feed-forward layer, and out of it."""
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How a product's input becomes unsigned 8-bit integers: `input / smoothing / scale + zero_point`.
+
+    Attributes:
+        scale: of one step.
+        zero_point: the integer that stands for 0.
+        smoothing: what each input column is divided by, and its weights multiplied by (Xiao et al. 2023,
+            "SmoothQuant"); empty for nothing.
+    """
+
+    scale: float
+    zero_point: int
+    smoothing: list[float] = field(default_factory=list)
+
+
+def has_int8_products() -> bool:
+    """Whether torch was built with oneDNN's products of integers."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
+
+
+def weight_levels() -> int:
+    """The largest integer that a weight becomes.
+
+    Processors without VNNI add two products in 16 bits, which stop at 32,767: 255 x 64 twice just fits.
+    """
+    return 127 if torch.cpu._is_vnni_supported() else 64
+
+
+def write_roundings(folder: Path, layers: list[dict[str, Rounding]]) -> None:
+    """Store, beside a model's weights, how the inputs of its products are rounded."""
+    content = {"layers": [{name: asdict(one) for name, one in layer.items()} for layer in layers]}
+    write_atomically(folder / FILE, json.dumps(content))
+
+
+def read_roundings(folder: Path, layers: int) -> list[dict[str, Rounding]]:
+    """What `write_roundings` stored for so many layers.
+
+    Raises:
+        ConfigError: the model was not quantised, or the file is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise ConfigError(f"precision: 'int8', but {str(folder)!r} was not quantised (no {FILE})")
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))["layers"]
+        found = [{name: Rounding(**layer[name]) for name in PRODUCTS} for layer in stored]
+    except (ValueError, KeyError, TypeError):
+        found = []
+    if len(found) != layers:
+        raise ConfigError(f"model: {str(path)!r} does not hold the scales of {layers} layers")
+    return found
+
+
+class Int8Product:
+    """`input @ weight.T + bias` in integers.
+
+    Args:
+        weight: float, shape (outputs, inputs).
+        bias: float, shape (outputs,).
+        rounding: of the input.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, rounding: Rounding) -> None:
+        smoothing = torch.tensor(rounding.smoothing or [1.0])
+        weight = weight.detach().float() * smoothing
+        self.scale, self.zero_point = rounding.scale, rounding.zero_point
+        self._steps = (smoothing * rounding.scale).reciprocal()
+        # With this half, cutting off what follows the point rounds.
+        self._offset = torch.tensor(rounding.zero_point + 0.5)
+        levels = weight_levels()
+        self._weight_scale = weight.abs().amax(dim=1).clamp(min=1e-12) / levels
+        integers = (weight / self._weight_scale[:, None]).round().clamp(-levels, levels).to(torch.int8)
+        self._packed = torch.ops.onednn.qlinear_prepack(integers, None)
+        self._weight_zero_point = torch.zeros(len(weight), dtype=torch.int64)
+        self._bias = bias.detach().float()
+
+    def rounded(self, hidden: Tensor) -> Tensor:
+        """A float input, (tokens, inputs), as uint8."""
+        return torch.addcmul(self._offset, hidden.float(), self._steps).clamp_(0, 255).to(torch.uint8)
+
+    def __call__(self, hidden: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The product of a float input, (tokens, outputs)."""
+        return self._multiplied(hidden, 1.0, 0, dtype, "none")
+
+    def activated(self, hidden: Tensor, activation: Any, following: Int8Product) -> Tensor:
+        """A function of the product, rounded as the product that follows takes it."""
+        if isinstance(activation, GELUActivation):
+            return self._multiplied(hidden, following.scale, following.zero_point, torch.uint8, "gelu")
+        return following.rounded(activation(self(hidden)))
+
+    def _multiplied(
+        self, hidden: Tensor, scale: float, zero_point: int, dtype: torch.dtype, activation: str
+    ) -> Tensor:
+        return torch.ops.onednn.qlinear_pointwise(
+            self.rounded(hidden),
+            self.scale,
+            self.zero_point,
+            self._packed,
+            self._weight_scale,
+            self._weight_zero_point,
+            self._bias,
+            scale,
+            zero_point,
+            dtype,
+            activation,
+            [],
+            "none" if activation == "gelu" else "",
+        )
+
+    def added(self, rounded: Tensor, other: Tensor) -> Tensor:
+        """The product of a rounded input plus a float32 tensor of its shape, whose memory it takes."""
+        return torch.ops.onednn.qlinear_pointwise.binary(
+            rounded,
+            self.scale,
+            self.zero_point,
+            self._packed,
+            self._weight_scale,
+            self._weight_zero_point,
+            other,
+            self._bias,
+            1.0,
+            0,
+            torch.float32,
+            1.0,
+            0,
+            "sum",
+            1.0,
+            "none",
+            [],
+            "",
+        )
+
+
+class Int8Layer:
+    """A layer of BERT's: products of integers, attention in `dtype`, sums and norms in float32.
+
+    Args:
+        layer: the same with float products (`headway.engine.inference.FusedLayers.fused`).
+        roundings: of the inputs of its products, by their names.
+        dtype: of queries, keys and values.
+    """
+
+    def __init__(self, layer: Any, roundings: Mapping[str, Rounding], dtype: torch.dtype) -> None:
+        def product(name: str) -> Int8Product:
+            one = getattr(layer, name)
+            return Int8Product(one.weight, one.bias, roundings[name])
+
+        self.heads, self.dtype, self.activation = layer.heads, dtype, layer.activation
+        self.projections, self.attended = product("projections"), product("attended")
+        self.wide, self.narrow = product("wide"), product("narrow")
+        self.attended_norm, self.norm = layer.attended_norm, layer.norm
+
+    def __call__(self, hidden: Tensor, layout: SequenceLayout) -> Tensor:
+        """Float32, shape (tokens, hidden_size); `hidden` is written over."""
+        query, key, value = self.projections(hidden, self.dtype).chunk(3, dim=-1)
+        found = multi_head_attention(query, key, value, self.heads, layout=layout, training=False)
+        hidden = self.attended_norm(self.attended.added(self.attended.rounded(found), hidden))
+        inner = self.wide.activated(hidden, self.activation, self.narrow)
+        return self.norm(self.narrow.added(inner, hidden))

@@ -1,0 +1,115 @@
+"""The step `compress`: an encoder whose layers multiply 8-bit integers on a processor, and its price."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headway.compress.quantize import calibrate
+from headway.config import CompressConfig, ConfigError
+from headway.data.atomic import atomic_folder, link_or_copy
+from headway.data.sources import read_documents
+from headway.data.splitting import drop_duplicates
+from headway.engine.int8 import write_roundings
+from headway.model_folder import model_folder
+from headway.serving.batching import Pack
+from headway.serving.dispatch import Operation
+from headway.serving.models import EncoderModel
+from headway.serving.tokens import TextTokenizer
+from headway.steps.context import Context, StepResult
+
+_PACK = 32
+"""Texts that are computed at once."""
+_TIMED = 3
+
+
+def run_compress(config: CompressConfig, context: Context) -> StepResult:
+    """Copy a model, add the scales of its integers, and measure it against the original.
+
+    The weights stay as they are: the folder opens with plain transformers, gives the same numbers there, and
+    can be trained on. Integers are made of them where it is served.
+
+    Raises:
+        ConfigError: too few texts, a kind of encoder that int8 is not for, or a result that departs too far.
+    """
+    original = model_folder(config.model, context.tracking).resolve()
+    exact = EncoderModel(original, "fp32")
+    packs = _packs(config, original, exact.description.max_length)
+    target = context.folder / "model"
+    with atomic_folder(target) as draft:
+        shutil.copytree(original, draft, copy_function=link_or_copy, dirs_exist_ok=True)
+        write_roundings(draft, calibrate(exact, packs[::2]))
+        summary = _compared(exact, EncoderModel(draft, "int8"), packs[1::2])
+        if summary["cosine"] < config.least_cosine:
+            raise ConfigError(
+                f"least_cosine: {config.least_cosine}, but the int8 embeddings of {str(original)!r} have a "
+                f"mean cosine of {summary['cosine']:.4f} to the original's; nothing is kept"
+            )
+    with context.tracking.run(context.experiment, context.step, config.model_dump(mode="json")) as run:
+        run.log_metrics([(0, {name: float(value) for name, value in summary.items()})])
+    return StepResult(str(target), _headline(summary), summary=summary)
+
+
+def _packs(config: CompressConfig, folder: Path, longest: int) -> list[Pack]:
+    """Texts from all over the source, dealt by turns: every other pack fixes scales, the rest measure."""
+    texts = [document.text for document in drop_duplicates(read_documents(config.texts))]
+    wanted = min(2 * config.samples, len(texts))
+    chosen = [texts[place * len(texts) // wanted] for place in range(wanted)]
+    pieces = TextTokenizer(folder, min(config.max_length, longest)).pieces(chosen)
+    count = max(2, 2 * (wanted // (2 * _PACK)))
+    if wanted < count:
+        raise ConfigError(f"texts: {config.texts.source!r} has {wanted} texts; two at least are needed")
+    return [Pack.of([piece.sequence for piece in pieces[place::count]]) for place in range(count)]
+
+
+def _compared(exact: EncoderModel, rounded: EncoderModel, packs: Sequence[Pack]) -> dict[str, Any]:
+    """How far integers depart from the original on texts that fixed no scale; and how fast they are."""
+    operations = ["embed"] + (["classify"] if "classify" in exact.description.abilities else [])
+    cosines: list[float] = []
+    same: list[bool] = []
+    for pack in packs:
+        for name in operations:
+            before, after = (np.stack(model.run(Operation(name), pack)) for model in (exact, rounded))
+            if name == "embed":
+                cosines += (before * after).sum(axis=1).tolist()
+            else:
+                same += _same_classes(before, after).tolist()
+    seconds = {model: _seconds(model, packs) for model in (exact, rounded)}
+    summary = {
+        "texts": len(cosines),
+        "cosine": float(np.mean(cosines)),
+        "least_cosine": min(cosines),
+        "speed_ratio_vs_fp32": seconds[exact] / seconds[rounded],
+    }
+    return summary | ({"same_class": float(np.mean(same))} if same else {})
+
+
+def _same_classes(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """For each text, whether the answer is the same; of a single score, whether it is above 0.5 as before."""
+    if before.shape[1] == 1:
+        return (before[:, 0] > 0.5) == (after[:, 0] > 0.5)
+    return before.argmax(axis=1) == after.argmax(axis=1)
+
+
+def _seconds(model: EncoderModel, packs: Sequence[Pack]) -> float:
+    """Of all packs, at best."""
+    found = []
+    for _ in range(_TIMED):
+        started = time.perf_counter()
+        for pack in packs:
+            model.run(Operation("embed"), pack)
+        found.append(time.perf_counter() - started)
+    return min(found)
+
+
+def _headline(summary: dict[str, Any]) -> str:
+    same = f", {summary['same_class']:.1%} in the same class" if "same_class" in summary else ""
+    return (
+        f"int8: cosine {summary['cosine']:.4f} to the original ({summary['least_cosine']:.4f} at least) on "
+        f"{summary['texts']} texts{same}; {summary['speed_ratio_vs_fp32']:.2f} x as fast as fp32 here"
+    )

@@ -1,0 +1,78 @@
+"""Scales for int8, found from what a model's products are given."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from headway.compress.quantize import _Watched, calibrate
+from headway.config import ConfigError
+from headway.engine.inference import Product
+from headway.engine.int8 import PRODUCTS, Int8Product
+from headway.serving.batching import Pack
+from headway.serving.models import EncoderModel
+from headway.serving.tokens import TextTokenizer
+
+
+def packs_of(folder, texts) -> list[Pack]:
+    pieces = TextTokenizer(folder, 32).pieces(texts)
+    return [Pack.of([piece.sequence for piece in pieces[place : place + 20]]) for place in (0, 20, 40)]
+
+
+def test_every_product_of_every_layer_has_a_scale_and_the_model_is_as_before(encoder, texts):
+    model = EncoderModel(encoder, "fp32")
+    packs = packs_of(encoder, texts)
+    layers = model.model.base_model.encoder
+    before = list(layers.fused)
+    found = calibrate(model, packs)
+    assert layers.fused == before
+    assert [sorted(layer) for layer in found] == [sorted(PRODUCTS)] * 2
+    for layer in found:
+        assert all(one.scale > 0 and 0 <= one.zero_point <= 255 for one in layer.values())
+        # What GELU gives is never below -0.17, and few steps lie there.
+        assert layer["narrow"].zero_point * layer["narrow"].scale < 0.18
+        assert [len(layer[name].smoothing) for name in PRODUCTS] == [32, 0, 32, 0]
+
+
+@torch.inference_mode()
+def test_smoothing_takes_a_large_column_out_of_the_way_of_the_others():
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(500, 32), torch.randn(16, 32)
+    hidden[:, 7] *= 60
+    watched = _Watched(Product(weight, torch.zeros(16)), every=1)
+    exact = watched(hidden)
+
+    def error(smoothed: bool) -> float:
+        product = Int8Product(weight, torch.zeros(16), watched.rounding(smoothed))
+        return float((product(hidden) - exact).norm() / exact.norm())
+
+    assert error(smoothed=True) < 0.4 * error(smoothed=False)
+
+
+@torch.inference_mode()
+def test_one_far_value_in_many_is_cut_off_rather_than_all_steps_made_coarse():
+    torch.manual_seed(0)
+    hidden = torch.randn(20_000, 8)
+    hidden[0, 0] = 30.0
+    watched = _Watched(Product(torch.eye(8), torch.zeros(8)), every=1)
+    watched(hidden)
+    rounding = watched.rounding(smoothed=False)
+    top = (255 - rounding.zero_point) * rounding.scale
+    assert 3.0 < top < 25.0
+    # Within the steps nothing is further off than half of one.
+    inside = hidden.abs().amax(dim=1) < 3.0
+    rounded = Int8Product(torch.eye(8), torch.zeros(8), rounding).rounded(hidden[inside]).numpy()
+    values = (rounded.astype(np.int64) - rounding.zero_point) * rounding.scale
+    assert np.abs(values - hidden[inside].numpy()).max() <= rounding.scale * 0.51
+
+
+def test_an_encoder_without_berts_layers_is_refused(encoder, tmp_path):
+    config = transformers.DistilBertConfig(vocab_size=300, dim=32, n_layers=1, n_heads=2, hidden_dim=32)
+    transformers.DistilBertModel(config).save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes((encoder / "tokenizer.json").read_bytes())
+    with pytest.raises(
+        ConfigError, match=r"^quantize: 'int8' is for encoders with BERT's layers .*'distilbert'"
+    ):
+        calibrate(EncoderModel(tmp_path, "fp32"), [])

@@ -1,0 +1,80 @@
+"""The step `compress`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from transformers import AutoModelForSequenceClassification
+
+from headway.config import CompressConfig, ConfigError
+from headway.serving.batching import Pack
+from headway.serving.dispatch import Operation
+from headway.serving.golden import disagreement, store_golden
+from headway.serving.models import EncoderModel
+from headway.serving.tokens import TextTokenizer
+from headway.steps.compress import run_compress
+from headway.tracking import tracking_uri
+
+
+@pytest.fixture
+def config(classifier, labelled_file) -> CompressConfig:
+    settings = {"model": str(classifier), "texts": {"source": str(labelled_file)}, "samples": 50}
+    return CompressConfig.model_validate(settings | {"least_cosine": 0.9})
+
+
+def test_a_classifier_in_int8_answers_as_before_and_its_weights_stay(
+    config, classifier, texts, make_context, runs
+):
+    context = make_context("compress", runs)
+    result = run_compress(config, context)
+    folder = context.folder / "model"
+    assert result.output == str(folder)
+    assert result.summary["texts"] == 50
+    assert result.summary["cosine"] > 0.99
+    assert result.summary["same_class"] >= 0.96
+
+    before = AutoModelForSequenceClassification.from_pretrained(classifier).state_dict()
+    after = AutoModelForSequenceClassification.from_pretrained(folder).state_dict()
+    assert all((before[name] == after[name]).all() for name in before)
+    assert not (classifier / "int8.json").exists()
+
+    pack = Pack.of([piece.sequence for piece in TextTokenizer(folder, 48).pieces(texts)])
+    models = EncoderModel(classifier, "fp32"), EncoderModel(folder), EncoderModel(folder, "int8")
+    exact, chosen, integers = (np.stack(model.run(Operation("classify"), pack)) for model in models)
+    # A server takes the integers without being told to.
+    assert np.array_equal(chosen, integers)
+    assert not np.array_equal(chosen, exact)
+    assert np.abs(integers - exact).max() < 0.15
+
+    [run] = MlflowClient(tracking_uri(runs)).search_runs(
+        [MlflowClient(tracking_uri(runs)).get_experiment_by_name(context.experiment).experiment_id],
+        "attributes.run_name = 'compress'",
+        max_results=1,
+    )
+    assert run.data.metrics["cosine"] == pytest.approx(result.summary["cosine"])
+
+
+def test_what_float_answered_is_close_enough_for_a_server_to_take_the_integers(config, make_context, runs):
+    folder = Path(run_compress(config, make_context("compress-golden", runs)).output)
+    store_golden(folder, ["rates rose again at the bank", "a late goal won the match"])
+    assert disagreement(EncoderModel(folder), str(folder)) is None
+
+
+def test_a_result_that_departs_too_far_is_refused_and_nothing_is_kept(config, make_context, runs):
+    context = make_context("compress-refused", runs)
+    strict = config.model_copy(update={"least_cosine": 1.0})
+    with pytest.raises(ConfigError, match=r"^least_cosine: 1\.0, but the int8 embeddings of .* mean cosine"):
+        run_compress(strict, context)
+    assert list(context.folder.iterdir()) == []
+
+
+def test_a_source_of_one_text_is_refused(config, tmp_path, make_context, runs):
+    path = tmp_path / "one.jsonl"
+    path.write_text(json.dumps({"text": "The only text that there is in this file."}) + "\n")
+    one = config.model_copy(update={"texts": config.texts.model_copy(update={"source": str(path)})})
+    with pytest.raises(ConfigError, match=r"has 1 texts; two at least are needed$"):
+        run_compress(one, make_context("compress-one", runs))
