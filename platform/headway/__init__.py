@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headway.api import finetune, pretrain, run, serve, sweep
+    from headway.api import finetune, pretrain, quantize, run, serve, sweep
     from headway.client import Client
     from headway.config import ConfigError
     from headway.engine.attention import multi_head_attention
@@ -23,6 +23,7 @@ __all__ = [
     "finetune",
     "multi_head_attention",
     "pretrain",
+    "quantize",
     "run",
     "serve",
     "sweep",
@@ -34,6 +35,7 @@ _HOMES = {
     "finetune": "headway.api",
     "multi_head_attention": "headway.engine.attention",
     "pretrain": "headway.api",
+    "quantize": "headway.api",
     "run": "headway.api",
     "serve": "headway.api",
     "sweep": "headway.api",

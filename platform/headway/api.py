@@ -17,10 +17,12 @@ from typing import Any
 
 from headway.config import (
     ClassificationTask,
+    CompressConfig,
     FinetuneConfig,
     PipelineConfig,
     PretrainConfig,
     ServeConfig,
+    SourceConfig,
     SweepConfig,
 )
 from headway.config_files import load_pipeline, validate
@@ -144,6 +146,36 @@ def sweep(
         context = resumed_context("sweep", config, context)
     result = run_step("sweep", config, context)
     return TrainedModel(Path(result.output), result.summary["best"]["loss"], result.summary)
+
+
+def quantize(
+    model: str | Path | TrainedModel,
+    texts: SourceConfig | Mapping[str, Any] | str | Path,
+    *,
+    runs: Path | str = RUNS,
+    quiet: bool = False,
+    **settings: Any,
+) -> Path:
+    """Have a processor multiply an encoder's layers in 8-bit integers when it is served.
+
+    Args:
+        model: the encoder: a folder, `models:/name@alias`, or what `finetune` or `sweep` returned.
+        texts: like those it will be given: a source's path, or all settings of one.
+        runs: folder for everything that is made.
+        quiet: do not say how close and how fast it is.
+        **settings: of `CompressConfig`.
+
+    Returns:
+        A folder with the same weights, and the scales.
+
+    Raises:
+        ConfigError: a setting that is not allowed, a kind of encoder that int8 is not for, or a result that
+            departs too far.
+    """
+    source = texts if isinstance(texts, SourceConfig | Mapping) else {"source": str(texts)}
+    given = {"model": reference(model), "texts": plain(source)}
+    config = validate(CompressConfig, settings | given)
+    return Path(run_step("compress", config, make_context("compress", Path(runs), Display(quiet))).output)
 
 
 def serve(

@@ -10,6 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from transformers import AutoModelForSequenceClassification
 
+import headway
 from headway.config import CompressConfig, ConfigError
 from headway.serving.batching import Pack
 from headway.serving.dispatch import Operation
@@ -62,6 +63,11 @@ def test_what_float_answered_is_close_enough_for_a_server_to_take_the_integers(c
     folder = Path(run_compress(config, make_context("compress-golden", runs)).output)
     store_golden(folder, ["rates rose again at the bank", "a late goal won the match"])
     assert disagreement(EncoderModel(folder), str(folder)) is None
+
+
+def test_quantize_in_python(classifier, labelled_file, runs):
+    folder = headway.quantize(classifier, labelled_file, samples=20, least_cosine=0.9, runs=runs, quiet=True)
+    assert (folder / "int8.json").is_file()
 
 
 def test_a_result_that_departs_too_far_is_refused_and_nothing_is_kept(config, make_context, runs):
