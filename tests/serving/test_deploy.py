@@ -276,12 +276,12 @@ def test_a_second_alias_is_tried_on_a_share_of_requests(cluster, expected, class
 def test_several_models_scale_on_their_own_and_requests_choose(cluster, expected, classifiers, folders):
     undeploy()
     models = {"one": {"model": "x"}, "words": {"model": "x", "replicas": [0, 1]}}
-    config = ServeConfig.model_validate(
-        {"models": models, "replicas": 1, "port": free_port(), "precision": "fp32", "downscale_delay": 1.0}
-    )
+    settings = {"replicas": 1, "port": free_port(), "precision": "fp32", "downscale_delay": 1.0}
+    # A replica that has to start first may take its time where other tests run beside it.
+    config = ServeConfig.model_validate(settings | {"models": models, "timeout": 150})
     places = {"one": classifiers[0], "words": folders["tokens"]}
     url = deploy(config, [Release(name, "1", str(path)) for name, path in places.items()], 1)
-    with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
+    with httpx.Client(base_url=url, trust_env=False, timeout=160) as client:
         assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["one", "words"]
         assert len(replica_processes()) == 1
         answer = client.post("/v1/classify", json={"model": "one", "input": TEXTS[0]}).json()
