@@ -10,7 +10,8 @@ from transformers import BertConfig, DistilBertConfig, ElectraConfig, ModernBert
 from transformers.activations import ACT2FN
 
 from headway.config import ConfigError
-from headway.engine.inference import Precision, Product, load_for_inference
+from headway.config_serve import Precision
+from headway.engine.inference import Product, load_for_inference
 from headway.engine.layout import layout_of_lengths
 
 LENGTHS = [5, 23, 3, 12, 23, 8]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from transformers.activations import GELUActivation
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from headway.config import ConfigError
+from headway.config_serve import Precision
 from headway.engine.attention import ATTENTION_NAME, multi_head_attention
 from headway.engine.device import compute_dtype
 from headway.engine.int8 import (
@@ -26,8 +28,6 @@ from headway.engine.int8 import (
 )
 from headway.engine.layout import SequenceLayout
 from headway.engine.unpadded import check_supported, encode_unpadded, token_type_arguments
-
-Precision = Literal["auto", "fp32", "bf16", "int8"]
 
 _FUSABLE = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 """Kinds whose layers are BERT's, under the same names."""
@@ -44,9 +44,13 @@ class Product:
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         self.weight, self.bias = weight, bias
-        self._packed: Tensor | None = None
-        if weight.device.type == "cpu" and _has_fused_products(weight.dtype):
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
+
+    @cached_property
+    def _packed(self) -> Tensor | None:
+        """Made when it is first multiplied by: layers in int8 never are."""
+        if self.weight.device.type != "cpu" or not _has_fused_products(self.weight.dtype):
+            return None
+        return torch.ops.mkldnn._reorder_linear_weight(self.weight.detach().contiguous())
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """The product, shape (tokens, width)."""

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headway.config import ConfigError
+from headway.config_serve import Precision
 from headway.engine.device import default_device
 from headway.engine.heads import answer_logits, mean_pooled, sequence_logits, token_logits, vocabulary_logits
-from headway.engine.inference import Precision, load_for_inference
+from headway.engine.inference import load_for_inference
 from headway.engine.layout import SequenceLayout, layout_of_lengths
 from headway.serving.batching import Pack
 from headway.serving.description import describe

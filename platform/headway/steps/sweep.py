@@ -29,7 +29,14 @@ from headway.steps.pretrain import PretrainingJob, corpus_folder, start_from
 from headway.steps.search_space import Domain, check_search, parse_search, trial_settings
 from headway.steps.sweep_plots import write_report
 from headway.steps.sweep_report import Leaderboard
-from headway.steps.sweep_search import Sampler, make_scheduler, replay, trial_count, trial_source
+from headway.steps.sweep_search import (
+    SUCCESSIVE_HALVING,
+    Sampler,
+    make_scheduler,
+    replay,
+    trial_count,
+    trial_source,
+)
 from headway.steps.sweep_winner import (
     Measured,
     described,
@@ -174,7 +181,7 @@ def _tune(
         ledger.folder,
         shares.share,
         config.reports,
-        at_rungs_only=config.scheduler in ("asha", "hyperband"),
+        at_rungs_only=config.scheduler in SUCCESSIVE_HALVING,
         clones=config.scheduler == "pbt",
         costed=not set(COSTS).isdisjoint(board.metrics),
     )

@@ -21,6 +21,8 @@ from headway.steps.search_space import Domain, Range, grid_points
 _REDUCTION = 3
 """Of the trials that reach a rung, one in so many goes on; rungs are at the powers of it, in rounds (Li et
 al. 2020, "ASHA")."""
+SUCCESSIVE_HALVING = ("asha", "hyperband")
+"""Schedulers that judge a trial at its rungs alone."""
 _MOST_ROUNDS = 2**16
 _BRACKETS = 2
 """Of `hyperband`: one stops trials from the first evaluation on, the other from the third."""
@@ -232,7 +234,7 @@ def replay(
         sampler.tell(trial, [measured[-1].metrics.get(metric, math.nan) for metric in metrics])
         stand_in = _StandIn(trial_id=f"earlier-{trial.number}", config={"point": point_of(trial)})
         results = [{"round": trial.round_of(entry.step), **entry.metrics} for entry in measured]
-        if config.scheduler in ("asha", "hyperband"):
+        if config.scheduler in SUCCESSIVE_HALVING:
             scheduler.on_trial_add(None, stand_in)
             for result in results:
                 scheduler.on_trial_result(None, stand_in, result)
