@@ -12,6 +12,7 @@ from transformers import BertForPreTraining, BertForSequenceClassification
 
 import headway
 from headway.config import PretrainConfig
+from waiting import PATIENCE
 
 
 def test_pretrain_in_five_lines_on_lists(texts, tiny_shape, runs):
@@ -105,7 +106,7 @@ headway.pretrain(
 )
 print("ray" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "False"
 

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from headway.cli import main
+from waiting import PATIENCE
 
 Invoke = Callable[..., Result]
 
@@ -297,5 +298,5 @@ def headway(*arguments: object, cwd: Path, **environment: str) -> subprocess.Com
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )

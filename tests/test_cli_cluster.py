@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
+from waiting import PATIENCE, wait_until
+
 API = "http://127.0.0.1:28265"
 
 
 def headway(*arguments: str, folder: Path, expect: int = 0) -> str:
     command = [sys.executable, "-m", "headway.cli", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == expect, done.stdout + done.stderr
     return done.stdout if expect == 0 else done.stderr
 
@@ -27,17 +29,17 @@ def headway(*arguments: str, folder: Path, expect: int = 0) -> str:
 def submitted(*arguments: str, folder: Path, runs: Path) -> str:
     """The job's name; a head that has just started takes a while before it takes jobs."""
     command = [sys.executable, "-m", "headway.cli", "submit", *arguments, "--runs", str(runs), "--api", API]
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + PATIENCE
     while True:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
         if done.returncode == 0 or "No available agent" not in done.stderr or time.monotonic() > deadline:
             assert done.returncode == 0, done.stderr
             return done.stdout.strip()
         time.sleep(1)
 
 
-def status_after(job: str, folder: Path, seconds: float = 120.0) -> str:
-    deadline = time.monotonic() + seconds
+def status_after(job: str, folder: Path) -> str:
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         status = headway("status", job, "--api", API, folder=folder).strip()
         if status in ("SUCCEEDED", "FAILED", "STOPPED"):
@@ -95,9 +97,7 @@ def test_cancelled_job_stops(cluster: Cluster, project: Path, tmp_path: Path) ->
     (project / "long.yaml").write_text(json.dumps({"name": "long", "steps": {"pretrain": step}}))
     runs = tmp_path / "runs"
     assert submitted("long.yaml", "--name", "long-job", folder=project, runs=runs) == "long-job"
-    deadline = time.monotonic() + 90
-    while not list(runs.glob("long/pretrain/*/journal.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    wait_until(lambda: list(runs.glob("long/pretrain/*/journal.jsonl")))
     headway("cancel", "long-job", "--api", API, folder=project)
     assert status_after("long-job", project) == "STOPPED"
     assert list(runs.glob("long/pretrain/*/state/step-*/manifest.json")), "a state was saved first"

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from headway.cluster_address import address_problem
+from waiting import PATIENCE, wait_until
 
 ADDRESS, OPEN_ADDRESS = "127.0.0.1:28179", "127.0.0.1:28189"
 TRACKING = "http://tracking.example:5000"
@@ -64,7 +64,7 @@ def join(token: str, folder: Path, *options: str, **environment: str) -> subproc
     command = [sys.executable, "-c", JOIN, str(folder), *options]
     # Where this process started a Ray of its own, Ray has set the mode for all that it starts.
     inherited = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
-    return subprocess.run(command, env=inherited | own, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=inherited | own, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def listens(address: str) -> bool:
@@ -83,12 +83,10 @@ def running_cluster(address: str, **authentication: str) -> Iterator[str]:
     head = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    deadline = time.monotonic() + 60
-    while not listens(address) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    wait_until(lambda: listens(address))
     yield address
     os.killpg(head.pid, signal.SIGKILL)  # it would take half a minute to say good-bye
-    head.wait(timeout=60)
+    head.wait(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")

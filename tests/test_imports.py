@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from waiting import PATIENCE
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "platform" / "headway"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -197,6 +199,11 @@ def test_no_file_is_a_drawer_for_everything():
 def python(code: str, folder: Path = ROOT) -> str:
     """What a fresh interpreter prints, started in `folder`."""
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE,
     )
     return done.stdout.strip()

@@ -11,7 +11,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "serve_drill.py"
 
 
 @pytest.mark.drill
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_nothing_is_lost_when_replicas_die_and_versions_change():
     command = [sys.executable, str(SCRIPT), "--requests", "1500", "--moves", "2"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,8 @@ from headway.data.tokenizer import train_tokenizer
 from headway.serving.deploy import deploy, undeploy
 from headway.serving.dispatch import Release
 from headway.serving.load import apply_load, bodies
+from ports import free_port
+from waiting import PATIENCE, wait_until
 
 _COMMANDS = (
     *("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands"),
@@ -33,12 +34,6 @@ _COMMANDS = (
 HEAD, WORKER = "ray.head.default", "worker"
 CORES = os.cpu_count() or 1
 TEXTS = [f"The sailor steers old boat number {i} before noon." for i in range(2000)]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
@@ -107,7 +102,7 @@ def encoder(tmp_path) -> Path:
 
 
 def connect(address: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             cluster.connect(address, "")
@@ -121,15 +116,8 @@ def nodes() -> int:
     return sum(node["Alive"] for node in ray.nodes())
 
 
-def wait_until(condition) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
 @pytest.mark.drill
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_nodes_come_with_replicas_and_go_with_them(address, encoder):
     connect(address)
     try:
@@ -141,7 +129,7 @@ def test_nodes_come_with_replicas_and_go_with_them(address, encoder):
             max_batch_tokens=256,
             replica_tokens=200,
             downscale_delay=2.0,
-            timeout=120.0,
+            timeout=300.0,
         )
         url = deploy(config, [Release("tiny", "1", str(encoder))], CORES)
         assert nodes() == 1
@@ -159,7 +147,7 @@ def test_nodes_come_with_replicas_and_go_with_them(address, encoder):
 async def load_until_nodes_have_come(url: str) -> tuple[int, int]:
     """Rounds of load until there are three nodes; the most seen, and the requests that failed."""
     most = failed = 0
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while most < 3 and time.monotonic() < deadline:
         result = await apply_load(url, bodies(TEXTS, 300, 8, None), 64)
         failed += result.failed

@@ -16,6 +16,7 @@ import yaml
 from mlflow import MlflowClient
 
 from headway.tracking import tracking_uri
+from waiting import PATIENCE
 
 
 def start(file: Path, runs: Path, *more: str) -> subprocess.Popen[bytes]:
@@ -27,7 +28,7 @@ def start(file: Path, runs: Path, *more: str) -> subprocess.Popen[bytes]:
 
 def wait_until_trials_run(folder: Path, known: int, driver: subprocess.Popen[bytes]) -> None:
     """Until something new was measured since this driver began, so that the kill meets a sweep at work."""
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + PATIENCE
     while driver.poll() is None and time.monotonic() < deadline:
         if sum(len(path.read_text()) for path in folder.rglob("journal.jsonl")) != known:
             return
@@ -46,7 +47,7 @@ def ended_trials(folder: Path) -> dict[str, tuple[str, int]]:
 
 
 @pytest.mark.drill
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("workers", "trials", "most_kills"), [(1, 14, 10), (2, 4, 4)])
 def test_kills_lose_no_trial_and_repeat_none(workers, trials, most_kills, encoder, labelled_file, tmp_path):
     settings = {
@@ -70,7 +71,7 @@ def test_kills_lose_no_trial_and_repeat_none(workers, trials, most_kills, encode
             wait_until_trials_run(runs, known, driver)
             time.sleep(rng.uniform(0.0, 6.0))
         else:
-            driver.wait(timeout=300)
+            driver.wait(timeout=PATIENCE)
         if driver.poll() is not None:
             break
         kills += 1

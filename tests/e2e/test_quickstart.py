@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from waiting import PATIENCE
+
 ROOT = Path(__file__).parents[2]
 PORT = 28130
 
@@ -52,7 +54,7 @@ def headway(folder: Path) -> subprocess.CompletedProcess[str]:
         env=os.environ.copy(),
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=PATIENCE,
     )
 
 

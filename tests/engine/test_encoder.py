@@ -22,6 +22,7 @@ from headway.engine.encoder import (
 )
 from headway.engine.layout import layout_of_lengths
 from headway.engine.unpadded import encode_unpadded
+from waiting import PATIENCE
 
 LENGTHS = [6, 11, 1, 9, 3]
 
@@ -110,7 +111,7 @@ with torch.inference_mode():
     numpy.save({str(tmp_path / "hidden.npy")!r}, model(input_ids=ids).last_hidden_state.numpy())
 assert "headway" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, capture_output=True)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE, capture_output=True)
     ids = torch.arange(5, 17)
     layout = layout_of_lengths(torch.tensor([12]))
     with torch.inference_mode():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from headway.engine.optimizers import build_optimizer
 from headway.engine.parallel import Worker
 from headway.engine.state import CheckpointError, Checkpoints, Restored, saved_steps
 from headway.engine.storage import Folder
+from waiting import wait_until
 
 OPTIMIZERS = ["adamw", "lamb", "lion", "adafactor", "muon", "schedule_free_adamw"]
 
@@ -168,9 +168,7 @@ def test_at_most_one_state_is_in_flight(tmp_path: Path) -> None:
     checkpoints.save(1, *model_and_optimizer(1.0))
     second = threading.Thread(target=checkpoints.save, args=(2, *model_and_optimizer(2.0)))
     second.start()
-    deadline = time.monotonic() + 10
-    while folder.writing < 1 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: folder.writing >= 1, poll=0.01)
     second.join(0.3)
     assert second.is_alive(), "the second waits for the first"
     folder.may_write.set()

@@ -22,6 +22,7 @@ from headway.engine.state import Checkpoints
 from headway.engine.storage import Folder
 from headway.engine.trainer import Metrics, Trainer, TrainingError
 from headway.steps.pretrain import PretrainingJob
+from waiting import PATIENCE
 
 PORT = 28110
 Reports = list[tuple[int, Metrics]]
@@ -149,7 +150,7 @@ def test_two_workers_learn_what_one_does(job, tmp_path):
         for rank in range(2)
     ]
     for process in processes:
-        assert process.wait(timeout=200) == 0, process.stderr.read() if process.stderr else ""
+        assert process.wait(timeout=PATIENCE) == 0, process.stderr.read() if process.stderr else ""
     first, second = (torch.load(tmp_path / f"w.{rank}") for rank in range(2))
     assert_equal(first, second)
     assert_close(alone, first)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -26,6 +25,7 @@ from headway.serving.guard import Guard, Keys
 from headway.serving.metrics import Metrics
 from headway.serving.models import EncoderModel
 from headway.serving.service import LoadedRelease, ModelService
+from ports import free_port
 
 SENTENCES = [
     "The sailor steers the old boat before noon.",
@@ -143,13 +143,6 @@ def live(folders: dict[str, Path]) -> Iterator[str]:
     servers[0].should_exit = True
     thread.join(timeout=30)
     assert not thread.is_alive()
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

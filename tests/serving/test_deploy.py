@@ -8,10 +8,9 @@ import os
 import re
 import shutil
 import signal
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,8 @@ from headway.serving.dispatch import Release
 from headway.serving.golden import FILE, store_golden
 from headway.serving.load import apply_load, bodies
 from headway.tracking import Tracking, tracking_uri
+from ports import free_port
+from waiting import PATIENCE, wait_until
 
 TEXTS = [
     f"{subject} {verb} the {thing} {when}."
@@ -85,12 +86,6 @@ def cluster(runs: Path) -> Iterator[None]:
         cluster.disconnect()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def register(tracking: Tracking, path: Path, name: str = "topics") -> None:
     with tracking.run("test", "train") as run:
         tracking.register_classifier(run, "test", path, name, "champion", TEXTS[0], 32)
@@ -146,7 +141,7 @@ def load_in_background(url: str, requests: int, texts: int, check: Checked) -> A
     thread.start()
 
     def wait() -> Any:
-        thread.join(timeout=120)
+        thread.join(timeout=PATIENCE)
         return results[0]
 
     return wait
@@ -191,13 +186,6 @@ def test_a_killed_replica_costs_no_request(server, expected):
 def first_model(url: str) -> Any:
     """What the server says of its first model."""
     return httpx.get(f"{url}/v1/models", trust_env=False).json()["data"][0]
-
-
-def wait_until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def wait_for_version(url: str, version: str) -> None:
@@ -278,10 +266,10 @@ def test_several_models_scale_on_their_own_and_requests_choose(cluster, expected
     models = {"one": {"model": "x"}, "words": {"model": "x", "replicas": [0, 1]}}
     settings = {"replicas": 1, "port": free_port(), "precision": "fp32", "downscale_delay": 1.0}
     # A replica that has to start first may take its time where other tests run beside it.
-    config = ServeConfig.model_validate(settings | {"models": models, "timeout": 150})
+    config = ServeConfig.model_validate(settings | {"models": models, "timeout": 300})
     places = {"one": classifiers[0], "words": folders["tokens"]}
     url = deploy(config, [Release(name, "1", str(path)) for name, path in places.items()], 1)
-    with httpx.Client(base_url=url, trust_env=False, timeout=160) as client:
+    with httpx.Client(base_url=url, trust_env=False, timeout=310) as client:
         assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["one", "words"]
         assert len(replica_processes()) == 1
         answer = client.post("/v1/classify", json={"model": "one", "input": TEXTS[0]}).json()
@@ -313,7 +301,7 @@ def test_requests_in_flight_are_answered_when_the_server_stops(cluster, expected
 
     def ask() -> None:
         answers.append(
-            httpx.post(f"{url}/v1/classify", json={"input": TEXTS * 2}, trust_env=False, timeout=60)
+            httpx.post(f"{url}/v1/classify", json={"input": TEXTS * 2}, trust_env=False, timeout=300)
         )
 
     asking = [threading.Thread(target=ask) for _ in range(4)]

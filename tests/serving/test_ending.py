@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -14,15 +13,16 @@ from pathlib import Path
 import httpx
 import pytest
 
+from ports import free_port
+from waiting import PATIENCE, wait_until
+
 TEXTS = [f"The sailor steers boat {number} before noon." for number in range(256)]
 
 
 @pytest.mark.drill  # a whole cluster for each signal
 @pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
 def test_the_command_drains_and_ends_with_one_line(told: signal.Signals, folders, tmp_path: Path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "headway.cli", "serve", str(folders["embeddings"]), "--port", str(port)]
     process = subprocess.Popen(
@@ -35,13 +35,13 @@ def test_the_command_drains_and_ends_with_one_line(told: signal.Signals, folders
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     try:
-        wait_until_up(url)
+        wait_until(lambda: is_ready(url))
         answers: list[int] = []
 
         def ask() -> None:
             body = {"input": TEXTS}
             answers.append(
-                httpx.post(f"{url}/v1/embeddings", json=body, timeout=60, trust_env=False).status_code
+                httpx.post(f"{url}/v1/embeddings", json=body, timeout=PATIENCE, trust_env=False).status_code
             )
 
         asking = [threading.Thread(target=ask) for _ in range(6)]
@@ -51,7 +51,7 @@ def test_the_command_drains_and_ends_with_one_line(told: signal.Signals, folders
             time.sleep(0.005)
         # Ctrl-C is heard by all processes of a terminal; a supervisor tells the one that it started.
         (os.killpg if told == signal.SIGINT else os.kill)(process.pid, told)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE)
         for thread in asking:
             thread.join()
     finally:
@@ -61,12 +61,8 @@ def test_the_command_drains_and_ends_with_one_line(told: signal.Signals, folders
     assert out.splitlines()[-1] == "Stopped."
 
 
-def wait_until_up(url: str) -> None:
-    until = time.monotonic() + 90
-    while time.monotonic() < until:
-        try:
-            if httpx.get(f"{url}/health/ready", trust_env=False).status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.1)
-    raise TimeoutError(url)
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health/ready", trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False

@@ -10,6 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from waiting import PATIENCE
+
 FILES = Path(__file__).parents[2] / "platform" / "headway" / "serving" / "page" / "files"
 
 
@@ -59,7 +61,7 @@ def test_a_browser_draws_the_heads_and_the_classes(live, tmp_path):
     assert browser, "this drill needs chromium: apt-get install chromium"
     command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,1600"]
     command += [f"--user-data-dir={tmp_path}", "--virtual-time-budget=8000", "--dump-dom", live]
-    page = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    page = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
     assert "answered in" in page and "version 7" in page
     assert page.count("<canvas") == 2 * 4
     assert 'aria-label="layer 2, head 4"' in page

@@ -13,6 +13,7 @@ from headway.config import ChallengerConfig
 from headway.serving.dispatch import Release
 from headway.serving.service import LoadedRelease
 from headway.serving.trial import Trial
+from waiting import PATIENCE
 
 TEXTS = [f"The sailor steers boat {i}." for i in range(200)]
 
@@ -51,7 +52,7 @@ async def report(server):
 
 
 async def wait_until(condition):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from headway.steps.journal import Entry, Journal, JournalFollower, Once, read_journal
 from headway.tracking import Tracking
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
+from waiting import wait_until
 
 
 def steps_of(entries: list[Entry]) -> list[int]:
@@ -63,7 +56,7 @@ def test_follower_reads_a_replaced_journal_from_its_start(tmp_path: Path) -> Non
     with JournalFollower(tmp_path / "journal", received.extend):
         journal.append(10, {"loss": 1.0})
         journal.append(20, {"loss": 0.9})
-        assert eventually(lambda: len(received) == 2)
+        wait_until(lambda: len(received) == 2)
         resumed = Journal(tmp_path / "journal", 10)
         resumed.append(20, {"loss": 0.9})
     assert steps_of(received) == [10, 20, 10, 20]

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from headway.steps.journal import read_journal
 from headway.tracking import Tracking
+from waiting import PATIENCE
 
 TIMINGS = {"tokens_per_second", "utilisation", "peak_memory_gib", "startup_seconds"}
 
@@ -68,13 +69,13 @@ class Drive:
         return entries[-1].step if entries else -1
 
     def signal_after(self, step: int, number: int) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while self.step() < step and self.process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         self.process.send_signal(number)
 
     def finish(self) -> int:
-        self.output, _ = self.process.communicate(timeout=240)
+        self.output, _ = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from headway.steps.trial_group import train_on_group
 from headway.steps.trial_worker import Part, train_part
 from headway.tracking import tracking_uri
 from headway.training_group import Share
+from waiting import wait_until
 
 
 @pytest.fixture
@@ -118,13 +118,6 @@ def test_a_trial_whose_actor_was_killed_begins_anew_with_the_cores_of_its_group(
 class _Trial:
     def train(self, part: Part) -> None:
         train_on_group(part, Share(cpus=1), lambda step, metrics: None)
-
-
-def wait_until(condition) -> None:
-    deadline = time.monotonic() + 90
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def test_a_trial_whose_loss_is_no_number_has_failed(make_part):

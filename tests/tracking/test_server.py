@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from headway.config import ConfigError
 from headway.serving.classifier import Classifier
 from headway.tracking import Tracking, tracking_uri
+from waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ print(model.predict([{{"text": "The cook boils the soup."}}])["label"][0])
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=PATIENCE,
         env=environment,
         cwd=tmp_path,
     )
