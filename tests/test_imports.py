@@ -39,6 +39,7 @@ LAYERS = {
     "tasks": 4,
     "cluster": 4,
     "cluster_address": 4,
+    "forking": 4,
     "model_folder": 4,
     "prestart": 4,
     "process_group": 4,

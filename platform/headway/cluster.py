@@ -14,11 +14,14 @@ from typing import Any
 from headway import prestart
 from headway.cluster_address import address_problem
 from headway.config import ConfigError
+from headway.forking import launch as forking
 
 _is_local = True
 # Ray's own processes ask "the" cluster's dashboard after each other. A local cluster has none, and they would
 # find that of any other cluster on this machine: its ignorance of a training run counts as the run's death.
 _NO_DASHBOARD = {"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:0"}
+# Those that Ray starts ahead by itself are not forked from the parent, and so of no use to this job.
+_NO_IDLE_PROCESSES = {"RAY_prestart_worker_first_driver": "0"}
 _PASSED_ON = ("MLFLOW_TRACKING_URI", "HF_HOME", "HF_HUB_OFFLINE")
 
 
@@ -52,6 +55,12 @@ def connect(address: str | None, tracking_uri: str) -> None:
     _take_signals_back(handler)
 
 
+def warm_up(address: str | None) -> None:
+    """Where a local cluster will be started, begin to load what its processes need; returns at once."""
+    if not address and not os.environ.get("RAY_ADDRESS"):
+        forking.start()
+
+
 def _take_signals_back(before: Any) -> None:
     """Whoever had an answer to SIGTERM keeps it; and Ray's core, which prints its stack, hears of none.
 
@@ -64,15 +73,20 @@ def _take_signals_back(before: Any) -> None:
 def _start_local(address: str, environment: dict[str, str]) -> None:
     import ray
 
-    # Processes of a local cluster inherit the driver's environment. A runtime environment would do the
-    # same at a price: the processes that Ray starts ahead are of no use to it.
+    # Processes of a local cluster inherit the driver's environment.
     # One process fewer to start: nobody gives notice before this machine ends.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    environment = environment | _NO_DASHBOARD
+    environment = environment | _NO_DASHBOARD | _NO_IDLE_PROCESSES
     before = dict(os.environ)
     os.environ.update(environment)
     try:
-        ray.init(address=address, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+        ray.init(
+            address=address,
+            runtime_env={"py_executable": forking.executable()},
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
     finally:
         for name in environment.keys() - before.keys():
             del os.environ[name]
@@ -128,10 +142,10 @@ def available_gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
-def load_ahead(modules: Sequence[str], processes: int, cpus: int) -> None:
-    """On a local cluster, have idle processes load modules while the driver goes on; it does not wait."""
+def start_processes_ahead(processes: int) -> None:
+    """On a local cluster, start the processes of that many tasks or actors while the driver goes on."""
     if _is_local:
-        prestart.load_ahead(modules, processes, cpus)
+        prestart.start_processes(processes)
 
 
 def quieten() -> None:

@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import headway
-from headway.config import Config, ConfigError, PipelineConfig, SourceConfig
+from headway import cluster
+from headway.config import (
+    CompressConfig,
+    Config,
+    ConfigError,
+    CorpusConfig,
+    PipelineConfig,
+    RegisterConfig,
+    SourceConfig,
+)
 from headway.config_files import check_pipeline, step_config
 from headway.data.atomic import write_atomically
 from headway.data.sources import fingerprint
@@ -28,6 +37,7 @@ from headway.tracking import Tracking
 
 _REFERENCE = re.compile(r"^\$\{([^.}]+)(?:\.([^}]+))?\}$")
 _NEVER_CACHED = {"serve"}
+_WITHOUT_RAY = (CorpusConfig, RegisterConfig, CompressConfig)
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,7 @@ def run_pipeline(
     check_references(config)
     check_sources(config)
     tracking = Tracking.at(root)
+    on_ray = any(uses_ray(step_config(name, settings)) for name, settings in config.steps.items())
     finished: dict[str, FinishedStep] = {}
     for name, settings in config.steps.items():
         context = Context(
@@ -75,7 +86,7 @@ def run_pipeline(
             display=display,
             address=address,
         )
-        finished[name] = _run_step(settings, context, finished)
+        finished[name] = _run_step(settings, context, finished, on_ray)
     summary = _summary(config, finished)
     write_atomically(root / config.name / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
@@ -89,7 +100,14 @@ def step_function(verb: str) -> Callable[[Any, Context], StepResult]:
     return function
 
 
-def _run_step(settings: dict[str, Any], context: Context, finished: dict[str, FinishedStep]) -> FinishedStep:
+def uses_ray(config: Config) -> bool:
+    """Whether a step with these settings needs a Ray cluster."""
+    return not isinstance(config, _WITHOUT_RAY) and getattr(config, "workers", 1) != 0
+
+
+def _run_step(
+    settings: dict[str, Any], context: Context, finished: dict[str, FinishedStep], on_ray: bool
+) -> FinishedStep:
     started = time.monotonic()
     verb = settings["use"]
     digest = _digest(settings, finished)
@@ -99,6 +117,8 @@ def _run_step(settings: dict[str, Any], context: Context, finished: dict[str, Fi
         context.display.step(context.step, f"cached: {result.headline}")
         return FinishedStep(digest, result, time.monotonic() - started, cached=True)
     config = step_config(context.step, _resolve(settings, finished))
+    if on_ray:
+        cluster.warm_up(context.address)
     context.display.step(context.step, f"{verb} …")
     folder.mkdir(parents=True, exist_ok=True)
     result = step_function(verb)(config, _in_folder(context, folder))

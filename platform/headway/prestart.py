@@ -1,8 +1,7 @@
 """Start processes of Ray's before they are needed, while the driver still reads its text.
 
-Ray Train starts its controller, two helpers of it and the workers only once `fit()` is called, one after
-the other, and each worker then loads torch and transformers: most of the time to the first step. A process
-that is started ahead with the very same environment is taken by the first actor that asks for one.
+Ray Train starts its controller, its helpers and the workers only once `fit()` is called, one after the other.
+A process that is started ahead with the very same environment is taken by the first actor that asks for one.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-from collections.abc import Sequence
+import os
 
 CONTROL_PROCESSES = 3
 """Actors of Ray Train besides the workers: its controller, synchronisation, and what cleans up after it."""
@@ -22,9 +21,8 @@ logger = logging.getLogger(__name__)
 
 
 def preload() -> None:
-    """Load what a training worker needs; Ray calls this in each of their processes."""
-    for module in ("ray.train.torch", "headway.steps.pretrain", "headway.steps.finetune"):
-        importlib.import_module(module)
+    """Load what a training worker needs besides what its parent has; Ray calls this as the process starts."""
+    importlib.import_module("ray.train.torch")
 
 
 def control_environment() -> dict[str, str]:
@@ -44,47 +42,39 @@ def worker_environment(threads: int) -> dict[str, str]:
     return {_HOOK: f"{__name__}.{preload.__name__}", "OMP_NUM_THREADS": str(threads)}
 
 
-def start_control_ahead() -> None:
-    """Have this machine's Ray node start the processes of Ray Train's own actors."""
-    # As Ray's Python writes an actor's environment.
-    _start_ahead(CONTROL_PROCESSES, json.dumps({"env_vars": control_environment()}, sort_keys=True))
+def trial_environment() -> dict[str, str]:
+    """The environment that Ray Tune gives its trials."""
+    from ray.tune.execution.class_cache import DEFAULT_ENV_VARS, ENV_VARS_TO_PROPAGATE
+
+    return DEFAULT_ENV_VARS | {name: os.environ[name] for name in ENV_VARS_TO_PROPAGATE if name in os.environ}
 
 
-def start_workers_ahead(workers: int, threads: int) -> None:
-    """Have this machine's Ray node start the processes of so many training workers, with so many threads."""
-    environment = control_environment() | worker_environment(threads)
-    # As Ray's core writes it where an actor adds to what it inherits: without a space. A process is taken
-    # for an actor only if the two are the same to the letter.
-    serialized = json.dumps({"env_vars": environment}, sort_keys=True, separators=(",", ":"))
-    _start_ahead(workers, serialized)
+def start_processes(processes: int, environment: dict[str, str] | None = None) -> None:
+    """Have this machine's Ray node start so many processes.
 
+    Ray has no public call for it. Should a later version refuse this one, all starts as it would have
+    without, only later.
 
-def load_ahead(modules: Sequence[str], processes: int, cpus: int) -> None:
-    """Have `processes` of Ray's idle processes, of `cpus` cores each, load modules.
-
-    Actors that add nothing to the environment are started in them.
-    """
-    import ray
-
-    def load() -> None:
-        for module in modules:
-            importlib.import_module(module)
-
-    task = ray.remote(num_cpus=cpus, max_retries=0)(load)
-    for _ in range(processes):
-        task.remote()
-
-
-def _start_ahead(processes: int, serialized_environment: str) -> None:
-    """Ask for idle processes.
-
-    Ray has no public call for it. Should a later version refuse this one, training starts as it would
-    have without, only later.
+    Args:
+        processes: how many.
+        environment: what their actors add to the job's; None for tasks and actors that add nothing.
     """
     try:
-        _request(processes, serialized_environment)
+        _request(processes, _serialized(environment))
     except Exception:  # whatever a changed internal interface raises
-        logger.warning("worker processes could not be started ahead", exc_info=True)
+        logger.warning("processes could not be started ahead", exc_info=True)
+
+
+def _serialized(environment: dict[str, str] | None) -> str:
+    """A runtime environment as Ray writes it: processes are taken where both are the same to the letter."""
+    import ray
+
+    job = ray.get_runtime_context().runtime_env.to_dict()
+    if environment is None:
+        return json.dumps(job, sort_keys=True)
+    # Where an actor adds something, Ray's core writes both, without a space.
+    added = job | {"env_vars": job.get("env_vars", {}) | environment}
+    return json.dumps(added, sort_keys=True, separators=(",", ":"))
 
 
 def _request(processes: int, serialized_environment: str) -> None:

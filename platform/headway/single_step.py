@@ -39,8 +39,11 @@ def resumed_context(verb: str, config: Config, context: Context) -> Context:
 
 def run_step(verb: str, config: Config, context: Context) -> StepResult:
     """Run one step outside any pipeline, in its own folder."""
-    from headway.pipeline import step_function
+    from headway import cluster
+    from headway.pipeline import step_function, uses_ray
 
+    if verb != "profile" and uses_ray(config):
+        cluster.warm_up(context.address)
     context.folder.mkdir(parents=True, exist_ok=True)
     try:
         result = step_function(verb)(config, context)

@@ -84,8 +84,9 @@ def start_workers_ahead(workers: int, share: Share | None = None) -> None:
     """On a local cluster, start the processes of so many training workers while the driver goes on."""
     share = share or share_of(workers)
     if share.is_local:
-        prestart.start_control_ahead()
-        prestart.start_workers_ahead(workers, share.cpus)
+        control = prestart.control_environment()
+        prestart.start_processes(prestart.CONTROL_PROCESSES, control)
+        prestart.start_processes(workers, control | prestart.worker_environment(share.cpus))
 
 
 def train_on_workers(

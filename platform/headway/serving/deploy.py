@@ -54,6 +54,7 @@ def deploy(config: ServeConfig, releases: Sequence[Release], cores: int) -> str:
         The server's address.
     """
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+    cluster.start_processes_ahead(2 + config.least_replicas)  # Ray Serve's controller and the gateway as well
     from ray import serve
 
     for logger in ("ray.serve", "ray._private"):

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from headway import cluster
+from headway import cluster, prestart
 from headway.config import (
     ClassificationTask,
     ConfigError,
@@ -217,7 +217,8 @@ def _held_by_trial(shares: TrialShares) -> dict[str, float]:
 
 def _start_ahead(shares: TrialShares) -> None:
     """Have the processes of the first trials start while the driver goes on."""
-    cluster.load_ahead(("ray.tune", "headway.steps.trials"), shares.concurrency, shares.share.cpus)
+    if shares.share.is_local:
+        prestart.start_processes(shares.concurrency, prestart.trial_environment())
     if shares.workers:
         start_workers_ahead(shares.concurrency * shares.workers, shares.share)
 

@@ -1,0 +1,51 @@
+"""The driver's side: starts the parent of worker processes, and says what Ray starts instead of Python."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from headway.forking import parent, stand_in
+
+LOADED = (
+    *("pandas", "fastapi", "uvicorn"),  # what Ray Train and Ray Serve bring with them
+    *("headway.serving.app", "headway.serving.models"),
+    "headway.steps.trials",
+)
+"""What the parent loads. Nothing that brings Ray itself: its core does not survive a fork."""
+
+_parent: subprocess.Popen[bytes] | None = None
+_socket: Path | None = None
+
+
+def start() -> None:
+    """Have the parent begin to load, once in this process's life; it ends when this process does."""
+    global _parent, _socket
+    if _parent is not None:
+        return
+    # A folder of this user alone: whoever can write to the socket can run anything.
+    _socket = Path(tempfile.mkdtemp(prefix="headway-")) / "parent"
+    with socket.socket(socket.AF_UNIX) as listener:
+        # Stand-ins that come while the parent still loads wait for it.
+        listener.bind(str(_socket))
+        listener.listen(socket.SOMAXCONN)
+        _parent = subprocess.Popen(
+            # By its file: with -m, modules in the folder where the driver was called would come first.
+            [sys.executable, parent.__file__, str(listener.fileno()), *LOADED],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=None if os.environ.get("HEADWAY_DEBUG") else subprocess.DEVNULL,
+            pass_fds=[listener.fileno()],
+            start_new_session=True,  # Ctrl-C is the driver's to answer
+        )
+
+
+def executable() -> str:
+    """The command that Ray is to start instead of Python; without a parent, it is Python all the same."""
+    start()
+    return shlex.join([sys.executable, "-I", "-S", stand_in.__file__, str(_socket)])

@@ -1,0 +1,220 @@
+"""A forked process is what Python itself would have been, but for the time that it takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+
+from headway.forking import launch, parent, stand_in
+from waiting import PATIENCE, wait_until
+
+STATE = """
+import json, os, random, signal, sys
+import numpy
+print(json.dumps({
+    "name": __name__, "argv": sys.argv, "path": sys.path, "folder": os.getcwd(),
+    "environment": dict(os.environ), "niceness": os.getpriority(os.PRIO_PROCESS, 0),
+    "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
+    "on_child": str(signal.getsignal(signal.SIGCHLD)), "files": sorted(os.listdir("/proc/self/fd")),
+    "drawn": [random.random(), numpy.random.random()], "loaded": "torch" in sys.modules,
+    "process": os.getpid(), "group": os.getpgid(0), "input": sys.stdin.read(),
+}))
+"""
+
+
+@dataclass
+class Forked:
+    """A parent with torch loaded, and scripts to run through it."""
+
+    folder: Path
+    process: subprocess.Popen[bytes]
+
+    def stand_in(self, code: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        script = self.folder / "script.py"
+        script.write_text(code)
+        command = [sys.executable, "-I", "-S", stand_in.__file__, str(self.folder / "own" / "parent")]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            [*command, str(script), *arguments], stdin=pipe, stdout=pipe, stderr=pipe, text=True, **options
+        )
+
+    def run(self, code: str, *arguments: str, **options: Any) -> tuple[int, str, str]:
+        process = self.stand_in(code, *arguments, **options)
+        out, err = process.communicate("given", timeout=PATIENCE)
+        return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory) -> Iterator[Forked]:
+    folder = tmp_path_factory.mktemp("forked")
+    (folder / "own").mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "own" / "parent"))
+        listener.listen()
+        file = listener.fileno()
+        command = [sys.executable, parent.__file__, str(file), "torch"]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[file])
+    yield Forked(folder, process)
+    process.kill()
+    process.wait()
+
+
+def state(forked: Forked, *arguments: str, **options: Any) -> dict[str, Any]:
+    code, out, err = forked.run(STATE, *arguments, **options)
+    assert (code, err) == (0, "")
+    return json.loads(out)
+
+
+def test_it_is_what_python_itself_would_be(forked, tmp_path):
+    options: dict[str, Any] = {
+        "cwd": tmp_path,
+        "env": os.environ | {"ANSWER": "42", "ODD": "a\udcffb\nc"},
+        "preexec_fn": lambda: (os.nice(3), signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])),
+    }
+    found = state(forked, "--number", "7", **options)
+    command = [sys.executable, str(forked.folder / "script.py"), "--number", "7"]
+    plain = subprocess.run(command, input="given", capture_output=True, text=True, check=True, **options)
+    expected = json.loads(plain.stdout)
+    assert found["loaded"] and not expected["loaded"]
+    assert found["group"] == found["process"], "Ray ends a worker with its group"
+    for own in ("loaded", "drawn", "process", "group"):
+        del found[own], expected[own]
+    assert found == expected
+
+
+def test_no_two_draw_the_same_numbers(forked):
+    first, second = state(forked)["drawn"], state(forked)["drawn"]
+    assert first[0] != second[0] and first[1] != second[1]
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "told"),
+    [
+        ("raise SystemExit(3)", 3, ""),
+        ("raise ValueError('no such thing')", 1, "ValueError: no such thing"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 128 + 9, ""),
+        ("import atexit, sys; atexit.register(lambda: print('bye', file=sys.stderr))", 0, "bye"),
+    ],
+)
+def test_its_end_is_told(forked, code, status, told):
+    found, _, err = forked.run(code)
+    assert found == status
+    assert err.strip().splitlines()[-1:] == ([told] if told else [])
+
+
+def test_its_threads_are_those_that_were_asked_for(forked):
+    code = """
+import torch
+class Seen(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x):
+        return x * 2
+    @staticmethod
+    def backward(context, gradient):
+        print(torch.get_num_threads())
+        return gradient
+print(torch.get_num_threads())
+Seen.apply(torch.ones(3, requires_grad=True)).sum().backward()
+"""
+    for threads in ("1", "2", "3"):
+        status, out, err = forked.run(code, env=os.environ | {"OMP_NUM_THREADS": threads})
+        assert (status, err, out.split()) == (0, "", [threads, threads])
+
+
+def test_another_environment_of_its_libraries_gets_a_python_of_its_own(forked):
+    assert not state(forked, env=os.environ | {"HF_HOME": "/elsewhere"})["loaded"]
+    assert state(forked, env=os.environ | {"ELSE": "1"})["loaded"]
+
+
+def test_what_a_library_sets_as_it_is_loaded_makes_no_difference():
+    def order(**environment: str) -> parent.Order:
+        return parent.Order([], environment, "/", 0, [], "0", [])
+
+    before, after = {"HF_HOME": "/a"}, {"HF_HOME": "/a", "TORCHINDUCTOR_CACHE_DIR": "/t"}
+    assert order(HF_HOME="/a").fits(before, after)
+    assert order(**after).fits(before, after)
+    assert not order(HF_HOME="/a", TORCHINDUCTOR_CACHE_DIR="/u").fits(before, after)
+    assert not order().fits(before, after)
+
+
+def test_without_a_parent_it_becomes_python_itself(forked, tmp_path):
+    alone = Forked(tmp_path, forked.process)
+    process = alone.stand_in(STATE)
+    out, _ = process.communicate("", timeout=PATIENCE)
+    assert json.loads(out)["process"] == process.pid
+
+
+def test_signals_are_handed_on(forked):
+    code = (
+        "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print('up', flush=True)\n"
+    )
+    process = forked.stand_in(code + "while True: signal.pause()")
+    assert process.stdout is not None and process.stdout.readline() == "up\n"
+    process.terminate()
+    assert process.wait(PATIENCE) == 7
+
+
+def test_where_one_is_killed_the_other_ends(forked):
+    code = "import os, time; print(os.getpid(), flush=True); time.sleep(1000)"
+    for killed in ("stand-in", "process"):
+        own = forked.stand_in(code)
+        assert own.stdout is not None
+        process = psutil.Process(int(own.stdout.readline()))
+        os.kill(own.pid if killed == "stand-in" else process.pid, signal.SIGKILL)
+        assert own.wait(PATIENCE) == (-9 if killed == "stand-in" else 137)
+        wait_until(lambda process=process: not process.is_running())
+
+
+def test_nothing_outlives_the_driver(tmp_path):
+    code = f"""
+import subprocess, sys, time
+from headway.forking import launch
+launch.LOADED = ()
+command = launch.executable().split()
+subprocess.Popen([*command, {str(tmp_path / "long.py")!r}])
+time.sleep(1000)
+"""
+    (tmp_path / "long.py").write_text(
+        "import os, time; print(os.getppid(), os.getpid(), flush=True); time.sleep(1000)"
+    )
+    driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    processes = [psutil.Process(int(number)) for number in driver.stdout.readline().split()]
+    [folder] = {Path(str(c.laddr)).parent for c in processes[0].net_connections("unix") if c.laddr}
+    assert folder.stat().st_mode & 0o077 == 0, "nobody else may ask for a process"
+    driver.kill()
+    driver.wait()
+    wait_until(lambda: not any(process.is_running() for process in processes))
+    wait_until(lambda: not folder.exists())
+
+
+def test_what_the_parent_loads_brings_no_ray():
+    heavy = ["ray", "grpc", "mlflow"]
+    code = f"import sys, {', '.join(launch.LOADED)}; print([n for n in {heavy} if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_ray_forks_its_processes_and_one_that_dies_is_replaced(ray_cluster, tmp_path):
+    @ray.remote(num_cpus=1, max_retries=1)
+    def work() -> tuple[str, bool]:
+        mark = tmp_path / "died"
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return " ".join(psutil.Process(os.getppid()).cmdline()), "torch" in sys.modules
+
+    command, loaded = ray.get(work.remote())
+    assert parent.__file__ in command and loaded

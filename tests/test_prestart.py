@@ -1,0 +1,77 @@
+"""Processes that are started ahead are those that Ray then takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psutil
+import pytest
+import ray
+from ray.train import ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.tune.execution.class_cache import _ActorClassCache
+
+from headway import prestart
+from headway.forking import parent
+from waiting import wait_until
+
+
+def idle() -> set[int]:
+    """This cluster's processes that wait to be taken; Ray titles them so."""
+    return {
+        process.pid
+        for child in psutil.Process().children()
+        if parent.__file__ in child.cmdline()
+        for process in child.children()
+        if process.cmdline()[:1] == ["ray::IDLE"]
+    }
+
+
+def actor() -> Any:
+    class Actor:
+        def process(self) -> int:
+            import os
+
+            return os.getpid()
+
+    return Actor
+
+
+def plain() -> Any:
+    return ray.remote(actor())
+
+
+def of_tune() -> Any:
+    return _ActorClassCache().get(actor())
+
+
+@pytest.mark.parametrize(
+    ("actor_class", "environment"), [(plain, lambda: None), (of_tune, prestart.trial_environment)]
+)
+def test_an_actor_takes_a_process_that_was_started_ahead(ray_cluster, actor_class, environment):
+    before = idle()
+    prestart.start_processes(1, environment())
+    wait_until(lambda: idle() - before)
+    ahead = idle() - before
+    started = actor_class().options(num_cpus=1).remote()
+    assert {ray.get(started.process.remote())} <= ahead
+    ray.kill(started)
+
+
+def test_training_workers_take_processes_that_were_started_ahead(ray_cluster, tmp_path):
+    environment = prestart.worker_environment(1)
+    before = idle()
+    prestart.start_processes(1, prestart.control_environment() | environment)
+    wait_until(lambda: idle() - before)
+    ahead = idle() - before
+
+    def write(folder: str) -> None:
+        import os
+        from pathlib import Path
+
+        (Path(folder) / "process").write_text(str(os.getpid()))
+
+    run_config = ray.train.RunConfig(storage_path=str(tmp_path), worker_runtime_env={"env_vars": environment})
+    scaling = ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1})
+    TorchTrainer(write, train_loop_config=str(tmp_path), scaling_config=scaling, run_config=run_config).fit()
+    assert int((tmp_path / "process").read_text()) in ahead
