@@ -98,11 +98,15 @@ def test_a_group_stops_when_its_trial_does_and_an_earlier_starts_measures_are_no
 def test_a_trial_whose_actor_was_killed_begins_anew_with_the_cores_of_its_group(make_part, ray_cluster):
     part = make_part(steps=1_000_000, evaluate_every=5, batch_size=16, workers=2)
 
+    class TrialActor:
+        def train(self, part: Part) -> None:
+            train_on_group(part, Share(cpus=1), lambda step, metrics: None)
+
     def trained() -> int:
         return len(read_journal(part.place.journal)) if part.place.journal.exists() else 0
 
     def begin() -> ray.actor.ActorHandle:
-        actor = ray.remote(num_cpus=0)(_Trial).remote()
+        actor = ray.remote(num_cpus=0)(TrialActor).remote()
         actor.train.remote(part)
         wait_until(lambda: trained() > 2)
         return actor
@@ -113,11 +117,6 @@ def test_a_trial_whose_actor_was_killed_begins_anew_with_the_cores_of_its_group(
     part.place.stop_sign.touch()
     wait_until(lambda: not (part.trial.folder / "group").exists())
     ray.kill(again)
-
-
-class _Trial:
-    def train(self, part: Part) -> None:
-        train_on_group(part, Share(cpus=1), lambda step, metrics: None)
 
 
 def test_a_trial_whose_loss_is_no_number_has_failed(make_part):
