@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from typing import Any
 
 import psutil
@@ -17,14 +19,23 @@ from waiting import wait_until
 
 
 def idle() -> set[int]:
-    """This cluster's processes that wait to be taken; Ray titles them so."""
-    return {
-        process.pid
-        for child in psutil.Process().children()
-        if parent.__file__ in child.cmdline()
-        for process in child.children()
-        if process.cmdline()[:1] == ["ray::IDLE"]
-    }
+    """This cluster's processes that wait to be taken: Ray titles them so, and they do nothing."""
+    before = _titled_idle()
+    time.sleep(1.0)
+    return {process for process, seconds in _titled_idle().items() if seconds - before.get(process, 0) < 0.05}
+
+
+def _titled_idle() -> dict[int, float]:
+    """Processes, and the seconds of a core that they have taken."""
+    found = {}
+    for child in psutil.Process().children():
+        if parent.__file__ not in child.cmdline():
+            continue
+        for process in child.children():
+            with contextlib.suppress(psutil.Error):
+                if process.cmdline()[:1] == ["ray::IDLE"]:
+                    found[process.pid] = process.cpu_times().user
+    return found
 
 
 def actor() -> Any:
@@ -53,15 +64,9 @@ def test_an_actor_takes_a_process_that_was_started_ahead(ray_cluster, actor_clas
     prestart.start_processes(1, environment())
     wait_until(lambda: idle() - before)
     waiting = idle()
-
-    def takes_one() -> bool:
-        started = actor_class().options(num_cpus=1).remote()
-        process = ray.get(started.process.remote())
-        ray.kill(started)
-        return process in waiting
-
-    # Not always at the first try: a process has its title a moment before Ray counts on it.
-    wait_until(takes_one)
+    started = actor_class().options(num_cpus=1).remote()
+    assert ray.get(started.process.remote()) in waiting
+    ray.kill(started)
 
 
 def test_training_workers_take_processes_that_were_started_ahead(ray_cluster, tmp_path):
