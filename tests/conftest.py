@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import random
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,9 @@ import pytest
 # Ray reads this when it starts: every machine looks like the two cores that the limits assume.
 os.environ["RAY_OVERRIDE_RESOURCES"] = json.dumps({"CPU": 2})
 os.environ["HF_HUB_OFFLINE"] = "1"
+# What Headway keeps for later runs stays out of the user's own cache.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="headway-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 # Test modules import MLflow before Headway can quieten it; the command sets the same.
 os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
 # Ray's processes give way to all others (nice 15): beside other work they would starve until tests time out.

@@ -5,6 +5,7 @@ Exit codes: 0 good, 1 a step failed, 2 bad configuration, 3 a quality gate faile
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import traceback
@@ -45,6 +46,9 @@ def _exit_codes(function: Callable[..., None]) -> Callable[..., None]:
             click.echo(f"failed: {type(error).__name__}: {lines[-1]}", err=True)
             click.echo("set HEADWAY_DEBUG=1 to see where", err=True)
             _leave(1)
+        finally:
+            # Or Python looks through all that torch and MLflow have loaded, for seconds, before it ends.
+            gc.freeze()
 
     return wrapped
 

@@ -12,8 +12,8 @@ from pathlib import Path
 def create_database(path: Path) -> None:
     """Make MLflow's SQLite file at `path`, whole or not at all.
 
-    MLflow makes a database by all the migrations it ever had, for seconds. The first of each release is kept in
-    the user's cache, and those that follow are copies of it.
+    MLflow makes a database by all the migrations it ever had, for seconds. The first of each release is kept
+    in the user's cache, and those that follow are copies of it.
     """
     # Under a passing name: one half made, by a process that was killed meanwhile, could never be used again.
     draft = path.with_name(f".{path.name}.draft")
@@ -39,7 +39,7 @@ def _migrate(path: Path) -> None:
 
     MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments(max_results=1)
     with contextlib.closing(sqlite3.connect(path)) as database, database:
-        # The default experiment's artifacts belong beside each database; MLflow makes one where there is none.
+        # The default experiment's artifacts belong beside each database; MLflow makes it where there is none.
         database.execute("DELETE FROM experiments")
 
 

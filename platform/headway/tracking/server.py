@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from headway.config import ConfigError
+from headway.tracking.database import create_database
 from headway.tracking.pyfunc import save_pyfunc
 from headway.tracking.run import Run
 
@@ -64,7 +65,9 @@ class Tracking:
 
         try:
             with self._creation_lock():
-                self._create_whole()
+                path = Path(self.uri.removeprefix("sqlite:///"))
+                if self.uri.startswith("sqlite:///") and not path.exists():
+                    create_database(path)
                 return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         except MlflowException as error:
             reason = str(error).splitlines()[0]
@@ -80,21 +83,6 @@ class Tracking:
         with (self.root / ".mlflow.lock").open("w") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             yield
-
-    def _create_whole(self) -> None:
-        """Make a new SQLite file under a passing name.
-
-        One half made, by a process that was killed meanwhile, could never be used again.
-        """
-        from mlflow import MlflowClient
-
-        path = Path(self.uri.removeprefix("sqlite:///"))
-        if not self.uri.startswith("sqlite:///") or path.exists():
-            return
-        draft = path.with_name(f".{path.name}.draft")
-        draft.unlink(missing_ok=True)
-        MlflowClient(tracking_uri=f"sqlite:///{draft}").search_experiments(max_results=1)
-        draft.replace(path)
 
     def start_run(
         self,
