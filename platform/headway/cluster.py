@@ -55,10 +55,15 @@ def connect(address: str | None, tracking_uri: str) -> None:
     _take_signals_back(handler)
 
 
-def warm_up(address: str | None) -> None:
-    """Where a local cluster will be started, begin to load what its processes need; returns at once."""
+def warm_up(address: str | None, verb: str) -> None:
+    """Where a local cluster will be started, begin to load what its processes need; returns at once.
+
+    Args:
+        address: as in `connect`.
+        verb: what the processes will do first.
+    """
     if not address and not os.environ.get("RAY_ADDRESS"):
-        forking.start()
+        forking.start(forking.FOR_SERVING if verb == "serve" else forking.FOR_ALL)
 
 
 def _take_signals_back(before: Any) -> None:

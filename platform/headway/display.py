@@ -32,7 +32,7 @@ class Display:
 
     def step(self, name: str, text: str) -> None:
         """A line about a step of a pipeline."""
-        self.console.print(Text.assemble((f"{name:<10}", "bold cyan"), text))
+        self.console.print(Text.assemble((f"{name:<9} ", "bold cyan"), text))
 
     def training(self, name: str, step: int, total: int, metrics: Mapping[str, float]) -> None:
         """How far training has come; overwritten on a terminal, a line every few seconds elsewhere.
@@ -43,7 +43,7 @@ class Display:
         now = time.monotonic()
         first_step, began = self._began.setdefault(name, (step, now))
         left = (now - began) / (step - first_step) * (total - step) if first_step < step < total else None
-        text = Text.assemble((f"{name:<10}", "bold cyan"), _training_line(step, total, metrics, left))
+        text = Text.assemble((f"{name:<9} ", "bold cyan"), _training_line(step, total, metrics, left))
         if self.console.is_terminal:
             self._show(text)
         elif now - self._last_line > _LINE_EVERY_SECONDS or step == total:

@@ -118,7 +118,7 @@ def _run_step(
         return FinishedStep(digest, result, time.monotonic() - started, cached=True)
     config = step_config(context.step, _resolve(settings, finished))
     if on_ray:
-        cluster.warm_up(context.address)
+        cluster.warm_up(context.address, verb)
     context.display.step(context.step, f"{verb} …")
     folder.mkdir(parents=True, exist_ok=True)
     result = step_function(verb)(config, _in_folder(context, folder))

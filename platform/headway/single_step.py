@@ -43,7 +43,7 @@ def run_step(verb: str, config: Config, context: Context) -> StepResult:
     from headway.pipeline import step_function, uses_ray
 
     if verb != "profile" and uses_ray(config):
-        cluster.warm_up(context.address)
+        cluster.warm_up(context.address, verb)
     context.folder.mkdir(parents=True, exist_ok=True)
     try:
         result = step_function(verb)(config, context)

@@ -181,7 +181,7 @@ def test_nothing_outlives_the_driver(tmp_path):
     code = f"""
 import subprocess, sys, time
 from headway.forking import launch
-launch.LOADED = ()
+launch.start([])
 command = launch.executable().split()
 subprocess.Popen([*command, {str(tmp_path / "long.py")!r}])
 time.sleep(1000)
@@ -202,7 +202,7 @@ time.sleep(1000)
 
 def test_what_the_parent_loads_brings_no_ray():
     heavy = ["ray", "grpc", "mlflow"]
-    code = f"import sys, {', '.join(launch.LOADED)}; print([n for n in {heavy} if n in sys.modules])"
+    code = f"import sys, {', '.join(launch.FOR_ALL)}; print([n for n in {heavy} if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -38,12 +38,9 @@ def test_only_known_keys_are_let_in(serving):
 
 def test_each_key_has_a_rate_of_its_own(serving):
     async def run():
-        keys = Keys(frozenset({digest("one"), digest("two")}), 2.0)
+        keys = Keys(frozenset({digest("one"), digest("two")}), 0.001)  # so slow that no machine is too slow
         async with serving("embeddings", keys=keys) as server:
-            statuses = [
-                (await server.client.get("/v1/models", headers=bearer("one"))).status_code for _ in range(3)
-            ]
-            assert statuses == [200, 200, 429]
+            assert (await server.client.get("/v1/models", headers=bearer("one"))).status_code == 200
             refused = await server.client.get("/v1/models", headers=bearer("one"))
             assert int(refused.headers["retry-after"]) >= 1
             assert (await server.client.get("/v1/models", headers=bearer("two"))).status_code == 200

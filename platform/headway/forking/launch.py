@@ -8,23 +8,24 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from headway.forking import parent, stand_in
 
-LOADED = (
-    *("pandas", "fastapi", "uvicorn"),  # what Ray Train and Ray Serve bring with them
+FOR_SERVING = (
+    *("fastapi", "uvicorn"),  # what Ray Serve brings with it
     *("headway.serving.app", "headway.serving.models"),
-    "headway.steps.trials",
 )
+FOR_ALL = (*FOR_SERVING, "pandas", "headway.steps.trials")
 """What the parent loads. Nothing that brings Ray itself: its core does not survive a fork."""
 
 _parent: subprocess.Popen[bytes] | None = None
 _socket: Path | None = None
 
 
-def start() -> None:
-    """Have the parent begin to load, once in this process's life; it ends when this process does."""
+def start(modules: Sequence[str] = FOR_ALL) -> None:
+    """Have the parent begin to load modules, once in this process's life; it ends when this process does."""
     global _parent, _socket
     if _parent is not None:
         return
@@ -36,7 +37,7 @@ def start() -> None:
         listener.listen(socket.SOMAXCONN)
         _parent = subprocess.Popen(
             # By its file: with -m, modules in the folder where the driver was called would come first.
-            [sys.executable, parent.__file__, str(listener.fileno()), *LOADED],
+            [sys.executable, parent.__file__, str(listener.fileno()), *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=None if os.environ.get("HEADWAY_DEBUG") else subprocess.DEVNULL,

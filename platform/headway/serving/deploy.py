@@ -114,7 +114,7 @@ def follow_aliases(config: ServeConfig, tracking: Tracking) -> None:
 
 
 def undeploy() -> None:
-    """Take the application down and wait until requests in flight are answered."""
+    """Take the application down and wait until requests in flight are answered; nothing where none is up."""
     from ray import serve
     from ray.exceptions import RayError
     from ray.serve.exceptions import RayServeException
@@ -124,7 +124,8 @@ def undeploy() -> None:
     # Ray Serve stops the replicas at the same time as the gateway, which still needs them.
     with contextlib.suppress(RayServeException, RayError, TimeoutError):
         _gateway().drain.remote().result(timeout_s=_DRAIN_SECONDS)
-    serve.delete(_APPLICATION)
+    with contextlib.suppress(RayServeException):
+        serve.delete(_APPLICATION)
 
 
 def _start(watch: AliasWatch) -> None:
