@@ -86,3 +86,16 @@ def test_training_workers_take_processes_that_were_started_ahead(ray_cluster, tm
     scaling = ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1})
     TorchTrainer(write, train_loop_config=str(tmp_path), scaling_config=scaling, run_config=run_config).fit()
     assert int((tmp_path / "process").read_text()) in waiting
+
+
+def test_replicas_take_processes_that_were_started_ahead(ray_cluster):
+    from ray import serve
+
+    before = idle()
+    prestart.start_processes(1, {})
+    wait_until(lambda: idle() - before)
+    waiting = idle()
+    serve.start(proxy_location="Disabled")
+    handle = serve.run(serve.deployment(actor()).bind(), name="ahead", route_prefix=None)
+    assert handle.process.remote().result() in waiting
+    serve.shutdown()

@@ -147,10 +147,10 @@ def available_gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
-def start_processes_ahead(processes: int) -> None:
-    """On a local cluster, start the processes of that many tasks or actors while the driver goes on."""
+def start_processes_ahead(processes: int, environment: dict[str, str] | None = None) -> None:
+    """On a local cluster, start processes while the driver goes on; see `prestart.start_processes`."""
     if _is_local:
-        prestart.start_processes(processes)
+        prestart.start_processes(processes, environment)
 
 
 def quieten() -> None:

@@ -57,7 +57,8 @@ def start_processes(processes: int, environment: dict[str, str] | None = None) -
 
     Args:
         processes: how many.
-        environment: what their actors add to the job's; None for tasks and actors that add nothing.
+        environment: variables that their actors add to the job's environment. None for tasks and actors
+            without one of their own; Ray Serve gives its replicas one that adds nothing.
     """
     try:
         _request(processes, _serialized(environment))
@@ -72,9 +73,10 @@ def _serialized(environment: dict[str, str] | None) -> str:
     job = ray.get_runtime_context().runtime_env.to_dict()
     if environment is None:
         return json.dumps(job, sort_keys=True)
-    # Where an actor adds something, Ray's core writes both, without a space.
-    added = job | {"env_vars": job.get("env_vars", {}) | environment}
-    return json.dumps(added, sort_keys=True, separators=(",", ":"))
+    # Where an actor has an environment of its own, Ray's core writes both as one, without a space.
+    variables = job.get("env_vars", {}) | environment
+    both = job | ({"env_vars": variables} if variables else {})
+    return json.dumps(both, sort_keys=True, separators=(",", ":"))
 
 
 def _request(processes: int, serialized_environment: str) -> None:

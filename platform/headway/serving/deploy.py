@@ -54,7 +54,8 @@ def deploy(config: ServeConfig, releases: Sequence[Release], cores: int) -> str:
         The server's address.
     """
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
-    cluster.start_processes_ahead(2 + config.least_replicas)  # Ray Serve's controller and the gateway as well
+    cluster.start_processes_ahead(1)  # Ray Serve's controller
+    cluster.start_processes_ahead(1 + config.least_replicas, {})  # the gateway and the replicas
     from ray import serve
 
     for logger in ("ray.serve", "ray._private"):

@@ -217,8 +217,7 @@ def _held_by_trial(shares: TrialShares) -> dict[str, float]:
 
 def _start_ahead(shares: TrialShares) -> None:
     """Have the processes of the first trials start while the driver goes on."""
-    if shares.share.is_local:
-        prestart.start_processes(shares.concurrency, prestart.trial_environment())
+    cluster.start_processes_ahead(shares.concurrency, prestart.trial_environment())
     if shares.workers:
         start_workers_ahead(shares.concurrency * shares.workers, shares.share)
 
