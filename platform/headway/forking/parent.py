@@ -190,6 +190,8 @@ def main() -> None:
     with socket.socket(fileno=int(file)) as listener:
         folder = Path(listener.getsockname()).parent
         environment = dict(os.environ)
+        # Should a library ask whether there are GPUs: CUDA, once initialised, does not survive a fork.
+        os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
         for module in modules:
             importlib.import_module(module)
         gc.collect()
