@@ -38,6 +38,13 @@ def _titled_idle() -> dict[int, float]:
     return found
 
 
+def idle_after_one_more(environment: dict[str, str] | None) -> set[int]:
+    before = idle()
+    prestart.start_processes(1, environment)
+    wait_until(lambda: idle() - before)
+    return idle()
+
+
 def actor() -> Any:
     class Actor:
         def process(self) -> int:
@@ -60,10 +67,7 @@ def of_tune() -> Any:
     ("actor_class", "environment"), [(plain, lambda: None), (of_tune, prestart.trial_environment)]
 )
 def test_an_actor_takes_a_process_that_was_started_ahead(ray_cluster, actor_class, environment):
-    before = idle()
-    prestart.start_processes(1, environment())
-    wait_until(lambda: idle() - before)
-    waiting = idle()
+    waiting = idle_after_one_more(environment())
     started = actor_class().options(num_cpus=1).remote()
     assert ray.get(started.process.remote()) in waiting
     ray.kill(started)
@@ -71,10 +75,7 @@ def test_an_actor_takes_a_process_that_was_started_ahead(ray_cluster, actor_clas
 
 def test_training_workers_take_processes_that_were_started_ahead(ray_cluster, tmp_path):
     environment = prestart.worker_environment(1)
-    before = idle()
-    prestart.start_processes(1, prestart.control_environment() | environment)
-    wait_until(lambda: idle() - before)
-    waiting = idle()
+    waiting = idle_after_one_more(prestart.control_environment() | environment)
 
     def write(folder: str) -> None:
         import os
@@ -91,10 +92,7 @@ def test_training_workers_take_processes_that_were_started_ahead(ray_cluster, tm
 def test_replicas_take_processes_that_were_started_ahead(ray_cluster):
     from ray import serve
 
-    before = idle()
-    prestart.start_processes(1, {})
-    wait_until(lambda: idle() - before)
-    waiting = idle()
+    waiting = idle_after_one_more({})
     serve.start(proxy_location="Disabled")
     handle = serve.run(serve.deployment(actor()).bind(), name="ahead", route_prefix=None)
     assert handle.process.remote().result() in waiting

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ import psutil
 import pytest
 import ray
 
-from headway.forking import launch, parent, stand_in
+from headway.forking import launch, parent
 from waiting import PATIENCE, wait_until
 
 STATE = """
@@ -44,7 +43,7 @@ class Forked:
     def stand_in(self, code: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         script = self.folder / "script.py"
         script.write_text(code)
-        command = [sys.executable, "-I", "-S", stand_in.__file__, str(self.folder / "own" / "parent")]
+        command = launch.stand_in_command(self.folder / "own" / "parent")
         pipe = subprocess.PIPE
         return subprocess.Popen(
             [*command, str(script), *arguments], stdin=pipe, stdout=pipe, stderr=pipe, text=True, **options
@@ -60,12 +59,7 @@ class Forked:
 def forked(tmp_path_factory) -> Iterator[Forked]:
     folder = tmp_path_factory.mktemp("forked")
     (folder / "own").mkdir()
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(folder / "own" / "parent"))
-        listener.listen()
-        file = listener.fileno()
-        command = [sys.executable, parent.__file__, str(file), "torch"]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[file])
+    process = launch.start_parent(folder / "own" / "parent", ["torch"])
     yield Forked(folder, process)
     process.kill()
     process.wait()

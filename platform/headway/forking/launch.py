@@ -31,11 +31,16 @@ def start(modules: Sequence[str] = FOR_ALL) -> None:
         return
     # A folder of this user alone: whoever can write to the socket can run anything.
     _socket = Path(tempfile.mkdtemp(prefix="headway-")) / "parent"
+    _parent = start_parent(_socket, modules)
+
+
+def start_parent(address: Path, modules: Sequence[str]) -> subprocess.Popen[bytes]:
+    """A parent that listens at a socket, to be made at this address; it ends as its standard input does."""
     with socket.socket(socket.AF_UNIX) as listener:
         # Stand-ins that come while the parent still loads wait for it.
-        listener.bind(str(_socket))
+        listener.bind(str(address))
         listener.listen(socket.SOMAXCONN)
-        _parent = subprocess.Popen(
+        return subprocess.Popen(
             # By its file: with -m, modules in the folder where the driver was called would come first.
             [sys.executable, parent.__file__, str(listener.fileno()), *modules],
             stdin=subprocess.PIPE,
@@ -49,4 +54,10 @@ def start(modules: Sequence[str] = FOR_ALL) -> None:
 def executable() -> str:
     """The command that Ray is to start instead of Python; without a parent, it is Python all the same."""
     start()
-    return shlex.join([sys.executable, "-I", "-S", stand_in.__file__, str(_socket)])
+    assert _socket is not None
+    return shlex.join(stand_in_command(_socket))
+
+
+def stand_in_command(address: Path) -> list[str]:
+    """What stands for Python where a parent listens at this address."""
+    return [sys.executable, "-I", "-S", stand_in.__file__, str(address)]
