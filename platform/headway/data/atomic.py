@@ -30,11 +30,11 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file under a passing name and rename it."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file under a passing name and rename it; text in UTF-8."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
+    draft.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     draft.replace(path)
 
 

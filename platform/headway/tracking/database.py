@@ -8,6 +8,8 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+from headway.data.atomic import write_atomically
+
 
 def create_database(path: Path) -> None:
     """Make MLflow's SQLite file at `path`, whole or not at all.
@@ -46,7 +48,4 @@ def _migrate(path: Path) -> None:
 def _keep(path: Path, template: Path) -> None:
     """Keep a copy, where the cache can be written to."""
     with contextlib.suppress(OSError):
-        template.parent.mkdir(parents=True, exist_ok=True)
-        draft = template.with_name(f".{template.name}.{os.getpid()}")
-        shutil.copyfile(path, draft)
-        draft.replace(template)
+        write_atomically(template, path.read_bytes())
