@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+
+import psutil
 import ray
 from ray.util.state import get_actor
 from ray.util.state.exception import RayStateApiException
@@ -21,3 +24,15 @@ def test_its_processes_ask_no_other_clusters_dashboard(ray_cluster):
     asking = Asking.remote()  # type: ignore[attr-defined]
     assert ray.get(asking.about_itself.remote()) == "nobody answers"
     ray.kill(asking)
+
+
+def test_it_starts_nothing_that_only_several_machines_need(ray_cluster):
+    own = psutil.Process().children(recursive=True)
+    scripts = {os.path.basename(part) for process in own for part in process.cmdline()}  # noqa: PTH119
+    assert "gcs_server" in scripts, "the local cluster is not this process's"
+    assert not scripts & {"monitor.py", "log_monitor.py"}
+
+
+def test_what_it_needs_of_the_environment_is_gone_afterwards(ray_cluster):
+    left = [name for name in os.environ if name.startswith("RAY_raylet_") or name == "HEADWAY_PARENT"]
+    assert not left and "RAY_API_SERVER_ADDRESS" not in os.environ

@@ -11,17 +11,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from headway import prestart
+from headway import local_cluster, prestart
 from headway.cluster_address import address_problem
 from headway.config import ConfigError
 from headway.forking import launch as forking
 
 _is_local = True
-# Ray's own processes ask "the" cluster's dashboard after each other. A local cluster has none, and they would
-# find that of any other cluster on this machine: its ignorance of a training run counts as the run's death.
-_NO_DASHBOARD = {"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:0"}
-# Those that Ray starts ahead by itself are not forked from the parent, and so of no use to this job.
-_NO_IDLE_PROCESSES = {"RAY_prestart_worker_first_driver": "0"}
 _PASSED_ON = ("MLFLOW_TRACKING_URI", "HF_HOME", "HF_HUB_OFFLINE")
 
 
@@ -45,10 +40,12 @@ def connect(address: str | None, tracking_uri: str) -> None:
     _is_local = address == "local"
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     environment["MLFLOW_TRACKING_URI"] = tracking_uri
-    start = _start_local if _is_local else _join
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        start(address, environment)
+        if _is_local:
+            local_cluster.start(environment)
+        else:
+            _join(address, environment)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"address: no Ray cluster to join at {address!r}: {reason}") from error
@@ -73,29 +70,6 @@ def _take_signals_back(before: Any) -> None:
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before if callable(before) else signal.getsignal(signal.SIGTERM))
-
-
-def _start_local(address: str, environment: dict[str, str]) -> None:
-    import ray
-
-    # Processes of a local cluster inherit the driver's environment.
-    # One process fewer to start: nobody gives notice before this machine ends.
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    environment = environment | _NO_DASHBOARD | _NO_IDLE_PROCESSES
-    before = dict(os.environ)
-    os.environ.update(environment)
-    try:
-        ray.init(
-            address=address,
-            runtime_env={"py_executable": forking.executable()},
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
-    finally:
-        for name in environment.keys() - before.keys():
-            del os.environ[name]
-        os.environ.update(before)
 
 
 def _join(address: str, environment: dict[str, str]) -> None:

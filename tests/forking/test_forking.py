@@ -15,8 +15,9 @@ from typing import Any
 import psutil
 import pytest
 import ray
+from ray._private.workers import setup_worker
 
-from headway.forking import launch, parent
+from headway.forking import launch, parent, stand_in
 from waiting import PATIENCE, wait_until
 
 STATE = """
@@ -43,11 +44,15 @@ class Forked:
     def stand_in(self, code: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         script = self.folder / "script.py"
         script.write_text(code)
-        command = launch.stand_in_command(self.folder / "own" / "parent")
+        command = [sys.executable, stand_in.__file__, str(script), *arguments]
+        environment = options.pop("env", os.environ) | self.address()
         pipe = subprocess.PIPE
         return subprocess.Popen(
-            [*command, str(script), *arguments], stdin=pipe, stdout=pipe, stderr=pipe, text=True, **options
+            command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment, **options
         )
+
+    def address(self) -> dict[str, str]:
+        return {stand_in.PARENT: str(self.folder / "own" / "parent")}
 
     def run(self, code: str, *arguments: str, **options: Any) -> tuple[int, str, str]:
         process = self.stand_in(code, *arguments, **options)
@@ -74,7 +79,7 @@ def state(forked: Forked, *arguments: str, **options: Any) -> dict[str, Any]:
 def test_it_is_what_python_itself_would_be(forked, tmp_path):
     options: dict[str, Any] = {
         "cwd": tmp_path,
-        "env": os.environ | {"ANSWER": "42", "ODD": "a\udcffb\nc"},
+        "env": os.environ | forked.address() | {"ANSWER": "42", "ODD": "a\udcffb\nc"},
         "preexec_fn": lambda: (os.nice(3), signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])),
     }
     found = state(forked, "--number", "7", **options)
@@ -86,6 +91,31 @@ def test_it_is_what_python_itself_would_be(forked, tmp_path):
     for own in ("loaded", "drawn", "process", "group"):
         del found[own], expected[own]
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        {},
+        {"env_vars": {"NEW": "1", "BOTH": "$BASE and ${BASE}", "NONE": "<${NO_SUCH}>", "BASE": "later"}},
+        {"env_vars": {"A": "1"}, "py_executable": f"{sys.executable} -B", "command_prefix": ["true", "&&"]},
+    ],
+)
+def test_it_sets_up_what_rays_own_script_does(forked, context):
+    arguments = [f"--serialized-runtime-env-context={json.dumps(context)}", "--number=7", "--language=PYTHON"]
+    environment = os.environ | {"BASE": "first"}
+    found = state(forked, *arguments, env=environment)
+    assert found["loaded"] == ("py_executable" not in context), "what is no plain Python is not forked"
+    own = [sys.executable, setup_worker.__file__, str(forked.folder / "script.py"), *arguments]
+    done = subprocess.run(
+        own, input="given", capture_output=True, text=True, check=True, env=environment | forked.address()
+    )
+    expected = json.loads(done.stdout)
+    of_the_shell = ("_", "SHLVL", "PWD", "OLDPWD")
+    for side in (found, expected):
+        side["environment"] = {k: v for k, v in side["environment"].items() if k not in of_the_shell}
+    same = ("argv", "environment", "folder", "input")
+    assert [found[name] for name in same] == [expected[name] for name in same]
 
 
 def test_no_two_draw_the_same_numbers(forked):
@@ -173,11 +203,11 @@ def test_where_one_is_killed_the_other_ends(forked):
 
 def test_nothing_outlives_the_driver(tmp_path):
     code = f"""
-import subprocess, sys, time
-from headway.forking import launch
+import os, subprocess, sys, time
+from headway.forking import launch, stand_in
 launch.start([])
-command = launch.executable().split()
-subprocess.Popen([*command, {str(tmp_path / "long.py")!r}])
+environment = os.environ | launch.worker_environment()
+subprocess.Popen([sys.executable, stand_in.__file__, {str(tmp_path / "long.py")!r}], env=environment)
 time.sleep(1000)
 """
     (tmp_path / "long.py").write_text(

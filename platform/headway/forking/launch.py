@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import socket
 import subprocess
 import sys
@@ -14,10 +13,10 @@ from pathlib import Path
 from headway.forking import parent, stand_in
 
 FOR_SERVING = (
-    *("fastapi", "uvicorn"),  # what Ray Serve brings with it
+    *("fastapi", "pandas", "uvicorn"),  # what Ray Serve brings with it
     *("headway.serving.app", "headway.serving.models"),
 )
-FOR_ALL = (*FOR_SERVING, "pandas", "headway.steps.trials")
+FOR_ALL = (*FOR_SERVING, "headway.steps.trials")
 """What the parent loads. Nothing that brings Ray itself: its core does not survive a fork."""
 
 _parent: subprocess.Popen[bytes] | None = None
@@ -51,13 +50,7 @@ def start_parent(address: Path, modules: Sequence[str]) -> subprocess.Popen[byte
         )
 
 
-def executable() -> str:
-    """The command that Ray is to start instead of Python; without a parent, it is Python all the same."""
+def worker_environment() -> dict[str, str]:
+    """What `stand_in` needs to know; without a parent, it is Python all the same."""
     start()
-    assert _socket is not None
-    return shlex.join(stand_in_command(_socket))
-
-
-def stand_in_command(address: Path) -> list[str]:
-    """What stands for Python where a parent listens at this address."""
-    return [sys.executable, "-I", "-S", stand_in.__file__, str(address)]
+    return {stand_in.PARENT: str(_socket)}

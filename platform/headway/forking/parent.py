@@ -192,10 +192,11 @@ def main() -> None:
         environment = dict(os.environ)
         # Should a library ask whether there are GPUs: CUDA, once initialised, does not survive a fork.
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+        gc.disable()  # there is nothing to collect yet, and it would look for it again and again
         for module in modules:
             importlib.import_module(module)
-        gc.collect()
         gc.freeze()  # or the collector would write to, and so copy, all that is shared
+        gc.enable()
         order = Parent(listener, sys.stdin.fileno(), environment).serve()
     if order is None:
         shutil.rmtree(folder, ignore_errors=True)

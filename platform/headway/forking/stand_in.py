@@ -1,8 +1,10 @@
-"""Stands for the Python that Ray starts: has the parent fork a process that has loaded everything already.
+"""Sets up a worker of Ray's, in place of Ray's own script: has the parent fork it, with everything loaded.
 
-Ray runs `python stand_in.py SOCKET SCRIPT ARGUMENT…` where it would run `python SCRIPT ARGUMENT…`. It loads
-little, since it runs once for each process. It lives as long as the forked process does, hands on signals,
-and ends as that ends. Where no parent answers, it becomes the Python that it stands for.
+Ray runs `python stand_in.py WORKER ARGUMENT… --serialized-runtime-env-context=JSON --language=PYTHON` for
+each process. Its own script imports all of Ray to read that JSON, a second of a core; this one loads little.
+It lives as long as the forked process does, hands on signals, and ends as that ends. Where no parent
+answers, it becomes the Python that it stands for; what else a runtime environment can ask for, it leaves to
+Ray's own script.
 """
 
 from __future__ import annotations
@@ -10,22 +12,68 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import sys
 from typing import Any
 
+PARENT = "HEADWAY_PARENT"
+"""The variable with the address of the parent's socket."""
+
 _PATIENCE_SECONDS = 40.0
 """To wait for a parent that still loads; Ray gives a process 60 s to come up."""
+
+_CONTEXT = "--serialized-runtime-env-context="
+_LANGUAGE = "--language="
 
 
 def main() -> None:
     """Ask for a process and wait for its end."""
-    address, *command = sys.argv[1:]
-    with contextlib.suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as connection:
-        process, answers = _ask(connection, address, command)
-        os._exit(_end_of(process, answers))
+    arguments = sys.argv[1:]
+    command = [argument for argument in arguments if not argument.startswith((_CONTEXT, _LANGUAGE))]
+    asked = [argument for argument in arguments if argument not in command]
+    if not _is_plain_python(asked):
+        _leave_to_ray(arguments)
+    _set_variables(_context(asked).get("env_vars") or {})
+    address = os.environ.get(PARENT)
+    if address and not command[0].startswith("-"):  # Python's own flags
+        with contextlib.suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as connection:
+            process, answers = _ask(connection, address, command)
+            os._exit(_end_of(process, answers))
     os.execv(sys.executable, [sys.executable, *command])
+
+
+def _context(asked: list[str]) -> dict[str, Any]:
+    """The fields of Ray's `RuntimeEnvContext`."""
+    found: dict[str, Any] = {}
+    for argument in asked:
+        if argument.startswith(_CONTEXT):
+            found |= json.loads(argument.removeprefix(_CONTEXT) or "{}")
+    return found
+
+
+def _is_plain_python(asked: list[str]) -> bool:
+    """Whether variables are all that sets the process apart from any other."""
+    other = {name: value for name, value in _context(asked).items() if name != "env_vars" and value}
+    languages = {argument for argument in asked if argument.startswith(_LANGUAGE)}
+    return (
+        other.pop("py_executable", sys.executable) == sys.executable
+        and not other
+        and languages <= {f"{_LANGUAGE}PYTHON"}
+    )
+
+
+def _leave_to_ray(arguments: list[str]) -> None:
+    from ray._private.workers import setup_worker
+
+    os.execv(sys.executable, [sys.executable, setup_worker.__file__, *arguments])
+
+
+def _set_variables(variables: dict[str, str]) -> None:
+    """Set them as Ray does: `${X}` is the variable X, or nothing where there is none."""
+    for name, value in variables.items():
+        os.environ[name] = re.sub(r"\$\{[A-Z0-9_]+\}", "", os.path.expandvars(value))
 
 
 def _ask(connection: socket.socket, address: str, command: list[str]) -> tuple[int, Any]:

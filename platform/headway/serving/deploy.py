@@ -8,6 +8,7 @@ import math
 import os
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ _APPLICATION = "headway"
 _GATEWAY_RESOURCE = "gateway"
 _QUIET = {"log_level": "ERROR", "enable_access_log": False}
 _DRAIN_SECONDS = 30.0
+_LOOK_SECONDS = 0.1
 _watches: list[AliasWatch] = []
 
 
@@ -62,8 +64,27 @@ def deploy(config: ServeConfig, releases: Sequence[Release], cores: int) -> str:
         logging.getLogger(logger).setLevel(logging.ERROR)
     serve.start(proxy_location="Disabled", logging_config=_QUIET)
     application = bind_application(config, releases, cores)
-    serve.run(application, name=_APPLICATION, route_prefix=None, logging_config=_QUIET)
+    target = serve.RunTarget(application, name=_APPLICATION, route_prefix=None, logging_config=_QUIET)
+    serve.run_many([target], wait_for_applications_running=False)
+    _wait_until_running()
     return f"{'https' if config.certificate else 'http'}://{config.host}:{config.port}"
+
+
+def _wait_until_running() -> None:
+    """What `serve.run` does, which looks once a second only.
+
+    Raises:
+        RuntimeError: a replica or the gateway could not be started.
+    """
+    from ray import serve
+
+    while True:
+        application = serve.status().applications[_APPLICATION]
+        if application.status == "RUNNING":
+            return
+        if application.status == "DEPLOY_FAILED":
+            raise RuntimeError(f"deploying failed: {application.message}")
+        time.sleep(_LOOK_SECONDS)
 
 
 def cores_per_replica(config: ServeConfig) -> int:
