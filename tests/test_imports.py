@@ -38,6 +38,7 @@ LAYERS = {
     "serving": 4,
     "tasks": 4,
     "cluster": 4,
+    "local_cluster": 4,
     "cluster_address": 4,
     "forking": 4,
     "model_folder": 4,
