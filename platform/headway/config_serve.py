@@ -99,6 +99,8 @@ class ServeConfig(Config):
             raise ValueError("demo_texts goes with a single model")
         if self.demo_texts and self.demo_source is None:
             raise ValueError("demo_texts needs a demo_source to take the texts from")
+        if self.demo_texts and (self.keys or self.certificate):
+            raise ValueError("demo_texts are asked in clear text and without a key; leave them out")
         if (self.certificate is None) != (self.private_key is None):
             raise ValueError("certificate and private_key belong together; give both or neither")
         if self.keys is None and not _is_loopback(self.host):

@@ -17,6 +17,10 @@ def _tried(**challenger):
         ({"host": "example.org"}, "keys must be set"),
         ({"rate": 3.0}, "rate is a limit on keys; set keys too"),
         ({"certificate": "a.pem"}, "certificate and private_key belong together"),
+        (
+            {"keys": "k", "demo_texts": 3, "demo_source": {"source": "t.csv"}},
+            "demo_texts are asked in clear text and without a key; leave them out",
+        ),
         ({"replicas": [3, 2]}, "should be [least, most]"),
         ({"timeout": 0}, "timeout: 0 is not allowed"),
         ({"precision": "int4"}, "precision: 'int4' is not allowed"),

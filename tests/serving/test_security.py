@@ -1,0 +1,150 @@
+"""What keeps strangers out, on a real deployment: TLS, keys stored as digests only, logs without texts."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import ipaddress
+import json
+import os
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import pytest
+from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+import headway
+from headway.cli import main
+from headway.client import UnauthorizedError
+from headway.config import ServeConfig
+from headway.serving.deploy import deploy, undeploy
+from headway.serving.dispatch import Release
+from ports import free_port
+from waiting import PATIENCE
+
+SECRET = "the patient's name is Ishmael"
+
+
+def write_certificate(folder: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(address, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    paths = folder / "certificate.pem", folder / "key.pem"
+    for path, content in zip(paths, (certificate.public_bytes(pem), private), strict=True):
+        path.write_bytes(content)
+    return paths
+
+
+class Server(NamedTuple):
+    url: str
+    key: str
+    certificate: Path
+    folder: Path
+
+    def client(self, **headers: str) -> httpx.Client:
+        trusted = ssl.create_default_context(cafile=str(self.certificate))
+        return httpx.Client(base_url=self.url, verify=trusted, headers=headers, timeout=PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def server(
+    ray_cluster: None, folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("secured")
+    certificate, private_key = write_certificate(folder)
+    made = CliRunner().invoke(main, ["key", "alice"])
+    (folder / "keys.txt").write_text(made.stdout)
+    config = ServeConfig(
+        model="x",
+        replicas=(1, 1),
+        port=free_port(),
+        keys=folder / "keys.txt",
+        certificate=certificate,
+        private_key=private_key,
+    )
+    url = deploy(config, [Release("tiny", "1", str(folders["embeddings"]))], 1)
+    yield Server(url, made.stderr.split()[-1], certificate, folder)
+    undeploy()
+
+
+def test_only_a_digest_of_a_key_is_kept(server):
+    kept = (server.folder / "keys.txt").read_text()
+    assert kept == f"{hashlib.sha256(server.key.encode()).hexdigest()} alice\n"
+
+
+def test_nothing_is_said_in_clear_text(server):
+    assert server.url.startswith("https://")
+    with pytest.raises(httpx.TransportError):
+        httpx.get(server.url.replace("https", "http") + "/health/live", trust_env=False)
+    with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
+        httpx.get(f"{server.url}/health/live", trust_env=False)
+
+
+def test_who_holds_a_key_is_answered(server, monkeypatch):
+    with server.client() as stranger:
+        assert stranger.get("/health/ready").status_code == 200
+        assert stranger.post("/v1/embeddings", json={"input": "x"}).status_code == 401
+    monkeypatch.setenv("SSL_CERT_FILE", str(server.certificate))
+    with headway.Client(server.url, server.key) as client:
+        assert client.embeddings(["The sailor.", "A baker."]).shape == (2, 32)
+    with headway.Client(server.url, "another") as client, pytest.raises(UnauthorizedError):
+        client.embeddings(["The sailor."])
+
+
+def test_an_operator_can_measure_it(server, tmp_path):
+    (tmp_path / "texts.txt").write_text("The sailor steers.\nA baker slices bread.\n")
+    counts = ["--file", str(tmp_path / "texts.txt"), "--clients", "4", "--requests", "40", "--texts", "2"]
+
+    def measure(key: str) -> tuple[int, dict[str, float]]:
+        done = subprocess.run(
+            [sys.executable, "-m", "headway.cli", "load-test", f"{server.url}/v1/embeddings", *counts],
+            env=os.environ | {"SSL_CERT_FILE": str(server.certificate), "HEADWAY_KEY": key},
+            capture_output=True,
+            text=True,
+        )
+        return done.returncode, json.loads(done.stdout)
+
+    code, found = measure(server.key)
+    assert (code, found["requests"], found["failed"], found["statuses"]) == (0, 40, 0, {"200": 40})
+    assert 0 < found["p50_ms"] <= found["p99_ms"] and found["texts_per_second"] > 0
+    code, found = measure("another")
+    assert (code, found["failed"], found["statuses"]) == (1, 40, {"401": 40})
+
+
+def test_no_text_and_no_key_is_logged(server):
+    import ray
+
+    with server.client(authorization=f"Bearer {server.key}") as client:
+        assert client.post("/v1/embeddings", json={"input": SECRET}).status_code == 200
+        assert client.post("/v1/classify", json={"input": SECRET}).status_code == 422
+        assert client.post("/v1/embeddings", json={"input": {"text": SECRET}}).status_code == 422
+        assert client.post("/v1/embeddings", content=f'{{"input": "{SECRET}').status_code == 422
+        assert client.get("/v1/models", params={"text": SECRET}).status_code == 200
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+    contents = {path: path.read_bytes() for path in logs.rglob("*") if path.is_file()}
+    assert any("replica_headway_Gateway" in path.name for path in contents), "these are not the server's logs"
+    for hidden in (SECRET, SECRET.replace(" ", "%20"), SECRET.replace(" ", "+"), server.key):
+        assert [path for path, content in contents.items() if hidden.encode() in content] == []
