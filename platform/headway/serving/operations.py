@@ -151,17 +151,21 @@ async def _asked(
     return answer
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
+async def _unless_gone(request: Request, work: Awaitable[Answer]) -> Answer:
     """The answer, unless the client leaves before it is there; then the work is given up."""
-    working = asyncio.create_task(work)
+    asking = asyncio.current_task()
+    assert asking is not None
     leaving = asyncio.create_task(_gone(request.receive))
+    leaving.add_done_callback(give_up := lambda _: asking.cancel())
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientGoneError
-        return working.result()
+        return await work
+    except asyncio.CancelledError:
+        if not leaving.done() or leaving.cancelled():
+            raise
+        asking.uncancel()
+        raise ClientGoneError from None
     finally:
-        working.cancel()
+        leaving.remove_done_callback(give_up)
         leaving.cancel()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,11 +15,14 @@ from headway.serving.description import Ability, Description, describe
 from headway.serving.dispatch import Kind, Operation, Release
 from headway.serving.spans import Entity, Span, answer_spans, entities
 from headway.serving.tokens import Piece, TextTokenizer
+from headway.serving.turns import Turns
 
 if TYPE_CHECKING:
     from headway.serving.trial import Trial
 
-_tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+_tokenizer_thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+_TURN_CHARACTERS = 20_000
+"""Tokenised while others wait for their own: a few milliseconds."""
 
 
 class NotAbleError(ValueError):
@@ -69,6 +71,7 @@ class ModelService:
         self.refused: dict[str, str] = {}
         self.trial: Trial | None = None
         self.cached = cached
+        self._tokenizing = Turns(_tokenizer_thread, _TURN_CHARACTERS)
 
     def tries(self, release: Release | None) -> bool:
         """Whether this is the version that is tried."""
@@ -89,15 +92,17 @@ class ModelService:
     async def embed(self, texts: Sequence[str], overlong: str, timeout: float) -> Answer:
         """A vector of unit length for each text, float32 (hidden_size,)."""
         current = self.current
-        pieces = await _pieces(current, texts, overlong=overlong)
+        pieces = await self._pieces(current, texts, overlong=overlong)
         found = await self._compute(current, Operation("embed"), pieces, timeout, cached=True)
-        vectors = [row / np.linalg.norm(row) for row in _means(pieces, found, len(texts))]
+        vectors = _means(pieces, found, len(texts))
+        if len(pieces) > len(texts):  # a mean of windows is shorter than they are
+            vectors = [row / np.linalg.norm(row) for row in vectors]
         return Answer(current.release, vectors, sum(len(piece.sequence.ids) for piece in pieces))
 
     async def classify(self, texts: Sequence[str], overlong: str, timeout: float) -> Answer:
         """For each text, the probability of each class by its label."""
         current = self._able("classify")
-        pieces = await _pieces(current, texts, overlong=overlong)
+        pieces = await self._pieces(current, texts, overlong=overlong)
         found = await self._compute(current, Operation("classify"), pieces, timeout)
         labels = current.description.labels
         rows = [row.tolist() for row in _means(pieces, found, len(texts))]
@@ -107,17 +112,17 @@ class ModelService:
         """How well each document fits the query: a cross-encoder's score, or the embeddings' cosine."""
         current = self.current
         if current.description.scores_pairs:
-            pieces = await _pieces(current, [query] * len(documents), documents)
+            pieces = await self._pieces(current, [query] * len(documents), documents)
             found = await self._compute(current, Operation("classify"), pieces, timeout)
             return Answer(current.release, [float(score[0]) for score in found])
-        pieces = await _pieces(current, [query, *documents])
+        pieces = await self._pieces(current, [query, *documents])
         first, *others = await self._compute(current, Operation("embed"), pieces, timeout, cached=True)
         return Answer(current.release, [float(first @ other) for other in others])
 
     async def fill_mask(self, texts: Sequence[str], candidates: int, overlong: str, timeout: float) -> Answer:
         """For each text and each hidden word in it, (token, probability) of the likeliest words."""
         current = self._able("fill-mask")
-        pieces = await _pieces(current, texts, overlong="reject" if overlong == "window" else overlong)
+        pieces = await self._pieces(current, texts, overlong="reject" if overlong == "window" else overlong)
         found = await self._compute(current, Operation("fill-mask", candidates), pieces, timeout)
         word = current.tokenizer.backend.id_to_token
         named = [
@@ -132,7 +137,7 @@ class ModelService:
     async def tokens(self, texts: Sequence[str], overlong: str, timeout: float) -> Answer:
         """The entities of each text."""
         current = self._able("tokens")
-        pieces = await _pieces(current, texts, overlong=overlong)
+        pieces = await self._pieces(current, texts, overlong=overlong)
         found = await self._compute(current, Operation("tokens"), pieces, timeout)
         windows: list[list[tuple[Piece, np.ndarray]]] = [[] for _ in texts]
         for piece, probabilities in zip(pieces, found, strict=True):
@@ -146,7 +151,7 @@ class ModelService:
     async def answer(self, question: str, context: str, candidates: int, timeout: float) -> Answer:
         """The likeliest answers to a question that stand in a text."""
         current = self._able("answer")
-        pieces = await _pieces(current, [question], [context], overlong="window")
+        pieces = await self._pieces(current, [question], [context], overlong="window")
         found = await self._compute(current, Operation("answer"), pieces, timeout)
         spans: list[Span] = answer_spans(context, list(zip(pieces, found, strict=True)), candidates)
         return Answer(current.release, spans)
@@ -154,7 +159,7 @@ class ModelService:
     async def attention(self, text: str, tokens: int, timeout: float) -> Answer:
         """The tokens, and their attention weights, float16 (layers, heads, length, length)."""
         current = self.current
-        (piece,) = await _pieces(current, [text], limit=tokens)
+        (piece,) = await self._pieces(current, [text], limit=tokens)
         (weights,) = await self._compute(current, Operation("attention"), [piece], timeout)
         return Answer(current.release, (piece.encoding.tokens, weights))
 
@@ -163,6 +168,11 @@ class ModelService:
             can = ", ".join(self.current.description.abilities)
             raise NotAbleError(f"{self.current.release.name} cannot {ability}; it can: {can}")
         return self.current
+
+    async def _pieces(self, current: LoadedRelease, *texts: Sequence[str], **settings: Any) -> list[Piece]:
+        """Tokenise in a thread: long texts take long, and the event loop has others to serve."""
+        work = partial(current.tokenizer.pieces, *texts, **settings)
+        return await self._tokenizing.run(work, sum(len(text) for side in texts for text in side))
 
     async def _compute(
         self,
@@ -175,12 +185,6 @@ class ModelService:
         kind = Kind(current.release, operation)
         cached = cached and self.cached
         return await self.queue.compute(kind, [piece.sequence for piece in pieces], timeout, cached=cached)
-
-
-async def _pieces(current: LoadedRelease, *texts: Sequence[str], **settings: Any) -> list[Piece]:
-    """Tokenise in a thread: long texts take long, and the event loop has others to serve."""
-    work = partial(current.tokenizer.pieces, *texts, **settings)
-    return await asyncio.get_running_loop().run_in_executor(_tokenizing, work)
 
 
 def _means(pieces: Sequence[Piece], found: Sequence[np.ndarray], texts: int) -> list[np.ndarray]:
