@@ -25,6 +25,7 @@ from headway.serving.guard import Guard, Keys
 from headway.serving.metrics import Metrics
 from headway.serving.models import EncoderModel
 from headway.serving.service import LoadedRelease, ModelService
+from headway.serving.short_way import ShortWay
 from ports import free_port
 
 SENTENCES = [
@@ -127,7 +128,7 @@ def live(folders: dict[str, Path]) -> Iterator[str]:
             running.append(asyncio.create_task(Dispatcher(queue, LocalReplica().call).run()))
         metrics = Metrics()
         app = build_app(services, metrics, 20.0, lambda: True)
-        guard = Guard(app, metrics, None, max_body=2_000_000, body_timeout=2.0)
+        guard = Guard(ShortWay(app), metrics, None, max_body=2_000_000, body_timeout=2.0)
         # As the gateway does: what a client leaves hanging does not keep the server from its end.
         config = uvicorn.Config(
             guard, port=port, log_level="error", lifespan="off", timeout_graceful_shutdown=5
@@ -167,7 +168,7 @@ def serving(folders: dict[str, Path]) -> Callable[..., Any]:
         )
         dispatcher = Dispatcher(tokens, replica.call)
         app = build_app({"tiny": service}, metrics, timeout, lambda: True)
-        guard = Guard(app, metrics, keys, max_body=100_000, body_timeout=2.0)
+        guard = Guard(ShortWay(app), metrics, keys, max_body=100_000, body_timeout=2.0)
         running = asyncio.create_task(dispatcher.run())
         try:
             transport = httpx.ASGITransport(guard, raise_app_exceptions=False)

@@ -26,6 +26,7 @@ from headway.serving.guard import Guard, Keys
 from headway.serving.metrics import Metrics
 from headway.serving.service import LoadedRelease, ModelService
 from headway.serving.settings import GatewaySettings
+from headway.serving.short_way import ShortWay
 from headway.serving.trial import Trial
 
 _STATE_EVERY = 0.5
@@ -143,7 +144,7 @@ class Gateway:
     def _guard(self, app: Any) -> Guard:
         settings = self._settings
         keys = Keys(frozenset(settings.key_digests), settings.rate) if settings.key_digests else None
-        return Guard(app, self._metrics, keys, settings.max_body, settings.body_timeout)
+        return Guard(ShortWay(app), self._metrics, keys, settings.max_body, settings.body_timeout)
 
     def _make(self, release: LoadedRelease) -> _Model:
         settings, name = self._settings, release.release.name

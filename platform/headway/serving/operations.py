@@ -14,15 +14,12 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from pydantic import BaseModel
 
 from headway.serving import schemas
+from headway.serving.errors import ClientGoneError
 from headway.serving.service import Answer, ModelService
 
 TIMEOUT_HEADER = "x-request-timeout-seconds"
 
 router = APIRouter(prefix="/v1")
-
-
-class ClientGoneError(Exception):
-    """Nobody would read the answer."""
 
 
 def _gives(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
