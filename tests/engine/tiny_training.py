@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import subprocess
-import sys
+import multiprocessing
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +20,6 @@ from transformers import (
     BertTokenizerFast,
 )
 
-import headway
 from headway.config import LoraConfig, TrainingConfig
 from headway.data.batches import Example, LabelledBatches
 from headway.data.sampling import Draw
@@ -211,24 +207,19 @@ def run_phases(phases: list[dict[str, Any]], folder: Path, rank: int) -> None:
 
 def train_in_processes(phases: list[dict[str, Any]], folder: Path) -> dict[str, dict[str, Any]]:
     """Results of `run_phases` by name, from as many processes as the largest group needs."""
-    spec = folder / "phases.json"
-    spec.write_text(json.dumps(phases))
-    path = os.pathsep.join([str(Path(headway.__file__).parents[1]), *sys.path])
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # torch and transformers are loaded once, and not by each
     processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(spec), str(rank)], env=os.environ | {"PYTHONPATH": path}
-        )
+        context.Process(target=run_phases, args=(phases, folder, rank), daemon=True)
         for rank in range(max(phase["world"] for phase in phases))
     ]
+    for process in processes:
+        process.start()
     try:
-        while any(process.poll() is None for process in processes):
-            assert not any(process.poll() for process in processes), "a process of the group failed"
+        while any(process.is_alive() for process in processes):
+            assert not any(process.exitcode for process in processes), "a process of the group failed"
             time.sleep(0.1)
     finally:
         for process in processes:
             process.kill()
     return {phase["name"]: torch.load(folder / f"{phase['name']}.pt") for phase in phases}
-
-
-if __name__ == "__main__":
-    run_phases(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[1]).parent, int(sys.argv[2]))
