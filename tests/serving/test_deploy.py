@@ -167,20 +167,30 @@ def replica_processes() -> list[int]:
     return [process for process, title in titles.items() if title.startswith(name) and ours(process)]
 
 
-@pytest.mark.drill  # a kill under load: it wants the machine for itself
+def retries(url: str) -> float:
+    text = httpx.get(f"{url}/metrics", trust_env=False).text
+    found = re.search(r'headway_retries_total\{model="topics"\} (.*)', text)
+    return float(found.group(1)) if found else 0.0
+
+
+@pytest.mark.drill  # kills under load: they want the machine for themselves
 def test_a_killed_replica_costs_no_request(server, expected):
-    check = Checked(expected)
-    wait = load_in_background(server, 1200, 3, check)
-    while check.versions.get("1", 0) < 50:
-        time.sleep(0.01)
-    victim, *_ = replica_processes()
-    os.kill(victim, signal.SIGKILL)
-    result = wait()
-    assert result.failed == 0 and result.statuses[200] == 1200
-    assert check.wrong == 0 and check.versions == {"1": 1200}
+    rounds = 0
+    # A replica that is killed between two packs loses none: kill until one was computing.
+    while not retries(server):
+        rounds += 1
+        assert rounds <= 20, "no replica was computing when it was killed"
+        wait_until(lambda: len(replica_processes()) == 2)
+        check = Checked(expected)
+        wait = load_in_background(server, 600, 3, check)
+        while check.versions.get("1", 0) < 50:
+            time.sleep(0.001)
+        os.kill(replica_processes()[rounds % 2], signal.SIGKILL)
+        result = wait()
+        assert result.failed == 0 and result.statuses[200] == 600
+        assert check.wrong == 0 and check.versions == {"1": 600}
     text = httpx.get(f"{server}/metrics", trust_env=False).text
     assert 'headway_model_info{model="topics",version="1"} 1.0' in text
-    assert float(re.search(r'headway_retries_total{model="topics"} (.*)', text).group(1)) >= 1  # type: ignore[union-attr]
 
 
 def first_model(url: str) -> Any:
