@@ -27,6 +27,9 @@ _ASK_AGAIN_SOON = {
     "RAY_raylet_client_connect_timeout_milliseconds": "50",
     "RAY_raylet_client_num_connect_attempts": "200",
 }
+# Ray warns, on the driver's output, of four times as many processes as may start at once. A trial has six,
+# of which most wait.
+_MANY_PROCESSES = {"RAY_worker_maximum_startup_concurrency": "16"}
 
 
 def start(environment: dict[str, str]) -> None:
@@ -39,7 +42,7 @@ def start(environment: dict[str, str]) -> None:
 
     # One process fewer to start: nobody gives notice before this machine ends.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    environment = environment | _NO_DASHBOARD | _NO_IDLE_PROCESSES | _ASK_AGAIN_SOON
+    environment = environment | _NO_DASHBOARD | _NO_IDLE_PROCESSES | _ASK_AGAIN_SOON | _MANY_PROCESSES
     before = dict(os.environ)  # which Ray's processes inherit
     os.environ.update(environment)
     try:
