@@ -42,6 +42,7 @@ def test_each_key_has_a_rate_of_its_own(serving):
         async with serving("embeddings", keys=keys) as server:
             assert (await server.client.get("/v1/models", headers=bearer("one"))).status_code == 200
             refused = await server.client.get("/v1/models", headers=bearer("one"))
+            assert refused.status_code == 429
             assert int(refused.headers["retry-after"]) >= 1
             assert (await server.client.get("/v1/models", headers=bearer("two"))).status_code == 200
 
