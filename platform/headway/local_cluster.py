@@ -12,24 +12,25 @@ from functools import partial
 from headway.forking import launch as forking
 from headway.forking import stand_in
 
-# Ray's own processes ask "the" cluster's dashboard after each other. A local cluster has none, and they would
-# find that of any other cluster on this machine: its ignorance of a training run counts as the run's death.
-_NO_DASHBOARD = {"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:0"}
-# Those that Ray starts ahead by itself are not forked from the parent, and so of no use to this job.
-_NO_IDLE_PROCESSES = {"RAY_prestart_worker_first_driver": "0"}
+_VARIABLES = {
+    # Ray's own processes ask "the" cluster's dashboard after each other. A local cluster has none, and they
+    # would find that of any other cluster on this machine: its ignorance of a training run counts as the
+    # run's death.
+    "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:0",
+    # Those that Ray starts ahead by itself are not forked from the parent, and so of no use to this job.
+    "RAY_prestart_worker_first_driver": "0",
+    # Ray's node asks its own object store for a connection before that listens, and again after a second.
+    "RAY_raylet_client_connect_timeout_milliseconds": "50",
+    "RAY_raylet_client_num_connect_attempts": "200",
+    # Ray warns, on the driver's output, of four times as many processes as may start at once. A trial has
+    # six, of which most wait.
+    "RAY_worker_maximum_startup_concurrency": "16",
+}
 _NODE_SETTINGS = {
     "setup_worker_path": stand_in.__file__,
     "no_monitor": True,  # of a cluster that could grow
     "include_log_monitor": False,  # what workers print is not shown
 }
-# Ray's node asks its own object store for a connection before that listens, and asks again after a second.
-_ASK_AGAIN_SOON = {
-    "RAY_raylet_client_connect_timeout_milliseconds": "50",
-    "RAY_raylet_client_num_connect_attempts": "200",
-}
-# Ray warns, on the driver's output, of four times as many processes as may start at once. A trial has six,
-# of which most wait.
-_MANY_PROCESSES = {"RAY_worker_maximum_startup_concurrency": "16"}
 
 
 def start(environment: dict[str, str]) -> None:
@@ -42,7 +43,7 @@ def start(environment: dict[str, str]) -> None:
 
     # One process fewer to start: nobody gives notice before this machine ends.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    environment = environment | _NO_DASHBOARD | _NO_IDLE_PROCESSES | _ASK_AGAIN_SOON | _MANY_PROCESSES
+    environment = environment | _VARIABLES
     before = dict(os.environ)  # which Ray's processes inherit
     os.environ.update(environment)
     try:

@@ -74,8 +74,7 @@ def _serialized(environment: dict[str, str] | None) -> str:
     if environment is None:
         return json.dumps(job, sort_keys=True)
     # Where an actor has an environment of its own, Ray's core writes both as one, without a space.
-    variables = job.get("env_vars", {}) | environment
-    both = job | ({"env_vars": variables} if variables else {})
+    both = job | {"env_vars": job.get("env_vars", {}) | environment}
     return json.dumps(both, sort_keys=True, separators=(",", ":"))
 
 

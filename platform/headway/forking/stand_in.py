@@ -32,10 +32,11 @@ def main() -> None:
     """Ask for a process and wait for its end."""
     arguments = sys.argv[1:]
     command = [argument for argument in arguments if not argument.startswith((_CONTEXT, _LANGUAGE))]
-    asked = [argument for argument in arguments if argument not in command]
-    if not _is_plain_python(asked):
+    context = _context(arguments)
+    variables = context.pop("env_vars", None) or {}
+    if not _is_plain_python(context, arguments):
         _leave_to_ray(arguments)
-    _set_variables(_context(asked).get("env_vars") or {})
+    _set_variables(variables)
     address = os.environ.get(PARENT)
     if address and not command[0].startswith("-"):  # Python's own flags
         with contextlib.suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as connection:
@@ -44,22 +45,22 @@ def main() -> None:
     os.execv(sys.executable, [sys.executable, *command])
 
 
-def _context(asked: list[str]) -> dict[str, Any]:
+def _context(arguments: list[str]) -> dict[str, Any]:
     """The fields of Ray's `RuntimeEnvContext`."""
     found: dict[str, Any] = {}
-    for argument in asked:
+    for argument in arguments:
         if argument.startswith(_CONTEXT):
             found |= json.loads(argument.removeprefix(_CONTEXT) or "{}")
     return found
 
 
-def _is_plain_python(asked: list[str]) -> bool:
-    """Whether variables are all that sets the process apart from any other."""
-    other = {name: value for name, value in _context(asked).items() if name != "env_vars" and value}
-    languages = {argument for argument in asked if argument.startswith(_LANGUAGE)}
+def _is_plain_python(context: dict[str, Any], arguments: list[str]) -> bool:
+    """Whether nothing but its variables, which are no part of `context`, sets the process apart."""
+    asked = {name: value for name, value in context.items() if value}
+    languages = {argument for argument in arguments if argument.startswith(_LANGUAGE)}
     return (
-        other.pop("py_executable", sys.executable) == sys.executable
-        and not other
+        asked.pop("py_executable", sys.executable) == sys.executable
+        and not asked
         and languages <= {f"{_LANGUAGE}PYTHON"}
     )
 

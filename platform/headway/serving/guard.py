@@ -156,14 +156,8 @@ class Guard:
             raise _RefusedError(
                 408, "body_too_slow", f"the body did not come in {self.body_timeout:g} s"
             ) from None
-        pending: list[Message] = [
-            {**message, "body": bytes(body)} if message["type"] == "http.request" else message
-        ]
-
-        async def again() -> Message:
-            return pending.pop() if pending else await receive()
-
-        return again
+        whole = {**message, "body": bytes(body)} if message["type"] == "http.request" else message
+        return received_again(whole, receive)
 
     def _too_large(self) -> _RefusedError:
         message = f"the body has more than {self.max_body:,} bytes"
@@ -187,6 +181,16 @@ class _Watched:
         if message["type"] == "http.response.start":
             self.status = message["status"]
         await self.passed_on(message)
+
+
+def received_again(message: Message, receive: Receive) -> Receive:
+    """Receives a message that has been received already, and then what comes."""
+    pending = [message]
+
+    async def again() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return again
 
 
 def _header(scope: Message, name: bytes) -> bytes:

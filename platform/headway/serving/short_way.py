@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 
 from headway.serving.errors import answer_to, is_expected
-from headway.serving.guard import Message, Receive, Send
+from headway.serving.guard import Message, Receive, Send, received_again
 from headway.serving.operations import router
 
 _JSON = b"application/json"
@@ -41,7 +41,7 @@ class ShortWay:
         try:
             body = schema.model_validate_json(message.get("body", b""))
         except ValidationError:
-            await self._app(scope, _again(message, receive), send)
+            await self._app(scope, received_again(message, receive), send)
             return
         scope["app"], scope["route"] = self._app, route
         await self._answer(route.endpoint, body, scope, receive, send)
@@ -57,13 +57,3 @@ class ShortWay:
                 raise  # the server's log keeps where it was
         else:
             await response(scope, receive, send)
-
-
-def _again(message: Message, receive: Receive) -> Receive:
-    """Receive a message that has been received, and then what comes."""
-    pending = [message]
-
-    async def next_message() -> Message:
-        return pending.pop() if pending else await receive()
-
-    return next_message
