@@ -28,13 +28,11 @@ def idle() -> set[int]:
 def _titled_idle() -> dict[int, float]:
     """Processes, and the seconds of a core that they have taken."""
     found = {}
-    for child in psutil.Process().children():
-        if parent.__file__ not in child.cmdline():
-            continue
-        for process in child.children():
-            with contextlib.suppress(psutil.Error):
-                if process.cmdline()[:1] == ["ray::IDLE"]:
-                    found[process.pid] = process.cpu_times().user
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # ended by now
+            forked = parent.__file__ in psutil.Process(process.ppid()).cmdline()
+            if forked and process.cmdline()[:1] == ["ray::IDLE"]:
+                found[process.pid] = process.cpu_times().user
     return found
 
 
