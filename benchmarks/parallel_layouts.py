@@ -1,7 +1,7 @@
 """Losses of every parallel layout against a single process, on the same batches of real text.
 
     python benchmarks/parallel_layouts.py
-    python benchmarks/parallel_layouts.py --preset bert-tiny --steps 5     # in a minute
+    python benchmarks/parallel_layouts.py --steps 5     # in four minutes
 
 Each layout trains from the same weights in as many processes as it needs, of one thread each. On a processor
 with fewer cores than processes the speeds only say that it runs; the losses are what this is about.

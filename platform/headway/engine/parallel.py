@@ -3,8 +3,8 @@
 The workers form a mesh of four dimensions. Along `data` each has the whole model and a share of the batch;
 along `shard` a share of the batch and a slice of every weight (Rajbhandari et al. 2020, "ZeRO", stage 3, by
 PyTorch's `fully_shard`); along `tensor` the same share of the batch, and the heads and intermediate neurons
-of a layer are split (Shoeybi et al. 2019, "Megatron-LM", section 3); along `pipeline` the same share, and
-some of the layers (`pipeline.py`).
+of a layer are split (`split_layers.py`); along `pipeline` the same share, and some of the layers
+(`pipeline.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,32 +25,19 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 from torch.distributed.tensor import DTensor
-from torch.distributed.tensor.parallel import (
-    ColwiseParallel,
-    ParallelStyle,
-    RowwiseParallel,
-    parallelize_module,
-)
 from torch.nn.parallel import DistributedDataParallel
 
-from headway.config import ConfigError, ParallelConfig
+from headway.config import ParallelConfig
 from headway.engine.device import default_device
 from headway.engine.shared_mean import SharedMean
+from headway.engine.split_layers import split_layers
 
 DIMENSIONS = ("pipeline", "data", "shard", "tensor")
 """Of the mesh of workers, the outermost first: neighbours exchange most."""
 _BATCH_DIMENSIONS = ("data", "shard")
 
-# A pair of matrices a layer: the first is split by its outputs, the second by its inputs, so that the pair
-# needs one sum over the workers. Names are those of transformers' BERT, RoBERTa and ELECTRA.
-_TENSOR_PLAN: dict[str, type[ParallelStyle]] = {
-    "attention.self.query": ColwiseParallel,
-    "attention.self.key": ColwiseParallel,
-    "attention.self.value": ColwiseParallel,
-    "attention.output.dense": RowwiseParallel,
-    "intermediate.dense": ColwiseParallel,
-    "output.dense": RowwiseParallel,
-}
+_LEAST_NORM = 1e-6
+"""Added to a norm before it divides, as PyTorch does."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +111,7 @@ class Worker:
             return module
         layers = [layer for layer in transformer_layers(module) if list(layer.parameters())]
         if self.mesh["tensor"].size() > 1:
-            _split_tensors(layers, self.mesh["tensor"])
+            split_layers(layers, self.mesh["tensor"])
         policy = MixedPrecisionPolicy(
             param_dtype=None if dtype == torch.float32 else dtype, reduce_dtype=torch.float32
         )
@@ -170,18 +156,6 @@ def transformer_layers(module: nn.Module) -> list[nn.Module]:
     return [layer for found in lists if isinstance(found, nn.ModuleList) for layer in found]
 
 
-def _split_tensors(layers: list[nn.Module], mesh: DeviceMesh) -> None:
-    for layer in layers:
-        heads = getattr(getattr(getattr(layer, "attention", None), "self", None), "num_attention_heads", None)
-        if heads is None:
-            raise ConfigError(
-                f"parallel.tensor: {mesh.size()}; only BERT, RoBERTa and ELECTRA can be split so"
-            )
-        if heads % mesh.size():
-            raise ConfigError(f"parallel.tensor: {mesh.size()} does not divide the {heads} attention heads")
-        parallelize_module(layer, mesh, {name: style() for name, style in _TENSOR_PLAN.items()})
-
-
 @contextmanager
 def synchronise_only_if(module: nn.Module, wanted: bool) -> Iterator[None]:
     """Hold back the averaging of gradients in all micro-batches of a step but the last."""
@@ -212,22 +186,28 @@ def clip_gradients(
     parameters = [parameter for parameter in module.parameters() if parameter.grad is not None]
     if worker is None or worker.mesh is None:
         return float(nn.utils.clip_grad_norm_(parameters, most))
-    by_mesh: dict[Any, list[Tensor]] = {}
-    for parameter in parameters:
-        by_mesh.setdefault(getattr(parameter, "device_mesh", None), []).append(parameter)
     elsewhere = {id(parameter) for parameter in borrowed}
-    counted = [[p for p in some if id(p) not in elsewhere] for some in by_mesh.values()]
     squares = torch.zeros((), device=worker.device)
-    for some in counted:
-        squares += _norm_of_gradients(some).square()
-    if worker.stages > 1:
-        dist.all_reduce(squares, group=worker.mesh["pipeline"].get_group())
+    for parameter in parameters:
+        if id(parameter) not in elsewhere:
+            part, copies = _part_of_gradient(parameter, worker)
+            squares += part.float().square().sum() / copies
+    dist.all_reduce(squares)
     norm = squares.sqrt()
-    for some in by_mesh.values():
-        nn.utils.clip_grads_with_norm_(some, most, norm)
+    parts = [_part_of_gradient(parameter, worker)[0] for parameter in parameters]
+    if parts:  # a stage may have frozen layers only
+        torch._foreach_mul_(parts, (most / (norm + _LEAST_NORM)).clamp(max=1.0))
     return float(norm)
 
 
-def _norm_of_gradients(parameters: list[Tensor]) -> Tensor:
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+def _part_of_gradient(parameter: nn.Parameter, worker: Worker) -> tuple[Tensor, int]:
+    """What of a gradient lies on this worker, and on how many workers the same numbers lie."""
+    copies = worker.world_size // worker.stages
+    gradient = parameter.grad
+    if not isinstance(gradient, DTensor):
+        assert gradient is not None
+        return gradient, copies
+    for size, placement in zip(gradient.device_mesh.shape, gradient.placements, strict=True):
+        if not placement.is_replicate():
+            copies //= size
+    return gradient.to_local(), copies
