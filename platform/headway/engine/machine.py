@@ -9,8 +9,10 @@ from functools import lru_cache
 
 import torch
 
-_REPEATS = 3
-_LONG_SECONDS = 0.25
+_REPEATS = 5
+_LONG_SECONDS = 0.01
+"""A product that takes so long is large enough: on a core without bf16 instructions one of 1,024 runs at the
+same rate as one of 2,048, which would take a second in all, in each worker of each trial."""
 
 
 @lru_cache
@@ -18,13 +20,13 @@ def matrix_product_rate(dtype: torch.dtype, device: torch.device) -> float:
     """FLOP/s of a large matrix product with the threads this process has; the best of a few.
 
     A product of (n, n) by (n, n) counts 2 n^3 operations; n is 2,048 on a processor, 8,192 on a GPU, and less
-    where such a product takes long: a processor without instructions for bf16 needs half a minute for it.
+    where a smaller product takes long enough to be measured well.
     """
     largest = 8192 if device.type == "cuda" else 2048
     for size in (largest // 8, largest // 4, largest // 2, largest):
         left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         # The first one also loads the kernel.
-        if _seconds_of_product(left, right) > _LONG_SECONDS and size < largest:
+        if min(_seconds_of_product(left, right) for _ in range(2)) > _LONG_SECONDS:
             break
     return 2 * size**3 / min(_seconds_of_product(left, right) for _ in range(_REPEATS))
 
