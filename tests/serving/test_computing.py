@@ -37,8 +37,10 @@ def test_more_hands_than_sequences_leave_some_without():
 
 
 @pytest.mark.parametrize("sequences", [1, 3, 40])
-def test_results_are_those_of_one_thread(folders, sequences):
-    model, pack = EncoderModel(folders["embeddings"], "fp32"), random_pack(sequences)
-    expected = model.run(Operation("embed"), pack)
-    found = asyncio.run(Computing(2).run(model, Operation("embed"), pack))
-    np.testing.assert_allclose(np.stack(found), np.stack(expected), atol=1e-5)
+@pytest.mark.parametrize(("folder", "operation"), [("embeddings", "embed"), ("tokens", "tokens")])
+def test_results_are_those_of_one_thread(folders, folder, operation, sequences):
+    model, pack = EncoderModel(folders[folder], "fp32"), random_pack(sequences)
+    expected = model.run(Operation(operation), pack)
+    found = asyncio.run(Computing(2).run(model, Operation(operation), pack))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)

@@ -41,6 +41,9 @@ class Gateway:
         releases: Mapping[str, Release],
         encoders: Mapping[str, DeploymentHandle[Any]],
     ) -> None:
+        self._server: _Server | None = (
+            None  # first: Ray Serve calls `__del__` also where a version cannot be read
+        )
         self._settings = settings
         self._encoders = dict(encoders)
         self._releases = {name: LoadedRelease.open(release) for name, release in releases.items()}
@@ -49,7 +52,6 @@ class Gateway:
         self._models: dict[str, _Model] = {}
         _collect_seldom()
         self._tasks: list[asyncio.Task[Any]] = []
-        self._server: _Server | None = None
         self._draining = False
         self._starting: asyncio.Task[None] | None = None
 

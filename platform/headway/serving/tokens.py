@@ -66,15 +66,24 @@ class TextTokenizer:
             TextTooLongError: with `reject`, or a first text of a pair that leaves no room for the second.
         """
         limit = min(limit or self.max_length, self.max_length)
-        firsts = self.backend.encode_batch(list(texts), add_special_tokens=False)
         if seconds is None:
-            return [p for i, e in enumerate(firsts) for p in self._cut(i, e, None, overlong, limit)]
+            whole = self.backend.encode_batch(list(texts))
+            return [
+                piece for i, e in enumerate(whole) for piece in self._single(i, texts[i], e, overlong, limit)
+            ]
+        firsts = self.backend.encode_batch(list(texts), add_special_tokens=False)
         others = self.backend.encode_batch(list(seconds), add_special_tokens=False)
         return [
             piece
             for i, (first, second) in enumerate(zip(firsts, others, strict=True))
             for piece in self._cut(i, second, first, overlong, limit)
         ]
+
+    def _single(self, index: int, text: str, whole: Encoding, overlong: str, limit: int) -> list[Piece]:
+        """A text's pieces; nearly all fit, and so are done when they have been encoded once."""
+        if len(whole.ids) <= limit:
+            return [Piece(index, _sequence(whole), whole)]
+        return self._cut(index, self.backend.encode(text, add_special_tokens=False), None, overlong, limit)
 
     def _cut(
         self, index: int, encoding: Encoding, before: Encoding | None, overlong: str, limit: int
@@ -99,8 +108,11 @@ class TextTokenizer:
             whole = self.backend.post_process(encoding)
         else:
             whole = self.backend.post_process(before, encoding)
-        sequence = TokenSequence(np.asarray(whole.ids, np.int32), np.asarray(whole.type_ids, np.uint8))
-        return Piece(index, sequence, whole)
+        return Piece(index, _sequence(whole), whole)
+
+
+def _sequence(encoding: Encoding) -> TokenSequence:
+    return TokenSequence(np.asarray(encoding.ids, np.int32), np.asarray(encoding.type_ids, np.uint8))
 
 
 def _load(folder: Path) -> Tokenizer:
