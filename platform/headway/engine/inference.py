@@ -62,6 +62,8 @@ class Product:
         """The product after a function of each number."""
         if self._packed is None or not isinstance(activation, GELUActivation):
             return activation(self(hidden))
+        if self.weight.dtype == torch.float32:  # PyTorch's own is twice as fast as oneDNN's
+            return torch.ops.aten.gelu_(self(hidden))
         return torch.ops.mkldnn._linear_pointwise(hidden, self._packed, self.bias, "gelu", [], "none")
 
     def added(self, hidden: Tensor, other: Tensor) -> Tensor:
