@@ -11,9 +11,9 @@ demo: .venv/demo
 test: .venv/dev
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
-# Slow fault drills: processes killed at random moments.
+# Slow fault drills: processes killed at random moments. DRILLS names some of them only.
 drill: .venv/dev
-	$(BIN)/pytest -q -m drill
+	$(BIN)/pytest -q -m drill $(DRILLS)
 
 check: .venv/dev
 	$(BIN)/ruff check .
