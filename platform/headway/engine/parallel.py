@@ -188,13 +188,14 @@ def clip_gradients(
         return float(nn.utils.clip_grad_norm_(parameters, most))
     elsewhere = {id(parameter) for parameter in borrowed}
     squares = torch.zeros((), device=worker.device)
+    parts = []
     for parameter in parameters:
+        part, copies = _part_of_gradient(parameter, worker)
+        parts.append(part)
         if id(parameter) not in elsewhere:
-            part, copies = _part_of_gradient(parameter, worker)
             squares += part.float().square().sum() / copies
     dist.all_reduce(squares)
     norm = squares.sqrt()
-    parts = [_part_of_gradient(parameter, worker)[0] for parameter in parameters]
     if parts:  # a stage may have frozen layers only
         torch._foreach_mul_(parts, (most / (norm + _LEAST_NORM)).clamp(max=1.0))
     return float(norm)

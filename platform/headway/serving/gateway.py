@@ -41,9 +41,8 @@ class Gateway:
         releases: Mapping[str, Release],
         encoders: Mapping[str, DeploymentHandle[Any]],
     ) -> None:
-        self._server: _Server | None = (
-            None  # first: Ray Serve calls `__del__` also where a version cannot be read
-        )
+        # First: Ray Serve calls `__del__` also where a version cannot be read.
+        self._server: _Server | None = None
         self._settings = settings
         self._encoders = dict(encoders)
         self._releases = {name: LoadedRelease.open(release) for name, release in releases.items()}
