@@ -1,0 +1,1 @@
+"""The verbs as Python functions, what they are given and what they return."""

@@ -1,0 +1,1 @@
+"""Ray: the cluster, its processes and groups of workers."""

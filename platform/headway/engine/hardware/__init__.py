@@ -1,0 +1,1 @@
+"""What the machine computes on, and how fast it can."""

@@ -1,0 +1,1 @@
+"""The encoder: its layers, heads and layouts."""

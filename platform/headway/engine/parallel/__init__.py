@@ -1,0 +1,1 @@
+"""One model or one batch, divided among workers."""

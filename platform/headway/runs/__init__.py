@@ -1,0 +1,1 @@
+"""A training run, in this process or on Ray Train."""

@@ -1,0 +1,1 @@
+"""What clients talk to: the gateway, its operations and its page."""

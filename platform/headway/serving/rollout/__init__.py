@@ -1,0 +1,1 @@
+"""A served model's versions: which is current, and how another one compares."""

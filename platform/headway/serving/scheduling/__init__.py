@@ -1,0 +1,1 @@
+"""From requests to packs of tokens, and on to replicas."""

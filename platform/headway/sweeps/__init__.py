@@ -1,0 +1,1 @@
+"""Searching settings: trials, their ledger and their report."""
