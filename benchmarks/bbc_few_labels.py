@@ -39,14 +39,14 @@ def sentence_vectors(task: Any, rows: Any) -> np.ndarray:
     from transformers import AutoModel
 
     from headway.data.tokenizer import load_tokenizer
-    from headway.engine.encoder import load_model
-    from headway.engine.parallel import Worker
-    from headway.engine.scoring import predict
-    from headway.engine.task_objectives import EmbeddingObjective
+    from headway.engine.model.encoder import load_model
+    from headway.engine.parallel.worker import Worker
+    from headway.engine.training.scoring import predict
+    from headway.engine.training.task_objectives import EmbeddingObjective
 
     class Vectors(EmbeddingObjective):
         def loss(self, outputs: Any, batch: Any) -> Any:
-            from headway.engine.objectives import Term
+            from headway.engine.model.cross_entropy import Term
 
             zero = outputs.new_zeros(())
             return Term(zero, zero, zero)
@@ -134,13 +134,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path())
     arguments = parser.parse_args()
 
-    from headway.config import EvaluateConfig, FinetuneConfig
-    from headway.config_files import validate
+    from headway.config.loading import validate
+    from headway.config.steps import EvaluateConfig, FinetuneConfig
     from headway.data.tokenizer import load_tokenizer
+    from headway.runs.finetuning import FinetuningJob
+    from headway.runs.learning_curve import draw_learning_curve
+    from headway.runs.repeats import spread
     from headway.steps.evaluate import train_and_score
-    from headway.steps.finetune import FinetuningJob
-    from headway.steps.learning_curve import draw_learning_curve
-    from headway.steps.repeats import spread
     from headway.tasks.classification import Classification, tfidf_baseline
     from headway.tasks.preparation import prepared
 

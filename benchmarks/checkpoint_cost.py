@@ -23,16 +23,17 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from random_batches import RandomBatches
+from lib.random_batches import RandomBatches
 from transformers import BertConfig
 
-from headway.config import ModelConfig, TrainingConfig
-from headway.engine.encoder import bert_config, new_pretraining_model
-from headway.engine.objectives import PretrainingObjective
-from headway.engine.parallel import Worker
-from headway.engine.state import Checkpoints
-from headway.engine.storage import Folder
-from headway.engine.trainer import Trainer
+from headway.config.steps import ModelConfig
+from headway.config.training import TrainingConfig
+from headway.engine.checkpoint.checkpoints import Checkpoints
+from headway.engine.checkpoint.storage import Folder
+from headway.engine.model.encoder import bert_config, new_pretraining_model
+from headway.engine.parallel.worker import Worker
+from headway.engine.training.objectives import PretrainingObjective
+from headway.engine.training.trainer import Trainer
 
 
 class Blocking(Checkpoints):

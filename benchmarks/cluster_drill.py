@@ -25,13 +25,13 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import network_hosts
-from local_cluster import Drive, LocalCluster, wait_until, write_pipeline
-from network_cluster import Laptop, wait_for
-from network_hosts import NetworkHosts
-from run_record import RunRecord, compare
+from lib import network_hosts
+from lib.local_cluster import Drive, LocalCluster, wait_until, write_pipeline
+from lib.network_cluster import Laptop, wait_for
+from lib.network_hosts import NetworkHosts
+from lib.run_record import RunRecord, compare
 
-from headway.steps.journal import Entry
+from headway.runs.journal import Entry
 
 HOSTS = ["head", "worker-1", "worker-2"]
 KILLED = "every process killed"

@@ -20,7 +20,7 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from local_cluster import Drive, LocalCluster, wait_until, write_pipeline
+from lib.local_cluster import Drive, LocalCluster, wait_until, write_pipeline
 
 SETTINGS = {
     "batch_size": 32,

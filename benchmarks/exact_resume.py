@@ -23,10 +23,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from local_cluster import Drive, LocalCluster, wait_until, write_pipeline
-from run_record import compare
+from lib.local_cluster import Drive, LocalCluster, wait_until, write_pipeline
+from lib.run_record import compare
 
-from headway.steps.journal import Entry
+from headway.runs.journal import Entry
 
 TARGETS = ["worker", "node", "driver", "notice"]
 CHECKPOINT_EVERY = 10

@@ -22,11 +22,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.distributed.tensor import DTensor
 
-from headway.config import CorpusConfig, ParallelConfig, PretrainConfig
+from headway.config.steps import CorpusConfig, PretrainConfig
+from headway.config.training import ParallelConfig
 from headway.data.corpus import prepare_corpus, read_splits
-from headway.engine.parallel import DIMENSIONS, Worker
-from headway.engine.trainer import Trainer
-from headway.steps.pretrain import PretrainingJob
+from headway.engine.parallel.worker import DIMENSIONS, Worker
+from headway.engine.training.trainer import Trainer
+from headway.runs.pretraining import PretrainingJob
 
 LAYOUTS = [
     (1, ParallelConfig()),

@@ -20,15 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from paragraphs import Paragraphs, load_paragraphs
+from lib.paragraphs import Paragraphs, load_paragraphs
 from torch import Tensor
 from train_speed import SEQUENCES, headway_batches, new_model, precision_name
 
-from headway.config import OptimizerConfig, PretrainConfig, ScheduleConfig
+from headway.config.steps import PretrainConfig
+from headway.config.training import OptimizerConfig, ScheduleConfig
 from headway.data.store import TokenStore
-from headway.engine.meter import Meter
-from headway.engine.objectives import PretrainingObjective
-from headway.engine.trainer import Trainer
+from headway.engine.training.meter import Meter
+from headway.engine.training.objectives import PretrainingObjective
+from headway.engine.training.trainer import Trainer
 
 LEARNING_RATE = 5e-4
 WARMUP_STEPS = 20

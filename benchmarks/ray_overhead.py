@@ -26,9 +26,9 @@ import time
 from pathlib import Path
 
 import psutil
-from paragraphs import bbc_paragraphs
+from lib.paragraphs import bbc_paragraphs
 
-from headway.steps.journal import Entry, read_journal
+from headway.runs.journal import Entry, read_journal
 
 WORKERS = {"plain": 0, "ray": 1}
 WARM_UP_STEPS = 20

@@ -23,18 +23,19 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from cost_model import Encoder, Link, Machine, all_reduce_seconds, step_cost
-from local_cluster import write_pipeline
-from random_batches import RandomBatches
+from lib.cost_model import Encoder, Link, Machine, all_reduce_seconds, step_cost
+from lib.local_cluster import write_pipeline
+from lib.random_batches import RandomBatches
 
-from headway.config import CorpusConfig, ModelConfig, PretrainConfig, TrainingConfig
+from headway.config.steps import CorpusConfig, ModelConfig, PretrainConfig
+from headway.config.training import TrainingConfig
 from headway.data.corpus import prepare_corpus, read_splits
 from headway.data.sampling import BatchSizes, deal, rows_of_step
-from headway.engine.encoder import bert_config, new_pretraining_model
-from headway.engine.objectives import PretrainingObjective
-from headway.engine.parallel import Worker
-from headway.engine.trainer import Trainer
-from headway.steps.pretrain import PretrainingJob
+from headway.engine.model.encoder import bert_config, new_pretraining_model
+from headway.engine.parallel.worker import Worker
+from headway.engine.training.objectives import PretrainingObjective
+from headway.engine.training.trainer import Trainer
+from headway.runs.pretraining import PretrainingJob
 
 LENGTH = 128
 VOCABULARY = 30_522

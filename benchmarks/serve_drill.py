@@ -28,13 +28,13 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from headway import cluster
-from headway.config import ServeConfig
+from headway.cluster import connect
+from headway.config.serve import ServeConfig
 from headway.data.tokenizer import train_tokenizer
+from headway.inference.golden import store_golden
 from headway.serving.deploy import deploy, follow_aliases, undeploy
-from headway.serving.dispatch import Release
-from headway.serving.golden import store_golden
-from headway.serving.load import LoadResult, apply_load, bodies
+from headway.serving.load_test import LoadResult, apply_load, bodies
+from headway.serving.scheduling.messages import Release
 from headway.tracking import Tracking
 
 LABELS = ["kitchen", "harbour", "garden"]
@@ -119,7 +119,7 @@ def drill(root: Path, requests: int, moves: int) -> dict[str, Any]:
         with tracking.run("drill", "train") as run:
             tracking.register_classifier(run, "drill", path, "drill", "champion", TEXTS[0], 64)
     os.environ.setdefault("RAY_worker_niceness", "0")
-    cluster.connect(None, tracking.uri)
+    connect.connect(None, tracking.uri)
     config = ServeConfig.model_validate(
         {
             "model": "models:/drill@champion",
@@ -141,7 +141,7 @@ def drill(root: Path, requests: int, moves: int) -> dict[str, Any]:
         return under_fire(url, tracking, Answers(expected), requests, moves)
     finally:
         undeploy()
-        cluster.disconnect()
+        connect.disconnect()
 
 
 def under_fire(url: str, tracking: Tracking, answers: Answers, requests: int, moves: int) -> dict[str, Any]:

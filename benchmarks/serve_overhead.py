@@ -23,7 +23,7 @@ from typing import Any
 
 import httpx
 
-from headway.serving.load import apply_load
+from headway.serving.load_test import apply_load
 
 MODES: dict[str, dict[str, str]] = {
     "uvicorn": {},
@@ -132,9 +132,9 @@ def serve_uvicorn(port: int, model: Path) -> None:
 def serve_ray(port: int, model: Path) -> None:
     from ray import serve
 
-    from headway import cluster
+    from headway.cluster import connect
 
-    cluster.connect(None, "sqlite:///:memory:")
+    connect.connect(None, "sqlite:///:memory:")
     quiet = {"log_level": "ERROR", "enable_access_log": False}
     serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config=quiet)
 
@@ -154,7 +154,7 @@ class ZeroEncoder:
         """A vector of zeros, but for its first place, for each sequence."""
         import numpy as np
 
-        from headway.serving.dispatch import Reply
+        from headway.serving.scheduling.messages import Reply
 
         return Reply("zero", [np.eye(1, 8, dtype=np.float32)[0]] * len(pack.lengths))
 
@@ -162,12 +162,12 @@ class ZeroEncoder:
 def serve_headway(port: int, model: Path) -> None:
     from ray import serve
 
-    from headway import cluster
-    from headway.serving.dispatch import Release
-    from headway.serving.gateway import Gateway
+    from headway.cluster import connect
+    from headway.serving.http.gateway import Gateway
+    from headway.serving.scheduling.messages import Release
     from headway.serving.settings import GatewaySettings
 
-    cluster.connect(None, "sqlite:///:memory:")
+    connect.connect(None, "sqlite:///:memory:")
     quiet = {"log_level": "ERROR", "enable_access_log": False}
     serve.start(proxy_location="Disabled", logging_config=quiet)
     free = {"num_cpus": 0}

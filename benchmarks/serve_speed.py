@@ -29,11 +29,11 @@ from typing import Any
 
 import httpx
 import numpy as np
-from serve_peers import Peer, peers
+from lib.serve_peers import Peer, peers
 
-from headway.config import SourceConfig
+from headway.config.base import SourceConfig
 from headway.data.sources import read_documents
-from headway.serving.load import apply_load
+from headway.serving.load_test import apply_load
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / "runs" / "peers"
@@ -137,7 +137,7 @@ def limit() -> float:
     """Additions and multiplications a second of a product of the model's size, in bf16 where that is fast."""
     script = (
         "import time, torch\n"
-        "from headway.engine.device import compute_dtype\n"
+        "from headway.engine.hardware.device import compute_dtype\n"
         "dtype = compute_dtype('auto', torch.device('cpu'))\n"
         "a, b = torch.randn(2048, 1536).to(dtype), torch.randn(1536, 1536).to(dtype)\n"
         "best = 1e9\n"

@@ -56,7 +56,7 @@ def start_ray(runs: Path) -> None:
     """A new local cluster of two cores."""
     import ray
 
-    from headway import cluster
+    from headway.cluster import connect
     from headway.tracking import Tracking, tracking_uri
 
     ray.shutdown()
@@ -64,7 +64,7 @@ def start_ray(runs: Path) -> None:
     # Headway has Ray Tune write no files; the peers' are read here.
     os.environ.pop("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", None)
     Tracking.at(runs).check()
-    cluster.connect("local", tracking_uri(runs))
+    connect.connect("local", tracking_uri(runs))
 
 
 def headway_sweep(runs: Path, scheduler: str) -> dict[str, Any]:
@@ -148,8 +148,8 @@ def scores_reported(folder: Path, metric: str, began: float) -> list[tuple[float
 
 def rows_of_task() -> tuple[Any, Any, Any]:
     """The very rows that Headway trains and validates on, and the tokenizer."""
-    from headway.config import FinetuneConfig
-    from headway.config_files import validate
+    from headway.config.loading import validate
+    from headway.config.steps import FinetuneConfig
     from headway.data.tokenizer import load_tokenizer
     from headway.tasks.preparation import prepared
 

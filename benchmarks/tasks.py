@@ -51,7 +51,7 @@ def minilm() -> str:
 
 def articles() -> list[tuple[str, list[str], str]]:
     """(title, sentences, topic) of each article, in a fixed random order."""
-    from headway.config import SourceConfig
+    from headway.config.base import SourceConfig
     from headway.data.sentences import split_sentences
     from headway.data.sources import read_documents
     from headway.data.splitting import drop_duplicates
@@ -124,8 +124,8 @@ def questions(sentences: list[str], place: int) -> list[dict[str, Any]]:
 
 
 def prepared_task(name: str, folder: Path) -> Any:
-    from headway.config import FinetuneConfig
-    from headway.config_files import validate
+    from headway.config.loading import validate
+    from headway.config.steps import FinetuneConfig
     from headway.data.tokenizer import load_tokenizer
     from headway.tasks.preparation import prepared
 
@@ -141,8 +141,8 @@ def prepared_task(name: str, folder: Path) -> Any:
 
 
 def config_of(task: Any, name: str, seed: int, steps: int | None) -> Any:
-    from headway.config import FinetuneConfig
-    from headway.config_files import validate
+    from headway.config.loading import validate
+    from headway.config.steps import FinetuneConfig
 
     return validate(
         FinetuneConfig,
@@ -162,10 +162,10 @@ def config_of(task: Any, name: str, seed: int, steps: int | None) -> Any:
 
 def headway_run(task: Any, name: str, seed: int, steps: int | None = None) -> tuple[float, float]:
     """Primary score on the held-out rows, and seconds of training."""
-    from headway.engine.parallel import Worker
-    from headway.engine.trainer import Trainer
+    from headway.engine.parallel.worker import Worker
+    from headway.engine.training.trainer import Trainer
+    from headway.runs.finetuning import FinetuningJob
     from headway.steps.evaluate import score_held_out
-    from headway.steps.finetune import FinetuningJob
 
     config = config_of(task, name, seed, steps)
     job = FinetuningJob(config, Path(minilm()), task.folder)

@@ -22,19 +22,20 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from paragraphs import MAX_LENGTH, Paragraphs, load_paragraphs
+from lib.paragraphs import MAX_LENGTH, Paragraphs, load_paragraphs
 from transformers import BertForMaskedLM, DataCollatorForLanguageModeling, PreTrainedModel
 
-from headway.config import MaskingConfig, ModelConfig, OptimizerConfig, PretrainConfig
+from headway.config.steps import MaskingConfig, ModelConfig, PretrainConfig
+from headway.config.training import OptimizerConfig
 from headway.data.batches import PretrainingBatches
 from headway.data.sampling import BatchSizes
-from headway.engine.device import compute_dtype, has_fast_bf16, precision_context
-from headway.engine.encoder import bert_config, new_pretraining_model
-from headway.engine.flops import TrainingFlops
-from headway.engine.machine import matrix_product_rate, peak_memory_bytes, synchronise
-from headway.engine.meter import Meter
-from headway.engine.objectives import PretrainingObjective
-from headway.engine.trainer import Trainer
+from headway.engine.hardware.device import compute_dtype, has_fast_bf16, precision_context
+from headway.engine.hardware.peak_rate import matrix_product_rate, peak_memory_bytes, synchronise
+from headway.engine.model.encoder import bert_config, new_pretraining_model
+from headway.engine.training.flops import TrainingFlops
+from headway.engine.training.meter import Meter
+from headway.engine.training.objectives import PretrainingObjective
+from headway.engine.training.trainer import Trainer
 
 WARMUP_STEPS = 2
 CONTESTANTS = ("headway", "trainer", "trainer_grouped", "trainer_packed", "loop")

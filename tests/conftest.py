@@ -100,7 +100,7 @@ def tiny_shape() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def corpus(labelled_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The texts as a prepared corpus: vocabulary of at most 300, 32 tokens a sequence."""
-    from headway.config import CorpusConfig
+    from headway.config.steps import CorpusConfig
     from headway.data.corpus import prepare_corpus, read_splits
 
     config = CorpusConfig(source=str(labelled_file), vocab_size=300, max_length=32)
@@ -156,12 +156,12 @@ def classifier(encoder: Path, labelled_file: Path, runs: Path) -> Path:
 @pytest.fixture(scope="session")
 def ray_cluster(runs: Path) -> Iterator[None]:
     """A local Ray cluster of two cores, started by Headway once for all tests that ask for it."""
-    from headway import cluster
+    from headway.cluster import connect
     from headway.tracking import tracking_uri
 
-    cluster.connect(None, tracking_uri(runs))
+    connect.connect(None, tracking_uri(runs))
     yield
-    cluster.disconnect()
+    connect.disconnect()
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ def pretend_nodes(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> Callabl
 def make_context(tmp_path: Path) -> Callable[..., Any]:
     """A function that makes the context of a step, under a `runs` folder of the test's own."""
     from headway.display import Display
-    from headway.steps.context import Context
+    from headway.runs.context import Context
     from headway.tracking import Tracking
 
     def make(step: str, root: Path | None = None) -> Context:

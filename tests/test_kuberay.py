@@ -13,9 +13,9 @@ from packaging.specifiers import SpecifierSet
 from ray._common.utils import import_attr
 from ray.serve.schema import ServeDeploySchema
 
-from headway.cli import main
-from headway.config import ServeConfig
-from headway.config_files import load_pipeline, validate
+from headway.cli.main import main
+from headway.config.loading import load_pipeline, validate
+from headway.config.serve import ServeConfig
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "kuberay"

@@ -21,7 +21,8 @@ os.environ.setdefault("RAY_health_check_failure_threshold", "4")
 os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "0.5")
 
 from ray.cluster_utils import Cluster
-from run_record import NAME, RunRecord
+
+from lib.run_record import NAME, RunRecord
 
 _PATIENCE_SECONDS = 180.0
 
@@ -121,7 +122,7 @@ class Drive(RunRecord):
 
     def __init__(self, pipeline: Path, runs: Path, address: str) -> None:
         super().__init__(runs)
-        self._command = [sys.executable, "-m", "headway.cli", "run", str(pipeline), "--runs", str(runs)]
+        self._command = [sys.executable, "-m", "headway.cli.main", "run", str(pipeline), "--runs", str(runs)]
         self._command += ["--address", address]
         self._log = (runs.parent / f"{runs.name}.log").open("w")
         self.start()

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from network_hosts import NetworkHosts
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from lib.network_hosts import NetworkHosts
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 # How soon a lost node is noticed, and restarted; half a minute each where not set.
 NOTICE = {
     "RAY_health_check_initial_delay_ms": "1000",
@@ -134,7 +135,7 @@ class Laptop:
 
     def _run(self, *command: str) -> subprocess.CompletedProcess[str]:
         if command[0] == "headway":
-            command = (sys.executable, "-m", "headway.cli", *command[1:])
+            command = (sys.executable, "-m", "headway.cli.main", *command[1:])
         return subprocess.run(
             command, cwd=self.folder, env=self._environment, capture_output=True, text=True, timeout=600
         )

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from headway.config import SourceConfig
+from headway.config.base import SourceConfig
 from headway.data.sources import read_documents
 from headway.data.store import TokenStore, open_store, write_store
 from headway.data.tokenizer import tokenize, train_tokenizer

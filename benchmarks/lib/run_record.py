@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from headway.steps.journal import Entry, read_journal
+from headway.runs.journal import Entry, read_journal
 from headway.tracking import Tracking
 
 NAME = "drill"

@@ -156,7 +156,7 @@ def peers(folder: Path) -> tuple[Path, dict[str, Peer]]:
 
 
 def _headway(folder: Path, model: Path, port: int) -> Peer:
-    command = [sys.executable, "-m", "headway.cli", "serve", str(model), "--port", str(port)]
+    command = [sys.executable, "-m", "headway.cli.main", "serve", str(model), "--port", str(port)]
     return Peer([*command, "--replicas", "1,1", "--runs", str(folder / "headway")], port, (12_000, 300))
 
 
@@ -165,7 +165,7 @@ def _quantised(folder: Path, model: Path) -> Path:
     settings, runs = folder / "compress.yaml", folder / "quantised"
     if not list(runs.glob("compress/*/model")):
         settings.write_text(f"model: {model}\ntexts: {{source: bbc-news}}\n")
-        command = [sys.executable, "-m", "headway.cli", "compress", str(settings), "--runs", str(runs)]
+        command = [sys.executable, "-m", "headway.cli.main", "compress", str(settings), "--runs", str(runs)]
         subprocess.run(command, check=True)
     return sorted(runs.glob("compress/*/model"))[-1]
 

@@ -9,10 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headway.api import finetune, pretrain, quantize, run, serve, sweep
+    from headway.api.verbs import finetune, pretrain, quantize, run, serve, sweep
     from headway.client import Client
-    from headway.config import ConfigError
-    from headway.engine.attention import multi_head_attention
+    from headway.config.base import ConfigError
+    from headway.engine.model.attention import multi_head_attention
 
 __version__ = "0.1.0"
 
@@ -31,14 +31,14 @@ __all__ = [
 
 _HOMES = {
     "Client": "headway.client",
-    "ConfigError": "headway.config",
-    "finetune": "headway.api",
-    "multi_head_attention": "headway.engine.attention",
-    "pretrain": "headway.api",
-    "quantize": "headway.api",
-    "run": "headway.api",
-    "serve": "headway.api",
-    "sweep": "headway.api",
+    "ConfigError": "headway.config.base",
+    "finetune": "headway.api.verbs",
+    "multi_head_attention": "headway.engine.model.attention",
+    "pretrain": "headway.api.verbs",
+    "quantize": "headway.api.verbs",
+    "run": "headway.api.verbs",
+    "serve": "headway.api.verbs",
+    "sweep": "headway.api.verbs",
 }
 
 

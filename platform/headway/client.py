@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import httpx
 import numpy as np
 
-from headway.serving.schemas import MOST_TEXTS
+from headway.serving.http.schemas import MOST_TEXTS
 
 
 class RequestError(Exception):

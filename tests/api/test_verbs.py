@@ -11,7 +11,7 @@ import pytest
 from transformers import BertForPreTraining, BertForSequenceClassification
 
 import headway
-from headway.config import PretrainConfig
+from headway.config.steps import PretrainConfig
 from waiting import PATIENCE
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from cost_model import Encoder, Link, Machine, all_reduce_seconds, step_cost
+from lib.cost_model import Encoder, Link, Machine, all_reduce_seconds, step_cost
 from transformers import BertConfig, BertForPreTraining
 
 SMALL = Encoder(weights=1_000_000, trunk_weights=800_000, attention_width=0, head_weights=0)

@@ -20,7 +20,7 @@ API = "http://127.0.0.1:28265"
 
 
 def headway(*arguments: str, folder: Path, expect: int = 0) -> str:
-    command = [sys.executable, "-m", "headway.cli", *arguments]
+    command = [sys.executable, "-m", "headway.cli.main", *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == expect, done.stdout + done.stderr
     return done.stdout if expect == 0 else done.stderr
@@ -28,7 +28,17 @@ def headway(*arguments: str, folder: Path, expect: int = 0) -> str:
 
 def submitted(*arguments: str, folder: Path, runs: Path) -> str:
     """The job's name; a head that has just started takes a while before it takes jobs."""
-    command = [sys.executable, "-m", "headway.cli", "submit", *arguments, "--runs", str(runs), "--api", API]
+    command = [
+        sys.executable,
+        "-m",
+        "headway.cli.main",
+        "submit",
+        *arguments,
+        "--runs",
+        str(runs),
+        "--api",
+        API,
+    ]
     deadline = time.monotonic() + PATIENCE
     while True:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from headway.cli import main
+from headway.cli.main import main
 from waiting import PATIENCE
 
 Invoke = Callable[..., Result]
@@ -24,7 +24,7 @@ Invoke = Callable[..., Result]
 def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
     """Call the command in this process, with `runs` in a folder of the test's own."""
     # The command ends the Ray of its process; here it belongs to all tests.
-    monkeypatch.setattr("headway.cluster.disconnect", lambda: None)
+    monkeypatch.setattr("headway.cluster.connect.disconnect", lambda: None)
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: object, stdin: str | None = None) -> Result:
@@ -293,7 +293,7 @@ def test_serve_refuses_bad_settings(arguments, part, invoke, tmp_path):
 def headway(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """The command as a shell runs it."""
     return subprocess.run(
-        [sys.executable, "-m", "headway.cli", *map(str, arguments)],
+        [sys.executable, "-m", "headway.cli.main", *map(str, arguments)],
         cwd=cwd,
         env=os.environ | environment,
         capture_output=True,

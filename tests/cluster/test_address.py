@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from headway.cluster_address import address_problem
+from headway.cluster.address import address_problem
 from waiting import PATIENCE, wait_until
 
 ADDRESS, OPEN_ADDRESS = "127.0.0.1:28179", "127.0.0.1:28189"
@@ -24,8 +24,8 @@ TOKEN, OTHER_TOKEN = "a" * 64, "b" * 64
 JOIN = """
 import json, os, sys
 from pathlib import Path
-from headway import cluster, training_group
-from headway.config import ConfigError
+from headway.cluster import connect, worker_group
+from headway.config.base import ConfigError
 
 def environment(*_):
     return os.environ.get("MLFLOW_TRACKING_URI")
@@ -35,11 +35,11 @@ def write(folder, worker, launched_at):
 
 folder = sys.argv[1]
 try:
-    cluster.connect(None, os.environ["MLFLOW_TRACKING_URI"])
+    connect.connect(None, os.environ["MLFLOW_TRACKING_URI"])
 except ConfigError as error:
     sys.exit(str(error))
 if "--train" in sys.argv:
-    training_group.train_on_workers(write, (folder,), 1, Path(folder), lambda: 0)
+    worker_group.train_on_workers(write, (folder,), 1, Path(folder), lambda: 0)
     sys.exit(print((Path(folder) / "worker").read_text()))
 
 import ray
@@ -50,7 +50,7 @@ config = tune.RunConfig(storage_path=folder, verbose=0)
 [result] = tune.Tuner(trial, run_config=config).fit()
 print(json.dumps({
     "address": ray.get_runtime_context().gcs_address,
-    "task": cluster.map_on_cores(environment, [()], 1)[0],
+    "task": connect.map_on_cores(environment, [()], 1)[0],
     "trial": result.metrics["uri"],
 }))
 """

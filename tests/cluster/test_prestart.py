@@ -13,8 +13,8 @@ from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.tune.execution.class_cache import _ActorClassCache
 
-from headway import prestart
-from headway.forking import parent
+from headway.cluster import prestart
+from headway.cluster.fork_server import server
 from waiting import wait_until
 
 
@@ -30,7 +30,7 @@ def _titled_idle() -> dict[int, float]:
     found = {}
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):  # ended by now
-            forked = parent.__file__ in psutil.Process(process.ppid()).cmdline()
+            forked = server.__file__ in psutil.Process(process.ppid()).cmdline()
             if forked and process.cmdline()[:1] == ["ray::IDLE"]:
                 found[process.pid] = process.cpu_times().user
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headway.process_group import interface_of
+from headway.cluster.process_group import interface_of
 
 
 def test_interface_is_found_by_its_address():

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from headway import training_group
-from headway.config import ConfigError
-from headway.training_group import Share, gpu_places, share_of
+from headway.cluster import worker_group
+from headway.cluster.worker_group import Share, gpu_places, share_of
+from headway.config.base import ConfigError
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def two_gpus(pretend_nodes):
 
 
 def scaling(tmp_path, workers, share=None):
-    return training_group._trainer(
+    return worker_group._trainer(
         lambda worker, launched_at: None, (), workers, tmp_path, time.time(), share
     ).scaling_config
 
@@ -53,7 +53,7 @@ def test_a_worker_asks_for_no_more_cores_than_a_node_has(pretend_nodes, tmp_path
 
 def test_more_workers_than_gpus_are_refused(two_gpus):
     with pytest.raises(ConfigError, match="workers: 3 is more than the cluster has GPUs; allowed: up to 2"):
-        training_group.require_workers(3, None, "sqlite://")
+        worker_group.require_workers(3, None, "sqlite://")
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,6 @@ def test_workers_on_a_fraction_of_a_gpu_meet_without_nccl(two_gpus, tmp_path):
     """NCCL refuses two ranks on one GPU."""
     share = share_of(4, 0.5)
     assert share == Share(cpus=4, gpus=0.5)
-    trainer = training_group._trainer(print, (), 4, tmp_path, time.time(), share)
+    trainer = worker_group._trainer(print, (), 4, tmp_path, time.time(), share)
     assert trainer.scaling_config.resources_per_worker == {"CPU": 4, "GPU": 0.5}
     assert trainer.backend_config.backend == "gloo"

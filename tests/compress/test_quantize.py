@@ -8,12 +8,12 @@ import torch
 import transformers
 
 from headway.compress.quantize import _Watched, calibrate
-from headway.config import ConfigError
-from headway.engine.inference import Product
-from headway.engine.int8 import PRODUCTS, Int8Product
-from headway.serving.batching import Pack
-from headway.serving.models import EncoderModel
-from headway.serving.tokens import TextTokenizer
+from headway.config.base import ConfigError
+from headway.engine.inference.encoder import Product
+from headway.engine.inference.int8 import PRODUCTS, Int8Product
+from headway.inference.model import EncoderModel
+from headway.inference.packing import Pack
+from headway.inference.tokens import TextTokenizer
 
 
 def packs_of(folder, texts) -> list[Pack]:

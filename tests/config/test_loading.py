@@ -6,10 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from headway.config import ConfigError, PretrainConfig
-from headway.config_files import apply_overrides, load_config, load_pipeline, parse_yaml, read_yaml, set_path
+from headway.config.base import ConfigError
+from headway.config.loading import (
+    apply_overrides,
+    load_config,
+    load_pipeline,
+    parse_yaml,
+    read_yaml,
+    set_path,
+)
+from headway.config.steps import PretrainConfig
 
-PIPELINES = sorted((Path(__file__).parents[1] / "pipelines").glob("*.yaml"))
+PIPELINES = sorted((Path(__file__).parents[2] / "pipelines").glob("*.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -137,6 +145,6 @@ def test_a_steps_file_gives_typed_settings(write_yaml):
 
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
 def test_every_pipeline_that_ships_is_valid(path):
-    from headway.pipeline import check_references
+    from headway.pipeline.run import check_references
 
     check_references(load_pipeline(path))

@@ -2,8 +2,9 @@
 
 import pytest
 
-from headway.config import ConfigError, ServeConfig
-from headway.config_files import validate
+from headway.config.base import ConfigError
+from headway.config.loading import validate
+from headway.config.serve import ServeConfig
 
 
 def _tried(**challenger):

@@ -5,18 +5,11 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from headway.config import (
-    STEP_CONFIGS,
-    ConfigError,
-    CorpusConfig,
-    FinetuneConfig,
-    ModelConfig,
-    OptimizerConfig,
-    PretrainConfig,
-    ServeConfig,
-    TrainingConfig,
-)
-from headway.config_files import step_config, validate
+from headway.config.base import ConfigError
+from headway.config.loading import step_config, validate
+from headway.config.serve import ServeConfig
+from headway.config.steps import STEP_CONFIGS, CorpusConfig, FinetuneConfig, ModelConfig, PretrainConfig
+from headway.config.training import OptimizerConfig, TrainingConfig
 
 MISTAKES = [
     ("pretrain", {"corpus": "c", "stepz": 3}, "x.stepz: unknown setting; did you mean 'steps'?"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from headway.config import MaskingConfig
+from headway.config.steps import MaskingConfig
 from headway.data.batches import Batch, Example, LabelledBatches, PretrainingBatches, collate
 from headway.data.sampling import BatchSizes
 

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from headway.config import ConfigError, CorpusConfig
+from headway.config.base import ConfigError
+from headway.config.steps import CorpusConfig
 from headway.data.corpus import open_corpus, prepare_corpus, read_splits
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headway.config import MaskingConfig
+from headway.config.steps import MaskingConfig
 from headway.data.masking import Vocabulary, mask_sequence
 from headway.data.sampling import random_generator
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datasets
 import pytest
 
-from headway.config import ConfigError
+from headway.config.base import ConfigError
 from headway.data.memory import documents_in_memory, split_in_memory
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headway.config import ConfigError
+from headway.config.base import ConfigError
 from headway.data.pairs import IS_NEXT, IS_RANDOM, check_pairable, plan_rows, sentence_pair
 from headway.data.sampling import random_generator
 from headway.data.store import TokenStore, open_store, write_store

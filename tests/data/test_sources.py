@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from headway.config import ConfigError, SourceConfig
+from headway.config.base import ConfigError, SourceConfig
 from headway.data.sources import fingerprint, read_documents
 
 ROWS = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headway.config import ConfigError
+from headway.config.base import ConfigError
 from headway.data.tokenizer import continuation_table, load_tokenizer, tokenize, train_tokenizer
 
 

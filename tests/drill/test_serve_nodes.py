@@ -17,12 +17,12 @@ import torch
 import transformers
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
-from headway import cluster
-from headway.config import ServeConfig
+from headway.cluster import connect as cluster
+from headway.config.serve import ServeConfig
 from headway.data.tokenizer import train_tokenizer
 from headway.serving.deploy import deploy, undeploy
-from headway.serving.dispatch import Release
-from headway.serving.load import apply_load, bodies
+from headway.serving.load_test import apply_load, bodies
+from headway.serving.scheduling.messages import Release
 from ports import free_port
 from waiting import PATIENCE, wait_until
 

@@ -20,7 +20,17 @@ from waiting import PATIENCE
 
 
 def start(file: Path, runs: Path, *more: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "headway.cli", "sweep", str(file), "--runs", str(runs), "--quiet", *more]
+    command = [
+        sys.executable,
+        "-m",
+        "headway.cli.main",
+        "sweep",
+        str(file),
+        "--runs",
+        str(runs),
+        "--quiet",
+        *more,
+    ]
     log = (runs.parent / "driver.log").open("ab")
     # A group of its own: the kill hits the driver alone, and what outlives it can be cleared away after.
     return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)

@@ -49,7 +49,7 @@ def folder(tmp_path_factory, labelled_file, tiny_shape) -> Path:
 
 def headway(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "headway.cli", "run", "quickstart.yaml"],
+        [sys.executable, "-m", "headway.cli.main", "run", "quickstart.yaml"],
         cwd=folder,
         env=os.environ.copy(),
         capture_output=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from headway.engine.shared_mean import SharedMean
+from headway.engine.parallel.shared_memory import SharedMean
 
 SIZES = [1, 5, 1_000_003, 6_000_000]  # fewer numbers than workers, and more than are averaged at a time
 

@@ -20,23 +20,28 @@ from transformers import (
     BertTokenizerFast,
 )
 
-from headway.config import LoraConfig, TrainingConfig
+from headway.config.steps import LoraConfig
+from headway.config.training import TrainingConfig
 from headway.data.batches import Example, LabelledBatches
 from headway.data.sampling import Draw
-from headway.engine.adaptation import add_lora, freeze_layers
-from headway.engine.attention import ATTENTION_NAME
-from headway.engine.evaluation import mean_losses
-from headway.engine.named_state import whole_weights
-from headway.engine.objectives import ClassificationObjective, PretrainingObjective
-from headway.engine.parallel import Worker
-from headway.engine.scoring import predict
-from headway.engine.state import Checkpoints
-from headway.engine.storage import Folder
-from headway.engine.trainer import Metrics, Stopped, Trainer
+from headway.engine.checkpoint.checkpoints import Checkpoints
+from headway.engine.checkpoint.state_dict import whole_weights
+from headway.engine.checkpoint.storage import Folder
+from headway.engine.model.attention import ATTENTION_NAME
+from headway.engine.model.lora import add_lora, freeze_layers
+from headway.engine.parallel.worker import Worker
+from headway.engine.training.evaluation import mean_losses
+from headway.engine.training.objectives import ClassificationObjective, PretrainingObjective
+from headway.engine.training.scoring import predict
+from headway.engine.training.trainer import Metrics, Stopped, Trainer
 
 TIMINGS = {"tokens_per_second", "utilisation", "peak_memory_gib", "startup_seconds"}
 
 torch.set_num_threads(1)  # a tiny matrix is not worth a second thread, least of all on a busy machine
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 def tiny_config(**settings: Any) -> TrainingConfig:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from headway.config import ConfigError, PipelineConfig
+from headway.config.base import ConfigError
+from headway.config.steps import PipelineConfig
 from headway.display import Display
-from headway.pipeline import check_references, run_pipeline
+from headway.pipeline.run import check_references, run_pipeline
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headway.steps.journal import Entry, Journal, JournalFollower, Once, read_journal
+from headway.runs.journal import Entry, Journal, JournalFollower, Once, read_journal
 from headway.tracking import Tracking
 from waiting import wait_until
 

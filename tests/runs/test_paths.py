@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from headway.config import ConfigError, TrainingConfig
-from headway.steps.place import TrainingPlace
+from headway.config.base import ConfigError
+from headway.config.training import TrainingConfig
+from headway.runs.paths import TrainingPlace
 
 
 def place_of(folder: Path, token: str, checkpoint_folder: str | None) -> TrainingPlace:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from headway.steps.journal import read_journal
+from headway.runs.journal import read_journal
 from headway.tracking import Tracking
 from waiting import PATIENCE
 
@@ -54,7 +54,7 @@ class Drive:
     def __init__(self, pipeline: Path, runs: Path) -> None:
         self.runs = runs
         environment = os.environ | {"OMP_NUM_THREADS": "1", "HEADWAY_DEBUG": "1"}
-        command = [sys.executable, "-m", "headway.cli", "run", str(pipeline), "--runs", str(runs)]
+        command = [sys.executable, "-m", "headway.cli.main", "run", str(pipeline), "--runs", str(runs)]
         self.process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

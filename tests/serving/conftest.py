@@ -18,14 +18,15 @@ import uvicorn
 from transformers import BertConfig
 
 from headway.data.tokenizer import train_tokenizer
-from headway.serving.app import build_app
-from headway.serving.batching import TokenQueue
-from headway.serving.dispatch import Dispatcher, Release, Reply
-from headway.serving.guard import Guard, Keys
+from headway.inference.model import EncoderModel
+from headway.serving.http.app import build_app
+from headway.serving.http.fast_path import ShortWay
+from headway.serving.http.guard import Guard, Keys
 from headway.serving.metrics import Metrics
-from headway.serving.models import EncoderModel
-from headway.serving.service import LoadedRelease, ModelService
-from headway.serving.short_way import ShortWay
+from headway.serving.scheduling.dispatch import Dispatcher
+from headway.serving.scheduling.messages import LoadedRelease, Release, Reply
+from headway.serving.scheduling.queue import TokenQueue
+from headway.serving.scheduling.service import ModelService
 from ports import free_port
 
 SENTENCES = [

@@ -19,12 +19,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertForSequenceClassification
 
-from headway.config import ServeConfig
+from headway.config.serve import ServeConfig
+from headway.inference.golden import FILE, store_golden
 from headway.serving.declared import build
 from headway.serving.deploy import deploy, follow_aliases, undeploy
-from headway.serving.dispatch import Release
-from headway.serving.golden import FILE, store_golden
-from headway.serving.load import apply_load, bodies
+from headway.serving.load_test import apply_load, bodies
+from headway.serving.scheduling.messages import Release
 from headway.tracking import Tracking, tracking_uri
 from ports import free_port
 from waiting import PATIENCE, wait_until
@@ -77,13 +77,13 @@ def expected(classifiers: list[Path]) -> dict[str, dict[str, list[float]]]:
 def cluster(runs: Path) -> Iterator[None]:
     import ray
 
-    from headway import cluster
+    from headway.cluster import connect
 
     ours = not ray.is_initialized()
-    cluster.connect(None, tracking_uri(runs))
+    connect.connect(None, tracking_uri(runs))
     yield
     if ours:
-        cluster.disconnect()
+        connect.disconnect()
 
 
 def register(tracking: Tracking, path: Path, name: str = "topics") -> None:

@@ -24,7 +24,15 @@ TEXTS = [f"The sailor steers boat {number} before noon." for number in range(256
 def test_the_command_drains_and_ends_with_one_line(told: signal.Signals, folders, tmp_path: Path):
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "headway.cli", "serve", str(folders["embeddings"]), "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "headway.cli.main",
+        "serve",
+        str(folders["embeddings"]),
+        "--port",
+        str(port),
+    ]
     process = subprocess.Popen(
         command,
         cwd=tmp_path,

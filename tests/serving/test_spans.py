@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertForQuestionAnswering, pipeline
 
-from headway.serving.spans import LONGEST_ANSWER
+from headway.inference.spans import LONGEST_ANSWER
 
 TEXTS = [
     "Captain Ahab hunts the white whale near Nantucket, says Herman Melville.",

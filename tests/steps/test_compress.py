@@ -11,12 +11,12 @@ from mlflow import MlflowClient
 from transformers import AutoModelForSequenceClassification
 
 import headway
-from headway.config import CompressConfig, ConfigError
-from headway.serving.batching import Pack
-from headway.serving.dispatch import Operation
-from headway.serving.golden import disagreement, store_golden
-from headway.serving.models import EncoderModel
-from headway.serving.tokens import TextTokenizer
+from headway.config.base import ConfigError
+from headway.config.steps import CompressConfig
+from headway.inference.golden import disagreement, store_golden
+from headway.inference.model import EncoderModel
+from headway.inference.packing import Operation, Pack
+from headway.inference.tokens import TextTokenizer
 from headway.steps.compress import run_compress
 from headway.tracking import tracking_uri
 

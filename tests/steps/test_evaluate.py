@@ -9,8 +9,9 @@ import pytest
 from mlflow import MlflowClient
 from sklearn.metrics import accuracy_score, confusion_matrix
 
-from headway.config import ClassificationTask, EvaluateConfig
-from headway.serving.classifier import Classifier
+from headway.config.steps import EvaluateConfig
+from headway.config.tasks import ClassificationTask
+from headway.inference.classifier import Classifier
 from headway.steps.evaluate import run_evaluate
 from headway.tasks.preparation import read_task
 from headway.tracking import tracking_uri

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from transformers import AutoModelForSequenceClassification
 
-from headway.config import FinetuneConfig
+from headway.config.steps import FinetuneConfig
 from headway.data.batches import LabelledBatches
-from headway.engine.parallel import Worker
-from headway.steps.finetune import FinetuningJob, run_finetune, task_folder
+from headway.engine.parallel.worker import Worker
+from headway.runs.finetuning import FinetuningJob, task_folder
+from headway.steps.finetune import run_finetune
 
 
 def settings(encoder, labelled_file, **more) -> FinetuneConfig:
@@ -36,7 +37,7 @@ def test_two_ray_workers_finetune(encoder, labelled_file, make_context, runs, ra
 
 
 def test_few_labels_are_trained_on_when_asked(encoder, labelled_file, make_context, runs, monkeypatch):
-    from headway.steps.finetune import FinetuningJob
+    from headway.runs.finetuning import FinetuningJob
 
     seen = []
     original = FinetuningJob.batches

@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel
 
-from headway.config import ConfigError
+from headway.config.base import ConfigError
 from headway.display import Display
 from headway.steps import predict
 from headway.steps.predict import Parts, Scorer, packed, part_table, predict_file

@@ -12,10 +12,10 @@ from mlflow import MlflowClient
 from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer, BertForPreTraining
 
-from headway.config import PretrainConfig
-from headway.engine.heads import mean_pooled
-from headway.engine.inference import load_for_inference
-from headway.engine.layout import layout_of_lengths
+from headway.config.steps import PretrainConfig
+from headway.engine.inference.encoder import load_for_inference
+from headway.engine.model.heads import mean_pooled
+from headway.engine.model.layout import layout_of_lengths
 from headway.steps.pretrain import run_pretrain
 
 
@@ -39,7 +39,7 @@ def config(corpus, tiny_shape) -> PretrainConfig:
 @pytest.fixture(scope="module")
 def step(config, runs, ray_cluster) -> tuple[Any, Path]:
     from headway.display import Display
-    from headway.steps.context import Context
+    from headway.runs.context import Context
     from headway.tracking import Tracking
 
     folder = runs / "steps" / "pretrain-two"

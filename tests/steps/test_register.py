@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from headway.config import ConfigError, RegisterConfig
-from headway.model_folder import model_folder
+from headway.config.base import ConfigError
+from headway.config.steps import RegisterConfig
 from headway.steps.register import run_register
+from headway.tracking.references import model_folder
 
 
 def test_a_classifier_becomes_the_champion(classifier, make_context, runs):

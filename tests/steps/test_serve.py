@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from headway.config import ConfigError, ServeConfig
-from headway.serving.classifier import Classifier
+from headway.config.base import ConfigError
+from headway.config.serve import ServeConfig
+from headway.inference.classifier import Classifier
 from headway.steps.serve import run_serve
 
 PORT = 28120
@@ -21,7 +22,7 @@ def served(classifier, labelled_file, runs, ray_cluster):
     from ray import serve
 
     from headway.display import Display
-    from headway.steps.context import Context
+    from headway.runs.context import Context
     from headway.tracking import Tracking
 
     config = ServeConfig.model_validate(

@@ -8,7 +8,8 @@ import pytest
 from mlflow import MlflowClient
 from transformers import AutoModelForSequenceClassification
 
-from headway.config import ConfigError, SweepConfig
+from headway.config.base import ConfigError
+from headway.config.steps import SweepConfig
 from headway.steps.sweep import run_sweep
 from headway.tracking import tracking_uri
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from headway.config import ConfigError, FinetuneConfig, SweepConfig
-from headway.steps.trial_shares import TrialShares, trial_shares
-from headway.training_group import Share
+from headway.cluster.worker_group import Share
+from headway.config.base import ConfigError
+from headway.config.steps import FinetuneConfig, SweepConfig
+from headway.sweeps.resources import TrialShares, trial_shares
 
 PC = {"CPU": 8.0}
 GPUS = {"CPU": 16.0, "GPU": 4.0}

@@ -11,13 +11,14 @@ import pytest
 from mlflow import MlflowClient
 from ray.tune.schedulers import ASHAScheduler
 
-from headway.config import ConfigError, SearchSpace, SweepConfig
-from headway.single_step import resumed_context
-from headway.steps.journal import Journal
-from headway.steps.ledger import Ledger, Trial
-from headway.steps.search_space import parse_search
+from headway.api.step import resumed_context
+from headway.config.base import ConfigError
+from headway.config.steps import SearchSpace, SweepConfig
+from headway.runs.journal import Journal
 from headway.steps.sweep import run_sweep
-from headway.steps.sweep_search import Sampler, make_scheduler, next_trials, replay, rung_steps
+from headway.sweeps.ledger import Ledger, Trial
+from headway.sweeps.search import Sampler, make_scheduler, next_trials, replay, rung_steps
+from headway.sweeps.space import parse_search
 from headway.tracking import tracking_uri
 
 SEARCH = {"optimizer.learning_rate": "loguniform(1e-3, 6e-3)", "batch_size": [8, 16]}

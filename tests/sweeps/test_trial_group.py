@@ -9,17 +9,18 @@ import pytest
 import ray
 from mlflow import MlflowClient
 
-from headway.config import ConfigError, FinetuneConfig, SweepConfig
-from headway.config_files import validate
-from headway.engine.parallel import Worker
-from headway.steps.finetune import FinetuningJob, task_folder
-from headway.steps.journal import Journal, read_journal
-from headway.steps.ledger import Ledger
+from headway.cluster.worker_group import Share
+from headway.config.base import ConfigError
+from headway.config.loading import validate
+from headway.config.steps import FinetuneConfig, SweepConfig
+from headway.engine.parallel.worker import Worker
+from headway.runs.finetuning import FinetuningJob, task_folder
+from headway.runs.journal import Journal, read_journal
 from headway.steps.sweep import run_sweep
-from headway.steps.trial_group import train_on_group
-from headway.steps.trial_worker import Part, train_part
+from headway.sweeps.ledger import Ledger
+from headway.sweeps.trial_group import train_on_group
+from headway.sweeps.trial_worker import Part, train_part
 from headway.tracking import tracking_uri
-from headway.training_group import Share
 from waiting import wait_until
 
 

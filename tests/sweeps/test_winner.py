@@ -9,11 +9,11 @@ import pytest
 from mlflow import MlflowClient
 from transformers import AutoConfig
 
-from headway.config import SweepConfig
-from headway.config_files import validate
-from headway.steps.ledger import Trial
+from headway.config.loading import validate
+from headway.config.steps import SweepConfig
 from headway.steps.sweep import run_sweep
-from headway.steps.sweep_winner import Measured, pareto_front, rule, winner_of
+from headway.sweeps.ledger import Trial
+from headway.sweeps.winner import Measured, pareto_front, rule, winner_of
 from headway.tracking import tracking_uri
 
 BOTH = ["accuracy", "latency_ms"]

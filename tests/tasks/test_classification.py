@@ -10,12 +10,13 @@ import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 from transformers import AutoModelForSequenceClassification
 
-from headway.config import ClassificationTask, ConfigError
+from headway.config.base import ConfigError
+from headway.config.tasks import ClassificationTask
 from headway.data.tokenizer import load_tokenizer
-from headway.engine.encoder import load_classifier
-from headway.engine.objectives import ClassificationObjective
-from headway.engine.parallel import Worker
-from headway.engine.scoring import predict
+from headway.engine.model.encoder import load_classifier
+from headway.engine.parallel.worker import Worker
+from headway.engine.training.objectives import ClassificationObjective
+from headway.engine.training.scoring import predict
 from headway.tasks.classification import classification_scores, tfidf_baseline
 from headway.tasks.preparation import prepare_task, read_task
 from headway.tasks.task import Rows, open_task

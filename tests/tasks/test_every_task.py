@@ -14,11 +14,11 @@ from sklearn.metrics import f1_score
 from transformers import AutoTokenizer
 
 import headway
-from headway.config import FinetuneConfig
-from headway.config_files import validate
+from headway.config.loading import validate
+from headway.config.steps import FinetuneConfig
 from headway.data.tokenizer import load_tokenizer
-from headway.engine.parallel import Worker
-from headway.engine.scoring import predict
+from headway.engine.parallel.worker import Worker
+from headway.engine.training.scoring import predict
 from headway.tasks.preparation import prepared
 from headway.tasks.task import open_task
 

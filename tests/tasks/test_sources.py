@@ -9,8 +9,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from headway.config import ConfigError, FinetuneConfig
-from headway.config_files import validate
+from headway.config.base import ConfigError
+from headway.config.loading import validate
+from headway.config.steps import FinetuneConfig
 from headway.tasks.preparation import read_task
 
 

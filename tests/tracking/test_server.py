@@ -11,8 +11,8 @@ import torch
 from mlflow import MlflowClient
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from headway.config import ConfigError
-from headway.serving.classifier import Classifier
+from headway.config.base import ConfigError
+from headway.inference.classifier import Classifier
 from headway.tracking import Tracking, tracking_uri
 from waiting import PATIENCE
 

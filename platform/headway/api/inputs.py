@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from headway.config import ClassificationTask, Config, CorpusConfig, FinetuneConfig, PretrainConfig
-from headway.config_files import validate
+from headway.api.results import TrainedModel
+from headway.config.base import Config
+from headway.config.loading import validate
+from headway.config.steps import CorpusConfig, FinetuneConfig, PretrainConfig
+from headway.config.tasks import ClassificationTask
 from headway.data.sources import Document
-from headway.steps.context import Context
-from headway.trained_model import TrainedModel
+from headway.runs.context import Context
 
 
 def pretrain_config(
@@ -59,10 +61,10 @@ def finetune_config(
     validate(FinetuneConfig, settings | {"task": "memory"})
     from headway.data.memory import documents_in_memory, split_in_memory
     from headway.data.tokenizer import load_tokenizer
-    from headway.model_folder import model_folder
     from headway.tasks.classification import Classification
     from headway.tasks.preparation import check_splits, prepare_task
     from headway.tasks.task import Item
+    from headway.tracking.references import model_folder
 
     documents = documents_in_memory(train, "train_data", labelled=True)
     given: list[Document] | None = None

@@ -7,9 +7,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from headway.config import Config, ConfigError
+from headway.config.base import Config, ConfigError
 from headway.display import Display
-from headway.steps.context import Context, StepResult
+from headway.runs.context import Context, StepResult
 
 
 def make_context(verb: str, runs: Path, display: Display, address: str | None = None) -> Context:
@@ -39,11 +39,11 @@ def resumed_context(verb: str, config: Config, context: Context) -> Context:
 
 def run_step(verb: str, config: Config, context: Context) -> StepResult:
     """Run one step outside any pipeline, in its own folder."""
-    from headway import cluster
-    from headway.pipeline import step_function, uses_ray
+    from headway.cluster import connect
+    from headway.pipeline.run import step_function, uses_ray
 
     if verb != "profile" and uses_ray(config):
-        cluster.warm_up(context.address, verb)
+        connect.warm_up(context.address, verb)
     context.folder.mkdir(parents=True, exist_ok=True)
     try:
         result = step_function(verb)(config, context)

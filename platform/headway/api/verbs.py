@@ -15,22 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headway.config import (
-    ClassificationTask,
-    CompressConfig,
-    FinetuneConfig,
-    PipelineConfig,
-    PretrainConfig,
-    ServeConfig,
-    SourceConfig,
-    SweepConfig,
-)
-from headway.config_files import load_pipeline, validate
+from headway.api.inputs import finetune_config, plain, pretrain_config, reference
+from headway.api.results import TrainedModel
+from headway.api.step import make_context, resumed_context, run_step
+from headway.config.base import SourceConfig
+from headway.config.loading import load_pipeline, validate
+from headway.config.serve import ServeConfig
+from headway.config.steps import CompressConfig, FinetuneConfig, PipelineConfig, PretrainConfig, SweepConfig
+from headway.config.tasks import ClassificationTask
 from headway.display import Display
-from headway.given_data import finetune_config, plain, pretrain_config, reference
-from headway.single_step import make_context, resumed_context, run_step
-from headway.steps.context import StepResult
-from headway.trained_model import TrainedModel
+from headway.runs.context import StepResult
 
 RUNS = Path("runs")
 
@@ -44,11 +38,11 @@ class Server:
 
     def stop(self) -> None:
         """Take the server down, and a local Ray cluster with it."""
-        from headway import cluster
+        from headway.cluster import connect
         from headway.serving.deploy import undeploy
 
         undeploy()
-        cluster.disconnect()
+        connect.disconnect()
 
     def __enter__(self) -> Server:
         return self
@@ -224,7 +218,7 @@ def run(
     Returns:
         The summary, as in `<runs>/<name>/summary.json`.
     """
-    from headway.pipeline import run_pipeline
+    from headway.pipeline.run import run_pipeline
 
     if not isinstance(pipeline, PipelineConfig):
         pipeline = load_pipeline(Path(pipeline), overrides)

@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
-from headway.config import ConfigError
-from headway.config_files import load_pipeline
+from headway.config.base import ConfigError
+from headway.config.loading import load_pipeline
 
 _CLUSTER_FILE = click.argument("cluster", type=click.Path(path_type=Path), default=Path("cluster.yaml"))
 _API = click.option(
@@ -71,7 +71,7 @@ def submit(file: Path, overrides: tuple[str, ...], runs: Path, name: str | None,
             f"submit: FILE {str(file)!r} should be in the working folder, which travels, "
             f"and --runs {str(runs)!r} an absolute path that all machines share"
         )
-    command = ["python", "-m", "headway.cli", "run", str(file), "--runs", str(runs), "--address", "auto"]
+    command = ["python", "-m", "headway.cli.main", "run", str(file), "--runs", str(runs), "--address", "auto"]
     command += [part for override in overrides for part in ("--set", override)]
     variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(_SECONDS_TO_SAVE)}
     if "MLFLOW_TRACKING_URI" in os.environ:

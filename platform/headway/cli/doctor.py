@@ -61,7 +61,7 @@ def _cores() -> Finding:
 def _accelerators() -> list[Finding]:
     import torch
 
-    from headway.engine.device import default_device, has_fast_bf16
+    from headway.engine.hardware.device import default_device, has_fast_bf16
 
     device = default_device()
     gpus = torch.cuda.device_count()
@@ -99,7 +99,7 @@ def _shared_memory() -> Finding:
 
 
 def _ray() -> Finding:
-    from headway.cluster_address import address_problem
+    from headway.cluster.address import address_problem
 
     address = os.environ.get("RAY_ADDRESS")
     if not address:
@@ -109,7 +109,7 @@ def _ray() -> Finding:
 
 
 def _tracking(runs: Path) -> Finding:
-    from headway.config import ConfigError
+    from headway.config.base import ConfigError
     from headway.tracking import Tracking, tracking_uri
 
     uri = tracking_uri(runs)

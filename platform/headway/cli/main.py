@@ -16,11 +16,12 @@ from typing import Any
 
 import click
 
-from headway.cli_cluster import add_cluster_commands
-from headway.cli_options import ADDRESS, RUNS, SET
-from headway.cli_serving import add_serving_commands
-from headway.config import STEP_CONFIGS, ConfigError
-from headway.config_files import load_config, load_pipeline
+from headway.cli.cluster import add_cluster_commands
+from headway.cli.options import ADDRESS, RUNS, SET
+from headway.cli.serving import add_serving_commands
+from headway.config.base import ConfigError
+from headway.config.loading import load_config, load_pipeline
+from headway.config.steps import STEP_CONFIGS
 
 _QUIET = click.option("--quiet", is_flag=True, help="Show no progress.")
 _FILE = click.argument("file", type=click.Path(path_type=Path))
@@ -55,9 +56,9 @@ def _exit_codes(function: Callable[..., None]) -> Callable[..., None]:
 
 def _leave(code: int) -> None:
     """Exit; a local Ray cluster ends first, without a word of its own."""
-    from headway import cluster
+    from headway.cluster import connect
 
-    cluster.disconnect()
+    connect.disconnect()
     sys.exit(code)
 
 
@@ -82,10 +83,10 @@ def run(
 ) -> None:
     """Run a pipeline FILE; steps that are done already are not run again."""
     pipeline = load_pipeline(file, overrides)
-    from headway import cluster
-    from headway.closing import serve_until, told_to_end, write_closing
+    from headway.cluster import connect
     from headway.display import Display
-    from headway.pipeline import run_pipeline
+    from headway.pipeline.run import run_pipeline
+    from headway.pipeline.summary import serve_until, told_to_end, write_closing
 
     display = Display(quiet)
     summary = run_pipeline(pipeline, runs, display, address)
@@ -93,7 +94,7 @@ def run(
     if keep_serving and any(settings["use"] == "serve" for settings in pipeline.steps.values()):
         with told_to_end() as ended:
             serve_until(ended, display)
-    cluster.shut_down()
+    connect.shut_down()
 
 
 _SETTINGS_OF = {"profile": "pretrain"}
@@ -110,15 +111,15 @@ def _run_verb(
     resume: bool = False,
 ) -> None:
     config = load_config(STEP_CONFIGS[_SETTINGS_OF.get(verb, verb)], file, overrides)
-    from headway import cluster
+    from headway.api.step import make_context, resumed_context, run_step
+    from headway.cluster import connect
     from headway.display import Display
-    from headway.single_step import make_context, resumed_context, run_step
 
     context = make_context(verb, runs, Display(quiet), address)
     if resume:
         context = resumed_context(verb, config, context)
     click.echo(run_step(verb, config, context).output)
-    cluster.shut_down()
+    connect.shut_down()
 
 
 def _add_verb(verb: str, text: str) -> None:
@@ -160,8 +161,8 @@ def sweep(
 @_exit_codes
 def doctor(runs: Path) -> None:
     """What this machine has, and what would go wrong."""
+    from headway.cli.doctor import examine
     from headway.display import Display
-    from headway.doctor import examine
 
     findings = examine(runs)
     Display().table("This machine", ["", "", ""], [(f.subject, f.fact, f.verdict) for f in findings])

@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
-from headway.cli_options import ADDRESS, RUNS, SET
-from headway.config import ConfigError
+from headway.cli.options import ADDRESS, RUNS, SET
+from headway.config.base import ConfigError
 
 
 def add_serving_commands(group: click.Group, exit_codes: Callable[..., Any]) -> None:
@@ -50,11 +50,11 @@ def serve(
     Several are given names; requests choose with `model`, and each scales on its own:
     `headway serve news=models:/news@champion minilm=./minilm --set models.minilm.replicas=[0,2]`.
     """
-    from headway.closing import example_command, serve_until, told_to_end
-    from headway.config import ServeConfig
-    from headway.config_files import apply_overrides, validate
+    from headway.api.step import make_context, run_step
+    from headway.config.loading import apply_overrides, validate
+    from headway.config.serve import ServeConfig
     from headway.display import Display
-    from headway.single_step import make_context, run_step
+    from headway.pipeline.summary import example_command, serve_until, told_to_end
 
     bounds = [int(part) if part.strip().isdigit() else part for part in replicas.split(",")]
     settings = {
@@ -108,7 +108,7 @@ def load_test(url: str, file: Path, clients: int, requests: int, texts: int, key
     """Keep the operation at URL busy (…/v1/embeddings or …/v1/classify) and measure it; prints JSON."""
     import asyncio
 
-    from headway.serving.load import apply_load, bodies
+    from headway.serving.load_test import apply_load, bodies
 
     lines = _lines_of(file)
     if not lines:
@@ -155,9 +155,9 @@ def predict(
         texts += tuple(_lines_of(file))
     if not texts:
         raise ConfigError("predict: no text; give texts, --file, or --input and --output")
-    from headway.model_folder import model_folder
-    from headway.serving.classifier import Classifier
+    from headway.inference.classifier import Classifier
     from headway.tracking import Tracking
+    from headway.tracking.references import model_folder
 
     classifier = Classifier(model_folder(model, Tracking.at(runs)))
     for text, answer in zip(texts, classifier.predict(texts), strict=True):
@@ -168,14 +168,14 @@ def predict(
 def _predict_file(
     model: str, source: Path, output: Path, column: str, runs: Path, address: str | None
 ) -> None:
-    from headway import cluster
+    from headway.cluster import connect
     from headway.display import Display
     from headway.steps.predict import predict_file
     from headway.tracking import Tracking
 
     rows = predict_file(model, source, output, Tracking.at(runs), Display(), column=column, address=address)
     click.echo(f"{rows} rows: {output}")
-    cluster.shut_down()
+    connect.shut_down()
 
 
 def _lines_of(file: Path) -> list[str]:

@@ -11,10 +11,10 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from headway import local_cluster, prestart
-from headway.cluster_address import address_problem
-from headway.config import ConfigError
-from headway.forking import launch as forking
+from headway.cluster import local, prestart
+from headway.cluster.address import address_problem
+from headway.cluster.fork_server import launch as forking
+from headway.config.base import ConfigError
 
 _is_local = True
 _PASSED_ON = ("MLFLOW_TRACKING_URI", "HF_HOME", "HF_HUB_OFFLINE")
@@ -43,7 +43,7 @@ def connect(address: str | None, tracking_uri: str) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         if _is_local:
-            local_cluster.start(environment)
+            local.start(environment)
         else:
             _join(address, environment)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:

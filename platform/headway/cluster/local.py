@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterator
 from functools import partial
 
-from headway.forking import launch as forking
-from headway.forking import stand_in
+from headway.cluster.fork_server import client
+from headway.cluster.fork_server import launch as forking
 
 _VARIABLES = {
     # Ray's own processes ask "the" cluster's dashboard after each other. A local cluster has none, and they
@@ -27,7 +27,7 @@ _VARIABLES = {
     "RAY_worker_maximum_startup_concurrency": "16",
 }
 _NODE_SETTINGS = {
-    "setup_worker_path": stand_in.__file__,
+    "setup_worker_path": client.__file__,
     "no_monitor": True,  # of a cluster that could grow
     "include_log_monitor": False,  # what workers print is not shown
 }

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headway import cluster, prestart
-from headway.config import ConfigError
+from headway.cluster import connect, prestart
+from headway.config.base import ConfigError
 
 Workers = int | tuple[int, int]
 """How many training workers; or the least and the most of them."""
@@ -40,8 +40,8 @@ def share_of(processes: int, gpus: float | None = None) -> Share:
         gpus: of each process; one where the cluster has any, when None.
     """
     if gpus is None:
-        gpus = 1.0 if cluster.available_gpus() else 0.0
-    return Share(_cpus_of_each(processes, gpus), gpus, cluster.is_local())
+        gpus = 1.0 if connect.available_gpus() else 0.0
+    return Share(_cpus_of_each(processes, gpus), gpus, connect.is_local())
 
 
 def _cpus_of_each(processes: int, gpus: float) -> int:
@@ -72,10 +72,10 @@ def require_workers(workers: Workers, address: str | None, tracking_uri: str) ->
     Raises:
         ConfigError: there are too few, or no cluster answers.
     """
-    cluster.connect(address, tracking_uri)
+    connect.connect(address, tracking_uri)
     least = workers if isinstance(workers, int) else workers[0]
-    gpus = cluster.available_gpus()
-    unit, available = ("GPUs", gpus) if gpus else ("cores", cluster.available_cpus())
+    gpus = connect.available_gpus()
+    unit, available = ("GPUs", gpus) if gpus else ("cores", connect.available_cpus())
     if least > available:
         raise ConfigError(f"workers: {least} is more than the cluster has {unit}; allowed: up to {available}")
 
@@ -115,7 +115,7 @@ def train_on_workers(
     Raises:
         RuntimeError: the function failed on a worker, for the last time.
     """
-    cluster.quieten()  # a trial of a sweep calls this in a process that never connected
+    connect.quieten()  # a trial of a sweep calls this in a process that never connected
     from ray.train import TrainingFailedError
 
     launched_at = time.time()
@@ -167,7 +167,7 @@ def _process_group(share: Share) -> Any:
     """How the workers meet; NCCL refuses two of them on one GPU."""
     from ray.train.torch import TorchConfig
 
-    from headway.process_group import AtNodeAddresses
+    from headway.cluster.process_group import AtNodeAddresses
 
     backend = "gloo" if 0 < share.gpus < 1 else None
     return TorchConfig(backend=backend) if share.is_local else AtNodeAddresses(backend=backend)
@@ -178,7 +178,7 @@ def _on_worker(config: dict[str, Any]) -> None:
     import ray.train.torch
     import torch
 
-    from headway.engine.parallel import Worker
+    from headway.engine.parallel.worker import Worker
 
     context = ray.train.get_context()
     cpus = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from headway.config import ConfigError
-from headway.engine.inference import FusedLayers, Product
-from headway.engine.int8 import PRODUCTS, Rounding
-from headway.serving.batching import Pack
-from headway.serving.dispatch import Operation
+from headway.config.base import ConfigError
+from headway.engine.inference.encoder import FusedLayers, Product
+from headway.engine.inference.int8 import PRODUCTS, Rounding
+from headway.inference.packing import Operation, Pack
 
 if TYPE_CHECKING:
-    from headway.serving.models import EncoderModel
+    from headway.inference.model import EncoderModel
 
 _KEPT_ROWS = 2048
 """Inputs of each product that the error of a scale is measured on."""

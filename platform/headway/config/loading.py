@@ -12,7 +12,8 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import ValidationError
 
-from headway.config import STEP_CONFIGS, Config, ConfigError, PipelineConfig
+from headway.config.base import Config, ConfigError
+from headway.config.steps import STEP_CONFIGS, PipelineConfig
 
 C = TypeVar("C", bound=Config)
 

@@ -1,4 +1,4 @@
-"""Every setting a user can write, typed. Reading YAML and overrides lives in `config_files`."""
+"""Every setting a user can write, typed. Reading YAML and overrides lives in `loading`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from headway.config_base import Config as Config
-from headway.config_base import ConfigError as ConfigError
-from headway.config_base import Fraction, Positive, SourceConfig
-from headway.config_serve import ChallengerConfig as ChallengerConfig
-from headway.config_serve import ServeConfig as ServeConfig
-from headway.config_tasks import AnyTask
-from headway.config_tasks import ClassificationTask as ClassificationTask
-from headway.config_tasks import TaskConfig as TaskConfig
-from headway.config_training import BatchWarmupConfig as BatchWarmupConfig
-from headway.config_training import OptimizerConfig as OptimizerConfig
-from headway.config_training import ParallelConfig as ParallelConfig
-from headway.config_training import ScheduleConfig as ScheduleConfig
-from headway.config_training import TrainingConfig as TrainingConfig
+from headway.config.base import Config, Fraction, Positive, SourceConfig
+from headway.config.serve import ServeConfig
+from headway.config.tasks import AnyTask
+from headway.config.training import OptimizerConfig, TrainingConfig
 
 Preset = Literal[
     "bert-tiny", "bert-mini", "bert-small", "bert-medium", "bert-base", "bert-large", "modernbert-base"

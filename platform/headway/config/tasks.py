@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from headway.config_base import Fraction, Positive, SourceConfig
-from headway.config_presets import expand_preset
+from headway.config.base import Fraction, Positive, SourceConfig
+from headway.config.presets import expand_preset
 
 
 class TaskConfig(SourceConfig):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from headway.config_base import Config, Fraction, Positive
+from headway.config.base import Config, Fraction, Positive
 
 
 class OptimizerConfig(Config):

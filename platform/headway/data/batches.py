@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from headway.config import MaskingConfig
+from headway.config.steps import MaskingConfig
 from headway.data.framing import Framing, cut_longest_first
 from headway.data.masking import Vocabulary, mask_sequence
 from headway.data.pairs import PairObjective, check_pairable, plan_rows, sentence_pair

@@ -12,7 +12,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from headway.config import ConfigError, CorpusConfig
+from headway.config.base import ConfigError
+from headway.config.steps import CorpusConfig
 from headway.data.atomic import atomic_folder
 from headway.data.sentences import split_sentences
 from headway.data.sources import Document, read_documents

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from headway.config import MaskingConfig
+from headway.config.steps import MaskingConfig
 
 
 class Vocabulary(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from headway.config import ConfigError
+from headway.config.base import ConfigError
 from headway.data.sources import Document, documents_of_dataset
 from headway.data.splitting import drop_duplicates, split_documents
 

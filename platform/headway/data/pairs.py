@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from headway.config import ConfigError
+from headway.config.base import ConfigError
 from headway.data.store import TokenStore
 
 IS_NEXT, IS_RANDOM = 0, 1

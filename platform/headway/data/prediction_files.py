@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from headway.config import ConfigError, SourceConfig
+from headway.config.base import ConfigError, SourceConfig
 from headway.data.sources import file_rows
 
 Row = dict[str, Any]

@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import AddedToken, BertWordPieceTokenizer
 from transformers import AutoTokenizer, BertTokenizerFast, PreTrainedTokenizerBase
 
-from headway.config import ConfigError
+from headway.config.base import ConfigError
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _CHUNK = 4096

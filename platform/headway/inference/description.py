@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from headway.config import ConfigError
+from headway.config.base import ConfigError
 
 Ability = Literal["embeddings", "attention", "classify", "rerank", "fill-mask", "tokens", "answer"]
 

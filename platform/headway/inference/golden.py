@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from headway.serving.batching import Pack
-from headway.serving.dispatch import Operation
-from headway.serving.tokens import TextTokenizer
+from headway.inference.packing import Operation, Pack
+from headway.inference.tokens import TextTokenizer
 
 if TYPE_CHECKING:
-    from headway.serving.models import EncoderModel
+    from headway.inference.model import EncoderModel
 
 FILE = "golden.json"
 
@@ -26,7 +25,7 @@ _WARM_UP = ["Warm up.", "A second text, a little longer than the first one."]
 
 def store_golden(folder: Path, texts: Sequence[str]) -> None:
     """Write what a model answers to some texts, computed in float32, beside its weights."""
-    from headway.serving.models import EncoderModel
+    from headway.inference.model import EncoderModel
 
     outputs = _answers(EncoderModel(folder, "fp32"), folder, texts)
     content = {"texts": list(texts), "outputs": [row.tolist() for row in outputs]}

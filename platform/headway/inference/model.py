@@ -10,15 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headway.config import ConfigError
-from headway.config_serve import Precision
-from headway.engine.device import default_device
-from headway.engine.heads import answer_logits, mean_pooled, sequence_logits, token_logits, vocabulary_logits
-from headway.engine.inference import load_for_inference
-from headway.engine.layout import SequenceLayout, layout_of_lengths
-from headway.serving.batching import Pack
-from headway.serving.description import describe
-from headway.serving.dispatch import Operation
+from headway.config.base import ConfigError
+from headway.config.serve import Precision
+from headway.engine.hardware.device import default_device
+from headway.engine.inference.encoder import load_for_inference
+from headway.engine.model.heads import (
+    answer_logits,
+    mean_pooled,
+    sequence_logits,
+    token_logits,
+    vocabulary_logits,
+)
+from headway.engine.model.layout import SequenceLayout, layout_of_lengths
+from headway.inference.description import describe
+from headway.inference.packing import Operation, Pack
 
 _ROW_STEP = 32
 """Rows are filled up to a multiple of so many tokens: oneDNN prepares its kernels anew for every length
@@ -115,7 +120,7 @@ class EncoderModel:
 
     @staticmethod
     def _find_mask(folder: Path) -> int:
-        from headway.serving.tokens import TextTokenizer
+        from headway.inference.tokens import TextTokenizer
 
         mask = TextTokenizer(folder, 8).mask_id
         if mask is None:

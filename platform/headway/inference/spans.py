@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from headway.serving.tokens import Piece
+from headway.inference.tokens import Piece
 
 LONGEST_ANSWER = 30
 _OUTSIDE = "O"

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from headway.config import ConfigError
-from headway.serving.batching import TokenSequence
+from headway.config.base import ConfigError
+from headway.inference.packing import TokenSequence
 
 _OVERLAP = 0.25
 

@@ -18,21 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import headway
-from headway import cluster
-from headway.config import (
-    CompressConfig,
-    Config,
-    ConfigError,
-    CorpusConfig,
-    PipelineConfig,
-    RegisterConfig,
-    SourceConfig,
-)
-from headway.config_files import check_pipeline, step_config
+from headway.cluster import connect
+from headway.config.base import Config, ConfigError, SourceConfig
+from headway.config.loading import check_pipeline, step_config
+from headway.config.steps import CompressConfig, CorpusConfig, PipelineConfig, RegisterConfig
 from headway.data.atomic import write_atomically
 from headway.data.sources import fingerprint
 from headway.display import Display, duration
-from headway.steps.context import Context, StepResult
+from headway.runs.context import Context, StepResult
 from headway.tracking import Tracking
 
 _REFERENCE = re.compile(r"^\$\{([^.}]+)(?:\.([^}]+))?\}$")
@@ -118,7 +111,7 @@ def _run_step(
         return FinishedStep(digest, result, time.monotonic() - started, cached=True)
     config = step_config(context.step, _resolve(settings, finished))
     if on_ray:
-        cluster.warm_up(context.address, verb)
+        connect.warm_up(context.address, verb)
     context.display.step(context.step, f"{verb} …")
     folder.mkdir(parents=True, exist_ok=True)
     result = step_function(verb)(config, _in_folder(context, folder))

@@ -89,11 +89,11 @@ def told_to_end() -> Iterator[threading.Event]:
 
 def serve_until(ended: threading.Event, display: Display) -> None:
     """Wait for that; then take down what is served, once what is in flight is answered."""
-    from headway import cluster
+    from headway.cluster import connect
     from headway.serving.deploy import undeploy
 
     display.line("Serving until Ctrl-C.")
     ended.wait()
     undeploy()
-    cluster.shut_down()
+    connect.shut_down()
     display.line("Stopped.")

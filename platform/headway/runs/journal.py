@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from headway.data.atomic import write_atomically
-from headway.engine.trainer import Metrics
+from headway.engine.training.trainer import Metrics
 
 _POLL_SECONDS = 0.3
 _MOST_SECONDS_BETWEEN_TRIES = 30.0

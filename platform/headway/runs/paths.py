@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from headway.config import ConfigError, TrainingConfig
-from headway.engine.parallel import Worker
-from headway.engine.state import Checkpoints, saved_steps
-from headway.engine.storage import Folder
-from headway.steps.context import Context
+from headway.config.base import ConfigError
+from headway.config.training import TrainingConfig
+from headway.engine.checkpoint.checkpoints import Checkpoints, saved_steps
+from headway.engine.checkpoint.storage import Folder
+from headway.engine.parallel.worker import Worker
+from headway.runs.context import Context
 
 
 @dataclass(frozen=True)

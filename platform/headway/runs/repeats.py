@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from headway import cluster
-from headway.engine.parallel import Worker
-from headway.steps.context import Context
-from headway.steps.journal import Entry, read_journal
-from headway.steps.place import TrainingPlace
-from headway.steps.training import TrainingJob, train_worker
+from headway.cluster import connect
+from headway.engine.parallel.worker import Worker
+from headway.runs.context import Context
+from headway.runs.journal import Entry, read_journal
+from headway.runs.paths import TrainingPlace
+from headway.runs.training import TrainingJob, train_worker
 from headway.tracking import Run
 
 
@@ -30,14 +30,14 @@ def train_variants(jobs: Mapping[str, TrainingJob], context: Context, parent: Ru
         What each measured.
     """
     folders = {name: (context.folder / "variants" / name).resolve() for name in jobs}
-    cluster.connect(context.address, context.tracking.uri)
-    threads = max(1, cluster.available_cpus() // len(jobs))
+    connect.connect(context.address, context.tracking.uri)
+    threads = max(1, connect.available_cpus() // len(jobs))
 
     def progress(done: int) -> None:
         context.display.training(context.step, done, len(jobs), {})
 
     calls = [(job, folders[name], threads) for name, job in jobs.items()]
-    cluster.map_on_cores(train_variant, calls, threads, progress)
+    connect.map_on_cores(train_variant, calls, threads, progress)
     context.display.settle()
     entries = {name: read_journal(folder / "journal.jsonl") for name, folder in folders.items()}
     for name, job in jobs.items():

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from headway.data.batches import Batch, BatchSource
-from headway.engine.parallel import Worker
+from headway.engine.parallel.worker import Worker
 
 
 class RowLog:

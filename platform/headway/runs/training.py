@@ -15,19 +15,20 @@ from typing import Protocol
 
 from torch import nn
 
-from headway import training_group
-from headway.config import ConfigError, TrainingConfig
+from headway.cluster import worker_group
+from headway.config.base import ConfigError
+from headway.config.training import TrainingConfig
 from headway.data.atomic import atomic_folder, write_atomically
 from headway.data.batches import BatchSource
-from headway.engine.named_state import whole_weights
-from headway.engine.optimizers import use_result_weights, use_training_weights
-from headway.engine.parallel import Worker
-from headway.engine.selection import NoProgress, Selection
-from headway.engine.trainer import Evaluator, Metrics, Stopped, Trainer
-from headway.steps.context import Context
-from headway.steps.journal import Entry, Journal, JournalFollower, Once, read_journal
-from headway.steps.place import TrainingPlace
-from headway.steps.row_log import RowLog
+from headway.engine.checkpoint.state_dict import whole_weights
+from headway.engine.parallel.worker import Worker
+from headway.engine.training.early_stopping import NoProgress, Selection
+from headway.engine.training.optimizers import use_result_weights, use_training_weights
+from headway.engine.training.trainer import Evaluator, Metrics, Stopped, Trainer
+from headway.runs.context import Context
+from headway.runs.journal import Entry, Journal, JournalFollower, Once, read_journal
+from headway.runs.paths import TrainingPlace
+from headway.runs.row_log import RowLog
 from headway.tracking import Run
 
 STARTUP = "startup_seconds"
@@ -69,8 +70,8 @@ def tracked(config: TrainingConfig, context: Context) -> Iterator[Run]:
         ConfigError: the cluster has no room for the workers, or no server answers.
     """
     if config.workers:
-        training_group.require_workers(config.workers, context.address, context.tracking.uri)
-        training_group.start_workers_ahead(config.most_workers)
+        worker_group.require_workers(config.workers, context.address, context.tracking.uri)
+        worker_group.start_workers_ahead(config.most_workers)
     token_file = context.folder / "token"
     if not token_file.exists():
         write_atomically(token_file, uuid.uuid4().hex)
@@ -100,7 +101,7 @@ def run_job(job: TrainingJob, context: Context, run: Run | None, title: str) -> 
         if job.config.workers == 0:
             train_worker(job, place, Worker(), time.time())
         else:
-            training_group.train_on_workers(
+            worker_group.train_on_workers(
                 train_worker, (job, place), job.config.workers, context.folder, place.newest_state
             )
     context.display.settle()

@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from headway.config import ConfigError, ServeConfig
-from headway.config_files import validate
+from headway.config.base import ConfigError
+from headway.config.loading import validate
+from headway.config.serve import ServeConfig
 from headway.serving.deploy import bind_application, cores_per_replica
-from headway.serving.watch import current_releases
+from headway.serving.rollout.watch import current_releases
 from headway.tracking import Tracking
 
 

@@ -14,12 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from headway import cluster
-from headway.config import ChallengerConfig, ConfigError, ServeConfig
-from headway.serving.dispatch import Release
-from headway.serving.guard import Keys
+from headway.cluster import connect
+from headway.config.base import ConfigError
+from headway.config.serve import ChallengerConfig, ServeConfig
+from headway.serving.http.guard import Keys
+from headway.serving.rollout.watch import AliasWatch, ChallengerWatch
+from headway.serving.scheduling.messages import Release
 from headway.serving.settings import GatewaySettings
-from headway.serving.watch import AliasWatch, ChallengerWatch
 from headway.tracking import Tracking
 
 _APPLICATION = "headway"
@@ -56,8 +57,8 @@ def deploy(config: ServeConfig, releases: Sequence[Release], cores: int) -> str:
         The server's address.
     """
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
-    cluster.start_processes_ahead(1)  # Ray Serve's controller
-    cluster.start_processes_ahead(1 + config.least_replicas, {})  # the gateway and the replicas
+    connect.start_processes_ahead(1)  # Ray Serve's controller
+    connect.start_processes_ahead(1 + config.least_replicas, {})  # the gateway and the replicas
     from ray import serve
 
     for logger in ("ray.serve", "ray._private"):
@@ -91,7 +92,7 @@ def cores_per_replica(config: ServeConfig) -> int:
     """Cores a replica computes with: those it reserves, or the cluster's, dealt out to the least replicas."""
     if config.replica_cpus:
         return config.replica_cpus
-    return max(1, cluster.available_cpus() // max(1, config.least_replicas))
+    return max(1, connect.available_cpus() // max(1, config.least_replicas))
 
 
 def bind_application(config: ServeConfig, releases: Sequence[Release], cores: int) -> Any:
@@ -105,7 +106,7 @@ def bind_application(config: ServeConfig, releases: Sequence[Release], cores: in
     import ray
     from ray import serve
 
-    from headway.serving.gateway import Gateway
+    from headway.serving.http.gateway import Gateway
 
     served = [release._replace(folder=str(Path(release.folder).resolve())) for release in releases]
     pairs = zip(config.each().values(), served, strict=True)
@@ -198,7 +199,7 @@ def _encoder(config: ServeConfig, release: Release, cores: int, number: int) -> 
     from ray import serve
     from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
-    from headway.serving.replica import Encoder
+    from headway.serving.scheduling.replica import Encoder
 
     least, most = config.replicas
     scaling = AutoscalingConfig(

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 
 from headway.compress.quantize import calibrate
-from headway.config import CompressConfig, ConfigError
+from headway.config.base import ConfigError
+from headway.config.steps import CompressConfig
 from headway.data.atomic import atomic_folder, link_or_copy
 from headway.data.sources import read_documents
 from headway.data.splitting import drop_duplicates
-from headway.engine.int8 import write_roundings
-from headway.model_folder import model_folder
-from headway.serving.batching import Pack
-from headway.serving.dispatch import Operation
-from headway.serving.models import EncoderModel
-from headway.serving.tokens import TextTokenizer
-from headway.steps.context import Context, StepResult
+from headway.engine.inference.int8 import write_roundings
+from headway.inference.model import EncoderModel
+from headway.inference.packing import Operation, Pack
+from headway.inference.tokens import TextTokenizer
+from headway.runs.context import Context, StepResult
+from headway.tracking.references import model_folder
 
 _PACK = 32
 """Texts that are computed at once."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from headway.config import CorpusConfig
+from headway.config.steps import CorpusConfig
 from headway.data.corpus import prepare_corpus, read_splits
-from headway.steps.context import Context, StepResult
+from headway.runs.context import Context, StepResult
 
 
 def run_corpus(config: CorpusConfig, context: Context) -> StepResult:

@@ -11,21 +11,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from headway import cluster
-from headway.config import ConfigError, EvaluateConfig, FinetuneConfig
-from headway.config_files import validate
+from headway.cluster import connect
+from headway.config.base import ConfigError
+from headway.config.loading import validate
+from headway.config.steps import EvaluateConfig, FinetuneConfig
 from headway.data.tokenizer import load_tokenizer
-from headway.engine.objectives import TaskObjective
-from headway.engine.parallel import Worker
-from headway.engine.scoring import predict
-from headway.engine.trainer import Trainer
-from headway.model_folder import model_folder
-from headway.steps.context import Context, StepResult
-from headway.steps.finetune import SETTINGS_FILE, FinetuningJob, task_folder
-from headway.steps.learning_curve import draw_learning_curve
-from headway.steps.repeats import spread
+from headway.engine.parallel.worker import Worker
+from headway.engine.training.objectives import TaskObjective
+from headway.engine.training.scoring import predict
+from headway.engine.training.trainer import Trainer
+from headway.runs.context import Context, StepResult
+from headway.runs.finetuning import SETTINGS_FILE, FinetuningJob, task_folder
+from headway.runs.learning_curve import draw_learning_curve
+from headway.runs.repeats import spread
 from headway.tasks.classification import Classification, classification_scores, tfidf_baseline
 from headway.tasks.task import Task, open_task
+from headway.tracking.references import model_folder
 
 
 def run_evaluate(config: EvaluateConfig, context: Context) -> StepResult:
@@ -164,13 +165,13 @@ def _job(encoder: Path, task: Task, settings: dict[str, Any]) -> FinetuningJob:
 def _run_all(jobs: Sequence[FinetuningJob], context: Context) -> list[dict[str, Any]]:
     if not jobs:
         return []
-    cluster.connect(context.address, context.tracking.uri)
-    threads = max(1, cluster.available_cpus() // len(jobs))
+    connect.connect(context.address, context.tracking.uri)
+    threads = max(1, connect.available_cpus() // len(jobs))
 
     def progress(done: int) -> None:
         context.display.training(context.step, done, len(jobs), {})
 
-    results = cluster.map_on_cores(train_and_score, [(job, threads) for job in jobs], threads, progress)
+    results = connect.map_on_cores(train_and_score, [(job, threads) for job in jobs], threads, progress)
     context.display.settle()
     return results
 

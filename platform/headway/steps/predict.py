@@ -18,13 +18,13 @@ import pyarrow
 import pyarrow.parquet
 import xxhash
 
-from headway import cluster
+from headway.cluster import connect
 from headway.data.atomic import write_atomically
+from headway.data.prediction_files import Row, as_table, check_output, read_rows, write_rows
 from headway.display import Display
-from headway.model_folder import model_folder
-from headway.serving.description import Description, describe
-from headway.steps.prediction_files import Row, as_table, check_output, read_rows, write_rows
+from headway.inference.description import Description, describe
 from headway.tracking import Tracking
+from headway.tracking.references import model_folder
 
 PART_ROWS = 1024
 _PACK_TOKENS = 4096
@@ -71,7 +71,7 @@ def predict_file(
     if len(missing) < total:
         display.line(f"{total - len(missing)} of {total} parts are there already")
     if missing:
-        cluster.connect(address, tracking.uri)
+        connect.connect(address, tracking.uri)
         for done, (part, answers) in enumerate(_computed(folder, texts, missing), total - len(missing) + 1):
             parts.write(part, answers)
             display.training("predict", done, total, {})
@@ -133,8 +133,8 @@ class Scorer:
     def __init__(self, folder: str, cores: int) -> None:
         import torch
 
-        from headway.serving.models import EncoderModel
-        from headway.serving.tokens import TextTokenizer
+        from headway.inference.model import EncoderModel
+        from headway.inference.tokens import TextTokenizer
 
         torch.set_num_threads(cores)
         self._model = EncoderModel(Path(folder))
@@ -142,8 +142,7 @@ class Scorer:
 
     def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
         """Answers for the texts of one part."""
-        from headway.serving.batching import Pack
-        from headway.serving.dispatch import Operation
+        from headway.inference.packing import Operation, Pack
 
         description = self._model.description
         operation = Operation("classify" if "classify" in description.abilities else "embed")
@@ -189,8 +188,8 @@ def _computed(
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     tables = [part_table(texts, part) for part in missing]
-    gpus = cluster.available_gpus()
-    processes = max(1, min(len(tables), gpus or cluster.available_cpus()))
+    gpus = connect.available_gpus()
+    processes = max(1, min(len(tables), gpus or connect.available_cpus()))
     scored = ray.data.from_arrow(tables).map_batches(
         Scorer,
         fn_constructor_args=(str(folder), 1),

@@ -2,111 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
-import torch
-from torch import nn
-
-from headway import training_group
-from headway.config import ConfigError, CorpusConfig, PhaseConfig, PretrainConfig
-from headway.data.batches import BatchSource, PretrainingBatches
-from headway.data.corpus import Corpus, open_corpus, prepare_corpus, read_splits
-from headway.data.pairs import PairObjective
-from headway.data.phases import PhasedBatches
-from headway.data.sampling import BatchSizes
-from headway.data.tokenizer import load_tokenizer
-from headway.engine.encoder import (
-    config_for,
-    load_pretraining_model,
-    new_pretraining_model,
-    save_model,
-)
-from headway.engine.objectives import PretrainingObjective
-from headway.engine.parallel import Worker
-from headway.model_folder import model_folder
-from headway.steps.context import Context, StepResult
-from headway.steps.training import STARTUP, first_value, last_value, median_value, run_job, tracked
-
-
-@dataclass(frozen=True)
-class PretrainingJob:
-    """Pretraining on a prepared corpus, from scratch or from `start_from`."""
-
-    config: PretrainConfig
-    corpus_folder: Path
-    start_from: Path | None
-
-    @property
-    def pairs(self) -> PairObjective | None:
-        """What is judged of sentence pairs, if anything."""
-        return next((name for name in ("nsp", "sop") if name in self.config.objective), None)
-
-    def objective(self) -> nn.Module:
-        """See `TrainingJob`."""
-        tokenizer = Corpus(self.corpus_folder).tokenizer
-        with_pairs = self.pairs is not None
-        if self.start_from is not None:
-            torch.manual_seed(self.config.seed)
-            model = load_pretraining_model(self.start_from, with_pairs, len(tokenizer))
-        else:
-            assert not isinstance(self.config.model, str)
-            longest = max(phase.max_length for phase in self._phases)
-            shape = config_for(self.config.model, tokenizer, longest)
-            model = new_pretraining_model(shape, with_pairs, self.config.seed)
-        return PretrainingObjective(model, self.pairs)
-
-    def batches(self) -> tuple[BatchSource, BatchSource]:
-        """See `TrainingJob`."""
-        phases = self._phases
-        train = [self._batches("train", phase, None) for phase in phases]
-        validation = self._batches("validation", phases[-1], self.config.validation_rows)
-        if len(phases) == 1:
-            return train[0], validation
-        total = self.config.total_steps(train[0].rows)
-        shares = np.cumsum([0.0, *(phase.share for phase in phases[:-1])])
-        return PhasedBatches(train, [round(share * total) for share in shares]), validation
-
-    @property
-    def _phases(self) -> list[PhaseConfig]:
-        length = Corpus(self.corpus_folder).facts["max_length"]
-        return self.config.phases or [PhaseConfig(max_length=length, share=1.0)]
-
-    def _batches(self, split: str, phase: PhaseConfig, most_rows: int | None) -> PretrainingBatches:
-        corpus = Corpus(self.corpus_folder)
-        return PretrainingBatches(
-            corpus.store(split),
-            corpus.tokenizer,
-            max_length=phase.max_length,
-            masking=self.config.masking,
-            pairs=self.pairs,
-            batch_sizes=self._batch_sizes(phase),
-            seed=self.config.seed,
-            most_rows=most_rows,
-        )
-
-    def evaluator(self, worker: Worker) -> None:
-        """See `TrainingJob`."""
-
-    def _batch_sizes(self, phase: PhaseConfig) -> BatchSizes:
-        full, warmup = phase.batch_size or self.config.batch_size, self.config.batch_warmup
-        if warmup is None or self.config.steps is None:
-            return BatchSizes(full)
-        return BatchSizes(full, min(warmup.start, full), round(warmup.share * self.config.steps))
-
-    def save(self, objective: nn.Module, folder: Path) -> None:
-        """See `TrainingJob`; the tokenizer goes with the model."""
-        assert isinstance(objective, PretrainingObjective)
-        save_model(objective.model, folder)
-        Corpus(self.corpus_folder).tokenizer.save_pretrained(folder)
+from headway.cluster import worker_group
+from headway.config.steps import PretrainConfig
+from headway.runs.context import Context, StepResult
+from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from
+from headway.runs.training import STARTUP, first_value, last_value, median_value, run_job, tracked
 
 
 def run_pretrain(config: PretrainConfig, context: Context) -> StepResult:
     """Pretrain an encoder and save it in transformers' format."""
     if config.workers:
         # Before anything is written: a run that cannot start leaves no trace.
-        training_group.require_workers(config.workers, context.address, context.tracking.uri)
+        worker_group.require_workers(config.workers, context.address, context.tracking.uri)
     base = start_from(config, context)
     job = PretrainingJob(config, corpus_folder(config, base, context), base)
     rows = job.batches()[0].rows
@@ -131,36 +38,3 @@ def run_pretrain(config: PretrainConfig, context: Context) -> StepResult:
         f"{summary['tokens_per_second']:,.0f} tokens/s; call to first step {summary[STARTUP]:.1f} s"
     )
     return StepResult(str(context.folder / "model"), headline, summary=summary)
-
-
-def corpus_folder(config: PretrainConfig, base: Path | None, context: Context) -> Path:
-    """The prepared corpus; what a model is continued on is tokenised as that model knows it."""
-    if not isinstance(config.corpus, CorpusConfig):
-        folder = open_corpus(Path(config.corpus).expanduser()).folder.resolve()
-    else:
-        settings = config.corpus
-        if base is not None and settings.tokenizer is None:
-            settings = settings.model_copy(update={"tokenizer": base})
-        train, held_out, duplicates = read_splits(settings)
-        stores = context.stores / "corpora"
-        folder = prepare_corpus(train, held_out, settings, stores, duplicates).folder.resolve()
-    if base is not None:
-        _check_vocabulary(Corpus(folder), base)
-    return folder
-
-
-def _check_vocabulary(corpus: Corpus, start_from: Path) -> None:
-    """Refuse to continue a model on tokens that mean something else to it."""
-    ids = corpus.tokenizer.get_vocab()
-    if any(ids.get(token) != number for token, number in load_tokenizer(start_from).get_vocab().items()):
-        raise ConfigError(
-            f"corpus: it was tokenised with another vocabulary than the model's; prepare it with "
-            f"tokenizer: {start_from}"
-        )
-
-
-def start_from(config: PretrainConfig, context: Context) -> Path | None:
-    """The folder of the model that training goes on from; None to begin from a shape."""
-    if isinstance(config.model, str):
-        return model_folder(config.model, context.tracking).resolve()
-    return None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from headway.config import PretrainConfig
-from headway.engine.profile import profile_steps
-from headway.engine.trainer import Trainer
-from headway.steps.context import Context, StepResult
-from headway.steps.pretrain import PretrainingJob, corpus_folder, start_from
+from headway.config.steps import PretrainConfig
+from headway.engine.training.profiler import profile_steps
+from headway.engine.training.trainer import Trainer
+from headway.runs.context import Context, StepResult
+from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from
 
 RECORDED_STEPS = 5
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from headway.config import ConfigError, RegisterConfig
-from headway.engine.encoder import load_classifier
-from headway.model_folder import model_folder
-from headway.serving.golden import store_golden
-from headway.steps.context import Context, StepResult
+from headway.config.base import ConfigError
+from headway.config.steps import RegisterConfig
+from headway.engine.model.encoder import load_classifier
+from headway.inference.golden import store_golden
+from headway.runs.context import Context, StepResult
+from headway.tracking.references import model_folder
 
 _EXAMPLE = "The first half ended without a goal, but the crowd had seen a fine match."
 _GOLDEN = [_EXAMPLE, "Shares fell after the bank cut its forecast for the year.", "A new phone."]

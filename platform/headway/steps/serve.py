@@ -9,14 +9,15 @@ from typing import Any
 
 import httpx
 
-from headway import cluster
-from headway.config import ConfigError, ServeConfig
+from headway.cluster import connect
+from headway.config.base import ConfigError
+from headway.config.serve import ServeConfig
 from headway.data.sources import Document, read_documents
 from headway.data.splitting import drop_duplicates, split_documents
+from headway.inference.description import describe
+from headway.runs.context import Context, StepResult
 from headway.serving.deploy import check_port, cores_per_replica, deploy, follow_aliases
-from headway.serving.description import describe
-from headway.serving.watch import current_releases
-from headway.steps.context import Context, StepResult
+from headway.serving.rollout.watch import current_releases
 
 _SHOWN = 5
 
@@ -37,7 +38,7 @@ def run_serve(config: ServeConfig, context: Context) -> StepResult:
     started = time.monotonic()
     # Ray's workers run at low priority where not told otherwise: any other process would delay answers.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    cluster.connect(context.address, context.tracking.uri)
+    connect.connect(context.address, context.tracking.uri)
     url = deploy(config, releases, cores_per_replica(config))
     follow_aliases(config, context.tracking)
     ready = time.monotonic() - started

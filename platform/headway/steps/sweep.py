@@ -9,27 +9,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from headway import cluster, prestart
-from headway.config import (
-    ClassificationTask,
-    ConfigError,
-    FinetuneConfig,
-    PretrainConfig,
-    SweepConfig,
-    TrainingConfig,
-)
+from headway.cluster import connect, prestart
+from headway.cluster.worker_group import start_workers_ahead
+from headway.config.base import ConfigError
+from headway.config.steps import FinetuneConfig, PretrainConfig, SweepConfig
+from headway.config.tasks import ClassificationTask
+from headway.config.training import TrainingConfig
 from headway.data.atomic import write_atomically
-from headway.model_folder import model_folder
-from headway.steps.context import Context, StepResult
+from headway.runs.context import Context, StepResult
+from headway.runs.finetuning import FinetuningJob, task_folder
+from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from
 from headway.steps.evaluate import score_model
-from headway.steps.finetune import FinetuningJob, task_folder
-from headway.steps.ledger import Ledger
-from headway.steps.model_cost import COSTS
-from headway.steps.pretrain import PretrainingJob, corpus_folder, start_from
-from headway.steps.search_space import Domain, check_search, parse_search, trial_settings
-from headway.steps.sweep_plots import write_report
-from headway.steps.sweep_report import Leaderboard
-from headway.steps.sweep_search import (
+from headway.sweeps.ledger import Ledger
+from headway.sweeps.model_cost import COSTS
+from headway.sweeps.plots import write_report
+from headway.sweeps.report import Leaderboard
+from headway.sweeps.resources import TrialShares, trial_shares
+from headway.sweeps.search import (
     SUCCESSIVE_HALVING,
     Sampler,
     make_scheduler,
@@ -37,7 +33,9 @@ from headway.steps.sweep_search import (
     trial_count,
     trial_source,
 )
-from headway.steps.sweep_winner import (
+from headway.sweeps.space import Domain, check_search, parse_search, trial_settings
+from headway.sweeps.trials import Stage, TrialSettings, run_trial
+from headway.sweeps.winner import (
     Measured,
     described,
     finished_trials,
@@ -48,11 +46,9 @@ from headway.steps.sweep_winner import (
     summary_of,
     winner_of,
 )
-from headway.steps.trial_shares import TrialShares, trial_shares
-from headway.steps.trials import Stage, TrialSettings, run_trial
 from headway.tasks.task import open_task
 from headway.tracking import Run
-from headway.training_group import start_workers_ahead
+from headway.tracking.references import model_folder
 
 
 def run_sweep(config: SweepConfig, context: Context) -> StepResult:
@@ -72,7 +68,7 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
     _check_trials(config, space)
     stage, metrics = _stage(config, context)
     ledger = Ledger(context.folder.resolve() / "trials")
-    cluster.connect(context.address, context.tracking.uri)
+    connect.connect(context.address, context.tracking.uri)
     shares = trial_shares(config, stage.base.config, trial_count(config, space))
     _start_ahead(shares)
     sampler = Sampler(config, space, *map(mode_of, metrics))
@@ -217,7 +213,7 @@ def _held_by_trial(shares: TrialShares) -> dict[str, float]:
 
 def _start_ahead(shares: TrialShares) -> None:
     """Have the processes of the first trials start while the driver goes on."""
-    cluster.start_processes_ahead(shares.concurrency, prestart.trial_environment())
+    connect.start_processes_ahead(shares.concurrency, prestart.trial_environment())
     if shares.workers:
         start_workers_ahead(shares.concurrency * shares.workers, shares.share)
 

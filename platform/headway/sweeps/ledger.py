@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from headway.data.atomic import write_atomically
-from headway.steps.journal import Entry, read_journal
+from headway.runs.journal import Entry, read_journal
 
 State = Literal["waiting", "running", "done", "stopped", "failed"]
 """Of a trial: done is trained to its end; stopped, ended early by the scheduler."""

@@ -8,8 +8,8 @@ from itertools import islice
 
 import torch
 
-from headway.engine.machine import synchronise
-from headway.engine.trainer import Metrics, Trainer
+from headway.engine.hardware.peak_rate import synchronise
+from headway.engine.training.trainer import Metrics, Trainer
 
 COSTS = ("latency_ms", "parameters")
 """Measures of a model that do not depend on its weights' values; less is better."""

@@ -9,8 +9,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from headway.steps.ledger import Ledger, Trial
-from headway.steps.sweep_winner import Measured, mode_of
+from headway.sweeps.ledger import Ledger, Trial
+from headway.sweeps.winner import Measured, mode_of
 from headway.tracking import Run
 
 _COLOURS = {"done": "tab:blue", "stopped": "tab:gray", "failed": "tab:red", "running": "tab:orange"}

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from headway.engine.schedules import skip_to
-from headway.engine.trainer import Trainer
-from headway.steps.ledger import Trial
+from headway.engine.training.schedules import skip_to
+from headway.engine.training.trainer import Trainer
+from headway.sweeps.ledger import Trial
 
 
 def state_path(trial: Trial, step: int) -> Path:

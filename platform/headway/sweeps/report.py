@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from headway.steps.context import Context
-from headway.steps.journal import Entry, read_journal
-from headway.steps.ledger import Ledger, Trial
-from headway.steps.sweep_winner import mode_of
-from headway.steps.trial_group import end_group
+from headway.runs.context import Context
+from headway.runs.journal import Entry, read_journal
+from headway.sweeps.ledger import Ledger, Trial
+from headway.sweeps.trial_group import end_group
+from headway.sweeps.winner import mode_of
 from headway.tracking import Run
 
 _STATUSES = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from headway import cluster
-from headway.config import ConfigError, SweepConfig, TrainingConfig
-from headway.training_group import Share, gpu_places, share_of
+from headway.cluster import connect
+from headway.cluster.worker_group import Share, gpu_places, share_of
+from headway.config.base import ConfigError
+from headway.config.steps import SweepConfig
+from headway.config.training import TrainingConfig
 
 
 class TrialShares(NamedTuple):
@@ -38,11 +40,11 @@ def trial_shares(config: SweepConfig, training: TrainingConfig, trials: int) -> 
     assert isinstance(training.workers, int)
     processes = max(1, training.workers)
     _check(config, processes)
-    gpus = cluster.available_gpus()
+    gpus = connect.available_gpus()
     gpus_of_each = None if config.gpus_per_trial is None else config.gpus_per_trial / processes
     concurrency = config.concurrency
     if concurrency is None:
-        concurrency = cluster.available_cpus() // (config.cpus_per_trial or processes)
+        concurrency = connect.available_cpus() // (config.cpus_per_trial or processes)
         if gpus and gpus_of_each != 0:
             concurrency = min(concurrency, gpu_places(gpus, gpus_of_each or 1.0) // processes)
     concurrency = max(1, min(concurrency, trials))
@@ -60,7 +62,7 @@ def trial_shares(config: SweepConfig, training: TrainingConfig, trials: int) -> 
 
 def _check(config: SweepConfig, processes: int) -> None:
     """Refuse what no trial could start with: it would wait for ever."""
-    cores, gpus = cluster.available_cpus(), cluster.available_gpus()
+    cores, gpus = connect.available_cpus(), connect.available_gpus()
     cpus_wanted, gpus_wanted = config.cpus_per_trial or processes, config.gpus_per_trial or 0.0
     if processes > cores:
         raise ConfigError(f"workers: {processes} a trial is more than the cluster has cores, {cores}")

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from headway.config import SweepConfig
+from headway.config.steps import SweepConfig
 from headway.data.sampling import derived_seed
-from headway.steps.ledger import Ledger, Trial
-from headway.steps.search_space import Domain, Range, grid_points
+from headway.sweeps.ledger import Ledger, Trial
+from headway.sweeps.space import Domain, Range, grid_points
 
 _REDUCTION = 3
 """Of the trials that reach a rung, one in so many goes on; rungs are at the powers of it, in rounds (Li et

@@ -8,8 +8,10 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
 
-from headway.config import ConfigError, SearchSpace, TrainingConfig
-from headway.config_files import apply_overrides, parse_yaml, set_path, validate
+from headway.config.base import ConfigError
+from headway.config.loading import apply_overrides, parse_yaml, set_path, validate
+from headway.config.steps import SearchSpace
+from headway.config.training import TrainingConfig
 
 C = TypeVar("C", bound=TrainingConfig)
 _CALL = re.compile(r"^\s*(loguniform|uniform|choice)\s*\((.*)\)\s*$", re.DOTALL)

@@ -11,13 +11,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
-from headway.engine.parallel import Worker
-from headway.steps.journal import Journal, JournalReader
-from headway.steps.ledger import Trial
-from headway.steps.place import TrainingPlace
-from headway.steps.population import step_of
-from headway.steps.trial_worker import HandOn, Part, train_part
-from headway.training_group import Share, train_on_workers
+from headway.cluster.worker_group import Share, train_on_workers
+from headway.engine.parallel.worker import Worker
+from headway.runs.journal import Journal, JournalReader
+from headway.runs.paths import TrainingPlace
+from headway.sweeps.ledger import Trial
+from headway.sweeps.population import step_of
+from headway.sweeps.trial_worker import HandOn, Part, train_part
 
 _POLL_SECONDS = 0.3
 _MOST_SECONDS_TO_END = 60.0

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from headway.config import ConfigError
-from headway.engine.parallel import Worker
-from headway.engine.trainer import Metrics, Trainer, TrainingError
-from headway.steps.ledger import Trial
-from headway.steps.model_cost import model_cost
-from headway.steps.place import TrainingPlace
-from headway.steps.population import restore_state, save_state, state_path
-from headway.steps.training import TrainingJob, train_worker
+from headway.config.base import ConfigError
+from headway.engine.parallel.worker import Worker
+from headway.engine.training.trainer import Metrics, Trainer, TrainingError
+from headway.runs.paths import TrainingPlace
+from headway.runs.training import TrainingJob, train_worker
+from headway.sweeps.ledger import Trial
+from headway.sweeps.model_cost import model_cost
+from headway.sweeps.population import restore_state, save_state, state_path
 
 HandOn = Callable[[int, Metrics], None]
 """Takes the number of steps done and what was measured then."""
@@ -59,7 +59,7 @@ def train_part(part: Part, worker: Worker, launched_at: float, hand_on: HandOn |
 
 
 class _Observer:
-    """See `headway.steps.training.Observer`."""
+    """See `headway.runs.training.Observer`."""
 
     def __init__(self, part: Part, hand_on: HandOn | None) -> None:
         self._part = part

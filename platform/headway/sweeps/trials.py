@@ -15,19 +15,20 @@ from typing import Any
 
 import torch
 
-from headway.config import ConfigError, TrainingConfig
-from headway.engine.parallel import Worker
-from headway.engine.trainer import Metrics
-from headway.steps.finetune import FinetuningJob
-from headway.steps.ledger import Ledger, Trial, validation_metrics
-from headway.steps.population import newest_state, state_path, step_of
-from headway.steps.pretrain import PretrainingJob
-from headway.steps.search_space import trial_settings
-from headway.steps.sweep_search import rung_steps
-from headway.steps.training import TrainingJob
-from headway.steps.trial_group import train_on_group
-from headway.steps.trial_worker import Part, train_part
-from headway.training_group import Share
+from headway.cluster.worker_group import Share
+from headway.config.base import ConfigError
+from headway.config.training import TrainingConfig
+from headway.engine.parallel.worker import Worker
+from headway.engine.training.trainer import Metrics
+from headway.runs.finetuning import FinetuningJob
+from headway.runs.pretraining import PretrainingJob
+from headway.runs.training import TrainingJob
+from headway.sweeps.ledger import Ledger, Trial, validation_metrics
+from headway.sweeps.population import newest_state, state_path, step_of
+from headway.sweeps.search import rung_steps
+from headway.sweeps.space import trial_settings
+from headway.sweeps.trial_group import train_on_group
+from headway.sweeps.trial_worker import Part, train_part
 
 
 @dataclass(frozen=True)

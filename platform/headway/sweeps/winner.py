@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from headway.config import ConfigError, TrainingConfig
-from headway.engine.selection import SMALLER_IS_BETTER
-from headway.steps.journal import read_journal
-from headway.steps.ledger import Ledger, Trial, validation_metrics
-from headway.steps.training import chosen_metrics
+from headway.config.base import ConfigError
+from headway.config.training import TrainingConfig
+from headway.engine.training.early_stopping import SMALLER_IS_BETTER
+from headway.runs.journal import read_journal
+from headway.runs.training import chosen_metrics
+from headway.sweeps.ledger import Ledger, Trial, validation_metrics
 
 
 class Measured(NamedTuple):

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from transformers import AutoModel, PreTrainedTokenizerBase
 
-from headway.config import ConfigError, FinetuneConfig
+from headway.config.base import ConfigError
+from headway.config.steps import FinetuneConfig
 from headway.data.rows import Row, number_of, text_of
 from headway.data.task_batches import GroupBatches
-from headway.engine.task_objectives import EmbeddingObjective
+from headway.engine.training.task_objectives import EmbeddingObjective
 from headway.tasks.regression import correlations
 from headway.tasks.task import Item, Rows, Splits, Task
 

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from scipy.special import expit
 
-from headway.config import ConfigError, FinetuneConfig
+from headway.config.base import ConfigError
+from headway.config.steps import FinetuneConfig
 from headway.data.rows import Row, list_of
-from headway.engine.task_objectives import MultiLabelObjective
+from headway.engine.training.task_objectives import MultiLabelObjective
 from headway.tasks.task import Rows, Splits
 from headway.tasks.texts import TextTask
 

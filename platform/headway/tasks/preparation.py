@@ -10,7 +10,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from headway.config import ConfigError, TaskConfig
+from headway.config.base import ConfigError
+from headway.config.tasks import TaskConfig
 from headway.data.atomic import atomic_folder
 from headway.data.rows import read_rows
 from headway.data.splitting import text_key, unit_hash

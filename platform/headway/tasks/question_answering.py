@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from transformers import AutoModelForQuestionAnswering, PreTrainedTokenizerBase
 
-from headway.config import ConfigError, FinetuneConfig
+from headway.config.base import ConfigError
+from headway.config.steps import FinetuneConfig
 from headway.data.rows import Row, text_of
 from headway.data.task_batches import PassageBatches
-from headway.engine.task_objectives import AnswerObjective
+from headway.engine.training.task_objectives import AnswerObjective
 from headway.tasks.answers import best_span, exact_match, token_f1
 from headway.tasks.task import Item, Rows, Splits, Task
 

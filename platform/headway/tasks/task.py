@@ -17,14 +17,16 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from headway.config import ConfigError, FinetuneConfig, TaskConfig
+from headway.config.base import ConfigError
+from headway.config.steps import FinetuneConfig
+from headway.config.tasks import TaskConfig
 from headway.data.batches import BatchSource
 from headway.data.rows import Row
 from headway.data.sampling import random_generator
 from headway.data.store import TokenStore, open_store
 from headway.data.tokenizer import load_tokenizer, tokenize
-from headway.engine.encoder import dropout_settings, load_model, save_model
-from headway.engine.objectives import TaskObjective
+from headway.engine.model.encoder import dropout_settings, load_model, save_model
+from headway.engine.training.objectives import TaskObjective
 
 
 class Item(NamedTuple):

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import numpy as np
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from headway.config import ConfigError
+from headway.config.base import ConfigError
 from headway.data.batches import LabelledBatches
 from headway.data.rows import Row, text_of
-from headway.engine.encoder import label_settings
+from headway.engine.model.encoder import label_settings
 from headway.tasks.task import Item, Rows, Task
 
 

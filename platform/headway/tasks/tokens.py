@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase
 
-from headway.config import ConfigError, FinetuneConfig
+from headway.config.base import ConfigError
+from headway.config.steps import FinetuneConfig
 from headway.data.rows import Row, list_of
 from headway.data.task_batches import WordBatches
-from headway.engine.encoder import label_settings
-from headway.engine.task_objectives import WordsObjective
+from headway.engine.model.encoder import label_settings
+from headway.engine.training.task_objectives import WordsObjective
 from headway.tasks.task import Item, Rows, Splits, Task
 from headway.tasks.texts import balanced_weights
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from headway.config import ConfigError
+from headway.config.base import ConfigError
 from headway.tracking import Tracking
 
 

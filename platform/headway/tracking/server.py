@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from headway.config import ConfigError
+from headway.config.base import ConfigError
 from headway.tracking.database import create_database
 from headway.tracking.pyfunc import save_pyfunc
 from headway.tracking.run import Run

@@ -17,7 +17,7 @@ import pytest
 import ray
 from ray._private.workers import setup_worker
 
-from headway.forking import launch, parent, stand_in
+from headway.cluster.fork_server import client, launch, server
 from waiting import PATIENCE, wait_until
 
 STATE = """
@@ -44,7 +44,7 @@ class Forked:
     def stand_in(self, code: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         script = self.folder / "script.py"
         script.write_text(code)
-        command = [sys.executable, stand_in.__file__, str(script), *arguments]
+        command = [sys.executable, client.__file__, str(script), *arguments]
         environment = options.pop("env", os.environ) | self.address()
         pipe = subprocess.PIPE
         return subprocess.Popen(
@@ -52,7 +52,7 @@ class Forked:
         )
 
     def address(self) -> dict[str, str]:
-        return {stand_in.PARENT: str(self.folder / "own" / "parent")}
+        return {client.PARENT: str(self.folder / "own" / "parent")}
 
     def run(self, code: str, *arguments: str, **options: Any) -> tuple[int, str, str]:
         process = self.stand_in(code, *arguments, **options)
@@ -163,8 +163,8 @@ def test_another_environment_of_its_libraries_gets_a_python_of_its_own(forked):
 
 
 def test_what_a_library_sets_as_it_is_loaded_makes_no_difference():
-    def order(**environment: str) -> parent.Order:
-        return parent.Order([], environment, "/", 0, [], "0", [])
+    def order(**environment: str) -> server.Order:
+        return server.Order([], environment, "/", 0, [], "0", [])
 
     before, after = {"HF_HOME": "/a"}, {"HF_HOME": "/a", "TORCHINDUCTOR_CACHE_DIR": "/t"}
     assert order(HF_HOME="/a").fits(before, after)
@@ -204,10 +204,10 @@ def test_where_one_is_killed_the_other_ends(forked):
 def test_nothing_outlives_the_driver(tmp_path):
     code = f"""
 import os, subprocess, sys, time
-from headway.forking import launch, stand_in
+from headway.cluster.fork_server import client, launch
 launch.start([])
 environment = os.environ | launch.worker_environment()
-subprocess.Popen([sys.executable, stand_in.__file__, {str(tmp_path / "long.py")!r}], env=environment)
+subprocess.Popen([sys.executable, client.__file__, {str(tmp_path / "long.py")!r}], env=environment)
 time.sleep(1000)
 """
     (tmp_path / "long.py").write_text(
@@ -241,4 +241,4 @@ def test_ray_forks_its_processes_and_one_that_dies_is_replaced(ray_cluster, tmp_
         return " ".join(psutil.Process(os.getppid()).cmdline()), "torch" in sys.modules
 
     command, loaded = ray.get(work.remote())
-    assert parent.__file__ in command and loaded
+    assert server.__file__ in command and loaded

@@ -8,20 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_training import tiny_config, tiny_objective, train, weights
+from tiny_training import same, tiny_config, tiny_objective, train, weights
 from torch.optim import Optimizer
 
-from headway.engine.optimizers import build_optimizer
-from headway.engine.parallel import Worker
-from headway.engine.state import CheckpointError, Checkpoints, Restored, saved_steps
-from headway.engine.storage import Folder
+from headway.engine.checkpoint.checkpoints import CheckpointError, Checkpoints, Restored, saved_steps
+from headway.engine.checkpoint.storage import Folder
+from headway.engine.parallel.worker import Worker
+from headway.engine.training.optimizers import build_optimizer
 from waiting import wait_until
 
 OPTIMIZERS = ["adamw", "lamb", "lion", "adafactor", "muon", "schedule_free_adamw"]
-
-
-def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 def model_and_optimizer(value: float) -> tuple[torch.nn.Module, Optimizer]:

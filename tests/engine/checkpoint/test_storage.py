@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 from moto.server import ThreadedMotoServer
-from test_state import same
-from tiny_training import train, weights
+from tiny_training import same, train, weights
 
-from headway.engine.storage import Folder
+from headway.engine.checkpoint.storage import Folder
 
 _PORT = 28200
 

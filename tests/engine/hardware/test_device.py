@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from headway.engine.device import compute_dtype, default_device, has_fast_bf16, precision_context
+from headway.engine.hardware.device import compute_dtype, default_device, has_fast_bf16, precision_context
 
 CPU = torch.device("cpu")
 

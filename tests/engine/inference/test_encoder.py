@@ -9,10 +9,10 @@ import transformers
 from transformers import BertConfig, DistilBertConfig, ElectraConfig, ModernBertConfig, RobertaConfig
 from transformers.activations import ACT2FN
 
-from headway.config import ConfigError
-from headway.config_serve import Precision
-from headway.engine.inference import Product, load_for_inference
-from headway.engine.layout import layout_of_lengths
+from headway.config.base import ConfigError
+from headway.config.serve import Precision
+from headway.engine.inference.encoder import Product, load_for_inference
+from headway.engine.model.layout import layout_of_lengths
 
 LENGTHS = [5, 23, 3, 12, 23, 8]
 _SIZES = {

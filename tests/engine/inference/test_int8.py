@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers.activations import ACT2FN
 
-from headway.config import ConfigError
-from headway.engine.inference import load_for_inference
-from headway.engine.int8 import (
+from headway.config.base import ConfigError
+from headway.engine.inference.encoder import load_for_inference
+from headway.engine.inference.int8 import (
     FILE,
     PRODUCTS,
     Int8Product,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from headway import multi_head_attention
-from headway.engine.layout import layout_of_lengths
+from headway.engine.model.layout import layout_of_lengths
 
 HEADS, WIDTH = 4, 24
 

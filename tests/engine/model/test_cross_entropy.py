@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from headway.engine import cross_entropy
-from headway.engine.cross_entropy import cross_entropy_sum
+from headway.engine.model import cross_entropy
+from headway.engine.model.cross_entropy import cross_entropy_sum
 
 
 @pytest.mark.parametrize("rows", [0, 1, 7, 64])

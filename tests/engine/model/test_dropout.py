@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from headway.engine.dropout import Dropout, dropout, use_fast_dropout
+from headway.engine.model.dropout import Dropout, dropout, use_fast_dropout
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])

@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForPreTraining, BertModel
 
-from headway.config import ConfigError, ModelConfig
-from headway.engine.encoder import (
+from headway.config.base import ConfigError
+from headway.config.steps import ModelConfig
+from headway.engine.model.encoder import (
     bert_config,
     load_classifier,
     load_pretraining_model,
     new_pretraining_model,
     save_model,
 )
-from headway.engine.layout import layout_of_lengths
-from headway.engine.unpadded import encode_unpadded
+from headway.engine.model.layout import layout_of_lengths
+from headway.engine.model.unpadded import encode_unpadded
 from waiting import PATIENCE
 
 LENGTHS = [6, 11, 1, 9, 3]

@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from headway.engine import gpu_attention
-from headway.engine.gpu_attention import attend_fused, fits_fused_kernel
-from headway.engine.layout import layout_of_lengths
+from headway.engine.model import gpu_attention
+from headway.engine.model.gpu_attention import attend_fused, fits_fused_kernel
+from headway.engine.model.layout import layout_of_lengths
 
 # By the processor's kernel only; those of a GPU make no such tensor.
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")

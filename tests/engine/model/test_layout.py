@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from headway.engine.layout import layout_of_lengths
+from headway.engine.model.layout import layout_of_lengths
 
 
 def test_places_restart_with_each_sequence():

@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, DistilBertConfig, ModernBertConfig
 
-from headway.config import ConfigError, LoraConfig
-from headway.engine.adaptation import add_lora, encoder_layers, freeze_layers, keep_layers, merged
+from headway.config.base import ConfigError
+from headway.config.steps import LoraConfig
+from headway.engine.model.lora import add_lora, encoder_layers, freeze_layers, keep_layers, merged
 
 CONFIGS = {
     "bert": BertConfig(

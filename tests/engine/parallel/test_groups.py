@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_state import same
-from tiny_training import train_in_processes
+from tiny_training import same, train_in_processes
 
 Results = dict[str, dict[str, Any]]
 

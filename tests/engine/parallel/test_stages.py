@@ -6,13 +6,13 @@ import copy
 
 import pytest
 import torch
-from test_unpadded import CONFIGS, LENGTHS, MODELS, build, random_batch
+from tiny_encoders import CONFIGS, LENGTHS, MODELS, build, random_batch
 
-from headway.config import ConfigError
-from headway.engine.attention import ATTENTION_NAME
-from headway.engine.layout import layout_of_lengths
-from headway.engine.stages import keep_stage, names_on_both_ends
-from headway.engine.unpadded import encode_unpadded
+from headway.config.base import ConfigError
+from headway.engine.model.attention import ATTENTION_NAME
+from headway.engine.model.layout import layout_of_lengths
+from headway.engine.model.unpadded import encode_unpadded
+from headway.engine.parallel.stages import keep_stage, names_on_both_ends
 
 
 def cut(whole, stages: int):

@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from test_state import same
-from tiny_training import tiny_config, tiny_objective, train_in_processes
+from tiny_training import same, tiny_config, tiny_objective, train_in_processes
 
-from headway.config import ParallelConfig
-from headway.engine.parallel import clip_gradients
+from headway.config.training import ParallelConfig
+from headway.engine.parallel.worker import clip_gradients
 
 Results = dict[str, dict[str, Any]]
 # Of the tiny model's weights four fifths are in matrices that the tensor dimension splits. The first stage

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from headway.config import ConfigError
-from headway.engine.selection import NoProgress, Selection
+from headway.config.base import ConfigError
+from headway.engine.training.early_stopping import NoProgress, Selection
 
 
 def evaluations(values, name="accuracy"):

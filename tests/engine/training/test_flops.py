@@ -6,8 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForMaskedLM
 
 from headway.data.batches import Batch
-from headway.engine.flops import TrainingFlops
-from headway.engine.objectives import PretrainingObjective
+from headway.engine.training.flops import TrainingFlops
+from headway.engine.training.objectives import PretrainingObjective
 
 
 def test_count_is_that_of_one_full_sequence_of_the_padded_model():

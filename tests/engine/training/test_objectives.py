@@ -14,10 +14,10 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from headway.config import ModelConfig
+from headway.config.steps import ModelConfig
 from headway.data.batches import Batch
-from headway.engine.encoder import bert_config, load_classifier, new_pretraining_model, save_model
-from headway.engine.objectives import ClassificationObjective, PretrainingObjective
+from headway.engine.model.encoder import bert_config, load_classifier, new_pretraining_model, save_model
+from headway.engine.training.objectives import ClassificationObjective, PretrainingObjective
 
 LENGTHS = [7, 12, 4, 9]
 VOCABULARY = 60

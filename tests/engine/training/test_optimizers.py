@@ -13,10 +13,10 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from headway.config import OptimizerConfig, ScheduleConfig
-from headway.engine.optimizers import build_optimizer
-from headway.engine.parameter_groups import parameter_groups
-from headway.engine.schedules import build_schedule, skip_to
+from headway.config.training import OptimizerConfig, ScheduleConfig
+from headway.engine.training.optimizers import build_optimizer
+from headway.engine.training.parameter_groups import parameter_groups
+from headway.engine.training.schedules import build_schedule, skip_to
 
 TOTAL = 50
 

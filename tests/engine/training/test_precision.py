@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from headway.engine.precision import ComputeCopy
+from headway.engine.training.precision import ComputeCopy
 
 
 def small_model() -> Any:

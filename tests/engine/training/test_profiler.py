@@ -4,8 +4,8 @@ import json
 
 from tiny_training import tiny_batches, tiny_config, tiny_objective
 
-from headway.engine.profile import profile_steps
-from headway.engine.trainer import Trainer
+from headway.engine.training.profiler import profile_steps
+from headway.engine.training.trainer import Trainer
 
 
 def test_profile_names_the_costliest_operations_and_writes_a_trace(tmp_path):

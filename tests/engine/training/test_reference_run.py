@@ -3,11 +3,11 @@
 import torch
 from transformers import BertForPreTraining
 
-from headway.config import PretrainConfig
+from headway.config.steps import PretrainConfig
 from headway.data.batches import PretrainingBatches
-from headway.engine.objectives import PretrainingObjective
-from headway.engine.trainer import Trainer
-from headway.steps.pretrain import PretrainingJob
+from headway.engine.training.objectives import PretrainingObjective
+from headway.engine.training.trainer import Trainer
+from headway.runs.pretraining import PretrainingJob
 
 STEPS = 300
 

@@ -10,9 +10,9 @@ import transformers
 from transformers import BertConfig
 
 from headway.data.batches import Example, collate
-from headway.engine.attention import ATTENTION_NAME
-from headway.engine.objectives import ClassificationObjective
-from headway.engine.task_objectives import (
+from headway.engine.model.attention import ATTENTION_NAME
+from headway.engine.training.objectives import ClassificationObjective
+from headway.engine.training.task_objectives import (
     AnswerObjective,
     EmbeddingObjective,
     MultiLabelObjective,

@@ -16,12 +16,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from headway.config import PretrainConfig
-from headway.engine.parallel import Worker
-from headway.engine.state import Checkpoints
-from headway.engine.storage import Folder
-from headway.engine.trainer import Metrics, Trainer, TrainingError
-from headway.steps.pretrain import PretrainingJob
+from headway.config.steps import PretrainConfig
+from headway.engine.checkpoint.checkpoints import Checkpoints
+from headway.engine.checkpoint.storage import Folder
+from headway.engine.parallel.worker import Worker
+from headway.engine.training.trainer import Metrics, Trainer, TrainingError
+from headway.runs.pretraining import PretrainingJob
 from waiting import PATIENCE
 
 PORT = 28110
@@ -204,7 +204,7 @@ class _Exploding(nn.Module):
         return {"mlm": 1}
 
     def forward(self, batch: Any) -> Any:
-        from headway.engine.objectives import Term
+        from headway.engine.model.cross_entropy import Term
 
         return {"mlm": Term(self.weight.sum() / 0.0, torch.tensor(1), torch.tensor(0))}
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from headway.engine.parallel import Worker
-from headway.engine.trainer import Trainer
+from headway.engine.parallel.worker import Worker
+from headway.engine.training.trainer import Trainer
 
 
 def main(job_path: Path, target: Path) -> None:

@@ -9,8 +9,7 @@ import torch
 import transformers
 from transformers import AutoTokenizer
 
-from headway.serving.dispatch import Release
-from headway.serving.service import LoadedRelease
+from headway.serving.scheduling.messages import LoadedRelease, Release
 
 TEXTS = [
     "The sailor steers the old boat before noon.",

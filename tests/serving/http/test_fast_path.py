@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from headway.serving.dispatch import ReplicaLostError
+from headway.serving.scheduling.messages import ReplicaLostError
 
 LONG_WAY = {"content-type": "application/json; charset=utf-8"}
 WELL_FORMED = [

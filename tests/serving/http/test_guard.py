@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from headway.config import ConfigError
-from headway.serving.guard import Keys, Rate
+from headway.config.base import ConfigError
+from headway.serving.http.guard import Keys, Rate
 
 
 def digest(key: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from waiting import PATIENCE
 
-FILES = Path(__file__).parents[2] / "platform" / "headway" / "serving" / "page" / "files"
+FILES = Path(__file__).parents[3] / "platform/headway/serving/http/page/files"
 
 
 def test_the_page_and_its_files_are_served(live):

@@ -22,11 +22,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import headway
-from headway.cli import main
+from headway.cli.main import main
 from headway.client import UnauthorizedError
-from headway.config import ServeConfig
+from headway.config.serve import ServeConfig
 from headway.serving.deploy import deploy, undeploy
-from headway.serving.dispatch import Release
+from headway.serving.scheduling.messages import Release
 from ports import free_port
 from waiting import PATIENCE
 
@@ -120,7 +120,7 @@ def test_an_operator_can_measure_it(server, tmp_path):
 
     def measure(key: str) -> tuple[int, dict[str, float]]:
         done = subprocess.run(
-            [sys.executable, "-m", "headway.cli", "load-test", f"{server.url}/v1/embeddings", *counts],
+            [sys.executable, "-m", "headway.cli.main", "load-test", f"{server.url}/v1/embeddings", *counts],
             env=os.environ | {"SSL_CERT_FILE": str(server.certificate), "HEADWAY_KEY": key},
             capture_output=True,
             text=True,

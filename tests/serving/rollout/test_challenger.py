@@ -9,10 +9,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertForSequenceClassification
 
-from headway.config import ChallengerConfig
-from headway.serving.dispatch import Release
-from headway.serving.service import LoadedRelease
-from headway.serving.trial import Trial
+from headway.config.serve import ChallengerConfig
+from headway.serving.rollout.challenger import Trial
+from headway.serving.scheduling.messages import LoadedRelease, Release
 from waiting import PATIENCE
 
 TEXTS = [f"The sailor steers boat {i}." for i in range(200)]

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from headway.config import ConfigError, ServeConfig
-from headway.serving.dispatch import Release
-from headway.serving.watch import current_releases
+from headway.config.base import ConfigError
+from headway.config.serve import ServeConfig
+from headway.serving.rollout.watch import current_releases
+from headway.serving.scheduling.messages import Release
 from headway.tracking import Tracking
 
 

@@ -5,10 +5,9 @@ import asyncio
 import numpy as np
 import pytest
 
-from headway.serving.batching import Pack
-from headway.serving.computing import Computing, dealt, selected
-from headway.serving.dispatch import Operation
-from headway.serving.models import EncoderModel
+from headway.inference.model import EncoderModel
+from headway.inference.packing import Operation, Pack
+from headway.serving.scheduling.compute_threads import Computing, dealt, selected
 
 
 def random_pack(sequences: int) -> Pack:

@@ -5,8 +5,10 @@ import asyncio
 import numpy as np
 import pytest
 
-from headway.serving.batching import TokenQueue, TokenSequence
-from headway.serving.dispatch import Dispatcher, ReplicaLostError, Reply
+from headway.inference.packing import TokenSequence
+from headway.serving.scheduling.dispatch import Dispatcher
+from headway.serving.scheduling.messages import ReplicaLostError, Reply
+from headway.serving.scheduling.queue import TokenQueue
 
 
 def sequence(length: int, fill: int = 0) -> TokenSequence:

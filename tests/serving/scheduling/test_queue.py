@@ -5,7 +5,8 @@ import asyncio
 import numpy as np
 import pytest
 
-from headway.serving.batching import DeadlinePassedError, QueueFullError, TokenQueue, TokenSequence
+from headway.inference.packing import TokenSequence
+from headway.serving.scheduling.queue import DeadlinePassedError, QueueFullError, TokenQueue
 
 
 def sequence(length: int, fill: int = 0) -> TokenSequence:

@@ -8,7 +8,7 @@ import pytest
 
 SCRIPT = """
 import os, sys, torch
-from headway.serving.computing import compute_threads
+from headway.serving.scheduling.compute_threads import compute_threads
 matrix = torch.randn(512, 512)  # in bfloat16 one thread computes it where the processor has none
 
 def helpers():

@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from headway.serving.turns import Turns
+from headway.serving.scheduling.thread_batcher import Turns
 from waiting import PATIENCE
 
 

@@ -1,6 +1,6 @@
 """Sets up a worker of Ray's, in place of Ray's own script: has the parent fork it, with everything loaded.
 
-Ray runs `python stand_in.py WORKER ARGUMENT… --serialized-runtime-env-context=JSON --language=PYTHON` for
+Ray runs `python client.py WORKER ARGUMENT… --serialized-runtime-env-context=JSON --language=PYTHON` for
 each process. Its own script imports all of Ray to read that JSON, a second of a core; this one loads little.
 It lives as long as the forked process does, hands on signals, and ends as that ends. Where no parent
 answers, it becomes the Python that it stands for; what else a runtime environment can ask for, it leaves to

@@ -10,13 +10,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from headway.forking import parent, stand_in
+from headway.cluster.fork_server import client, server
 
 FOR_SERVING = (
     *("fastapi", "pandas", "uvicorn"),  # what Ray Serve brings with it
-    *("headway.serving.app", "headway.serving.models"),
+    *("headway.serving.http.app", "headway.inference.model"),
 )
-FOR_ALL = (*FOR_SERVING, "headway.steps.trials")
+FOR_ALL = (*FOR_SERVING, "headway.sweeps.trials")
 """What the parent loads. Nothing that brings Ray itself: its core does not survive a fork."""
 
 _parent: subprocess.Popen[bytes] | None = None
@@ -41,7 +41,7 @@ def start_parent(address: Path, modules: Sequence[str]) -> subprocess.Popen[byte
         listener.listen(socket.SOMAXCONN)
         return subprocess.Popen(
             # By its file: with -m, modules in the folder where the driver was called would come first.
-            [sys.executable, parent.__file__, str(listener.fileno()), *modules],
+            [sys.executable, server.__file__, str(listener.fileno()), *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=None if os.environ.get("HEADWAY_DEBUG") else subprocess.DEVNULL,
@@ -51,6 +51,6 @@ def start_parent(address: Path, modules: Sequence[str]) -> subprocess.Popen[byte
 
 
 def worker_environment() -> dict[str, str]:
-    """What `stand_in` needs to know; without a parent, it is Python all the same."""
+    """What `client` needs to know; without a parent, it is Python all the same."""
     start()
-    return {stand_in.PARENT: str(_socket)}
+    return {client.PARENT: str(_socket)}

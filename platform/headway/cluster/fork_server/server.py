@@ -30,7 +30,7 @@ _ORDER_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Order:
-    """What a stand-in asks for: the fields of `stand_in._order`, and the standard files it was given."""
+    """What a stand-in asks for: the fields of `client._order`, and the standard files it was given."""
 
     command: list[str]
     environment: dict[str, str]
@@ -185,7 +185,7 @@ def _set_what_a_start_sets(environment: Mapping[str, str]) -> None:
 
 
 def main() -> None:
-    """`python parent.py FILE MODULE…`, FILE a socket that listens; ends when its standard input does."""
+    """`python server.py FILE MODULE…`, FILE a socket that listens; ends when its standard input does."""
     file, *modules = sys.argv[1:]
     with socket.socket(fileno=int(file)) as listener:
         folder = Path(listener.getsockname()).parent

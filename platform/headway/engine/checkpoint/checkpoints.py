@@ -24,9 +24,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.optim import Optimizer
 
-from headway.engine.named_state import load_optimizer, training_state
-from headway.engine.parallel import Worker
-from headway.engine.storage import CheckedReader, CheckedWriter, Folder
+from headway.engine.checkpoint.state_dict import load_optimizer, training_state
+from headway.engine.checkpoint.storage import CheckedReader, CheckedWriter, Folder
+from headway.engine.parallel.worker import Worker
 
 _PREFIX = "step-"
 _MANIFEST = "manifest.json"

@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
-from headway.engine.parallel import Worker
+from headway.engine.parallel.worker import Worker
 
 
 def training_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:

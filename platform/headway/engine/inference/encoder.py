@@ -15,19 +15,13 @@ from torch import Tensor, nn
 from transformers.activations import GELUActivation
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-from headway.config import ConfigError
-from headway.config_serve import Precision
-from headway.engine.attention import ATTENTION_NAME, multi_head_attention
-from headway.engine.device import compute_dtype
-from headway.engine.int8 import (
-    FILE,
-    PRODUCTS,
-    Int8Layer,
-    has_int8_products,
-    read_roundings,
-)
-from headway.engine.layout import SequenceLayout
-from headway.engine.unpadded import check_supported, encode_unpadded, token_type_arguments
+from headway.config.base import ConfigError
+from headway.config.serve import Precision
+from headway.engine.hardware.device import compute_dtype
+from headway.engine.inference.int8 import FILE, PRODUCTS, Int8Layer, has_int8_products, read_roundings
+from headway.engine.model.attention import ATTENTION_NAME, multi_head_attention
+from headway.engine.model.layout import SequenceLayout
+from headway.engine.model.unpadded import check_supported, encode_unpadded, token_type_arguments
 
 _FUSABLE = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 """Kinds whose layers are BERT's, under the same names."""

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from transformers.activations import GELUActivation
 
-from headway.config import ConfigError
+from headway.config.base import ConfigError
 from headway.data.atomic import write_atomically
-from headway.engine.attention import multi_head_attention
-from headway.engine.layout import SequenceLayout
+from headway.engine.model.attention import multi_head_attention
+from headway.engine.model.layout import SequenceLayout
 
 FILE = "int8.json"
 
@@ -166,7 +166,7 @@ class Int8Layer:
     """A layer of BERT's: products of integers, attention in `dtype`, sums and norms in float32.
 
     Args:
-        layer: the same with float products (`headway.engine.inference.FusedLayers.fused`).
+        layer: the same with float products (`headway.engine.inference.encoder.FusedLayers.fused`).
         roundings: of the inputs of its products, by their names.
         dtype: of queries, keys and values.
     """

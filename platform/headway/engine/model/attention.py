@@ -16,9 +16,9 @@ from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from headway.engine.dropout import dropout
-from headway.engine.gpu_attention import attend_fused, fits_fused_kernel
-from headway.engine.layout import HeadPlaces, SequenceGroup, SequenceLayout
+from headway.engine.model.dropout import dropout
+from headway.engine.model.gpu_attention import attend_fused, fits_fused_kernel
+from headway.engine.model.layout import HeadPlaces, SequenceGroup, SequenceLayout
 
 ATTENTION_NAME = "headway"
 """The value of `attn_implementation` under which transformers finds Headway's attention."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +10,20 @@ from torch.autograd.function import once_differentiable
 
 _CHUNK_ELEMENTS = 2**19
 """Scores worked on at once: what fits a core's cache in float32."""
+
+
+class Term(NamedTuple):
+    """One loss of an objective on one batch.
+
+    Attributes:
+        total: float32 scalar, the loss summed over its predictions.
+        predictions: int64 scalar, how many predictions there are.
+        correct: int64 scalar, how many of them are right; not counted while training, where it is 0.
+    """
+
+    total: Tensor
+    predictions: Tensor
+    correct: Tensor
 
 
 def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:

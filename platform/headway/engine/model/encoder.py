@@ -21,10 +21,11 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from headway.config import ConfigError, ModelConfig, Preset
-from headway.engine.attention import ATTENTION_NAME
-from headway.engine.dropout import use_fast_dropout
-from headway.engine.unpadded import check_supported
+from headway.config.base import ConfigError
+from headway.config.steps import ModelConfig, Preset
+from headway.engine.model.attention import ATTENTION_NAME
+from headway.engine.model.dropout import use_fast_dropout
+from headway.engine.model.unpadded import check_supported
 
 # Turc et al. 2019, "Well-Read Students Learn Better", table 1; Devlin et al. 2018, section 3.
 _PRESETS: dict[Preset, dict[str, int]] = {

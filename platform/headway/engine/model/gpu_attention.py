@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
-from headway.engine.layout import SequenceLayout
+from headway.engine.model.layout import SequenceLayout
 
 _HALF = (torch.float16, torch.bfloat16)
 

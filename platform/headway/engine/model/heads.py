@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headway.engine.layout import SequenceLayout
+from headway.engine.model.layout import SequenceLayout
 
 
 def vocabulary_logits(model: Any, hidden_states: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ import copy
 from torch import nn
 from transformers import PreTrainedModel
 
-from headway.config import ConfigError, LoraConfig
+from headway.config.base import ConfigError
+from headway.config.steps import LoraConfig
 
 
 def encoder_layers(model: PreTrainedModel) -> nn.ModuleList:

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from headway.config import ConfigError
-from headway.engine.layout import SequenceLayout
+from headway.config.base import ConfigError
+from headway.engine.model.layout import SequenceLayout
 
 SUPPORTED = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "modernbert")
 """Values of `model_type` whose layers hand extra keywords through to the attention function."""

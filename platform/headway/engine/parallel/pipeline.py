@@ -20,11 +20,11 @@ from torch.distributed.tensor import DTensor
 
 from headway.data.batches import Batch
 from headway.data.sampling import derived_seed
-from headway.engine.layout import layout_of_lengths
-from headway.engine.objectives import Term
-from headway.engine.parallel import Worker
-from headway.engine.stages import keep_stage, names_on_both_ends
-from headway.engine.unpadded import encode_unpadded
+from headway.engine.model.cross_entropy import Term
+from headway.engine.model.layout import layout_of_lengths
+from headway.engine.model.unpadded import encode_unpadded
+from headway.engine.parallel.stages import keep_stage, names_on_both_ends
+from headway.engine.parallel.worker import Worker
 
 Finish = Callable[[Any, Batch], Tensor]
 """What the last stage makes of its objective and a batch."""

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from headway.config import ConfigError
-from headway.engine.adaptation import encoder_layers
+from headway.config.base import ConfigError
+from headway.engine.model.lora import encoder_layers
 
 _BEHIND_LAYERS = ("pooler", "final_norm")
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-from headway.config import ConfigError
+from headway.config.base import ConfigError
 
 # Names are those of transformers' BERT, RoBERTa and ELECTRA.
 _BY_OUTPUTS = ("attention.self.query", "attention.self.key", "attention.self.value", "intermediate.dense")

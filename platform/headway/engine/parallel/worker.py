@@ -3,7 +3,7 @@
 The workers form a mesh of four dimensions. Along `data` each has the whole model and a share of the batch;
 along `shard` a share of the batch and a slice of every weight (Rajbhandari et al. 2020, "ZeRO", stage 3, by
 PyTorch's `fully_shard`); along `tensor` the same share of the batch, and the heads and intermediate neurons
-of a layer are split (`split_layers.py`); along `pipeline` the same share, and some of the layers
+of a layer are split (`tensor.py`); along `pipeline` the same share, and some of the layers
 (`pipeline.py`).
 """
 
@@ -27,10 +27,10 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from headway.config import ParallelConfig
-from headway.engine.device import default_device
-from headway.engine.shared_mean import SharedMean
-from headway.engine.split_layers import split_layers
+from headway.config.training import ParallelConfig
+from headway.engine.hardware.device import default_device
+from headway.engine.parallel.shared_memory import SharedMean
+from headway.engine.parallel.tensor import split_layers
 
 DIMENSIONS = ("pipeline", "data", "shard", "tensor")
 """Of the mesh of workers, the outermost first: neighbours exchange most."""

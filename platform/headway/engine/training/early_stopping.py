@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from headway.config import ConfigError
-from headway.engine.trainer import Metrics
+from headway.config.base import ConfigError
+from headway.engine.training.trainer import Metrics
 
 SMALLER_IS_BETTER = ("loss", "rmse", "latency_ms", "parameters")
 """Endings of the names of measures that are to be low; all others are to be high."""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from headway.data.batches import Batch, BatchSource
-from headway.engine.meter import Metrics
-from headway.engine.parallel import Worker
+from headway.engine.parallel.worker import Worker
+from headway.engine.training.meter import Metrics
 
 
 def batches_of_share(source: BatchSource, worker: Worker, batch_size: int) -> Iterator[tuple[Batch, bool]]:

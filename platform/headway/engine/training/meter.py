@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from headway.data.batches import Batch
-from headway.engine.flops import TrainingFlops
-from headway.engine.machine import matrix_product_rate, peak_memory_bytes
-from headway.engine.parallel import Worker
+from headway.engine.hardware.peak_rate import matrix_product_rate, peak_memory_bytes
+from headway.engine.parallel.worker import Worker
+from headway.engine.training.flops import TrainingFlops
 
 Metrics = dict[str, float]
 

@@ -6,7 +6,7 @@ losses with the counts they are over, so that means over several workers and mic
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,24 +15,10 @@ from transformers import PreTrainedModel
 
 from headway.data.batches import Batch
 from headway.data.pairs import PairObjective
-from headway.engine.cross_entropy import cross_entropy_sum
-from headway.engine.heads import next_sentence_logits, sequence_logits, vocabulary_logits
-from headway.engine.layout import SequenceLayout, layout_of_lengths
-from headway.engine.unpadded import encode_unpadded
-
-
-class Term(NamedTuple):
-    """One loss of an objective on one batch.
-
-    Attributes:
-        total: float32 scalar, the loss summed over its predictions.
-        predictions: int64 scalar, how many predictions there are.
-        correct: int64 scalar, how many of them are right; not counted while training, where it is 0.
-    """
-
-    total: Tensor
-    predictions: Tensor
-    correct: Tensor
+from headway.engine.model.cross_entropy import Term, cross_entropy_sum
+from headway.engine.model.heads import next_sentence_logits, sequence_logits, vocabulary_logits
+from headway.engine.model.layout import SequenceLayout, layout_of_lengths
+from headway.engine.model.unpadded import encode_unpadded
 
 
 def cross_entropy(

@@ -8,8 +8,8 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Adafactor, AdamW, Optimizer
 
-from headway.config import OptimizerConfig
-from headway.engine.parameter_groups import parameter_groups, split_hidden_matrices, with_layer_decay
+from headway.config.training import OptimizerConfig
+from headway.engine.training.parameter_groups import parameter_groups, split_hidden_matrices, with_layer_decay
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from torch.profiler import ProfilerActivity, profile
 
-from headway.engine.meter import Meter
-from headway.engine.trainer import Trainer
+from headway.engine.training.meter import Meter
+from headway.engine.training.trainer import Trainer
 
 _WARMUP_STEPS = 2
 

@@ -8,7 +8,7 @@ import warnings
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from headway.config import ScheduleConfig
+from headway.config.training import ScheduleConfig
 
 
 def build_schedule(optimizer: Optimizer, config: ScheduleConfig, total_steps: int) -> LambdaLR:

@@ -9,10 +9,10 @@ import torch
 import torch.distributed as dist
 
 from headway.data.batches import Batch, BatchSource
-from headway.engine.device import compute_dtype, precision_context
-from headway.engine.evaluation import batches_of_share
-from headway.engine.objectives import TaskObjective
-from headway.engine.parallel import Worker
+from headway.engine.hardware.device import compute_dtype, precision_context
+from headway.engine.parallel.worker import Worker
+from headway.engine.training.evaluation import batches_of_share
+from headway.engine.training.objectives import TaskObjective
 
 
 class Predictions(NamedTuple):

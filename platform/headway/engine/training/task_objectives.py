@@ -10,8 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from headway.data.batches import Batch
-from headway.engine.heads import answer_logits, mean_pooled, sequence_logits, token_logits
-from headway.engine.objectives import TaskObjective, Term, cross_entropy
+from headway.engine.model.cross_entropy import Term
+from headway.engine.model.heads import answer_logits, mean_pooled, sequence_logits, token_logits
+from headway.engine.training.objectives import TaskObjective, cross_entropy
 
 
 def _term(total: Tensor, predictions: int) -> Term:

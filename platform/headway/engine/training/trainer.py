@@ -10,23 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headway.config import TrainingConfig
+from headway.config.training import TrainingConfig
 from headway.data.batches import Batch, BatchSource
 from headway.data.sampling import derived_seed, parts_of
-from headway.engine.device import compute_dtype
-from headway.engine.evaluation import mean_losses
-from headway.engine.flops import TrainingFlops
-from headway.engine.layers import checkpoint_activations, compile_layers
-from headway.engine.machine import synchronise
-from headway.engine.meter import Meter, Metrics
-from headway.engine.objectives import Term
-from headway.engine.optimizers import build_optimizer, use_result_weights, use_training_weights
-from headway.engine.parallel import Worker, clip_gradients, synchronise_only_if
-from headway.engine.pipeline import Pipeline, Weigh
-from headway.engine.precision import ComputeCopy
-from headway.engine.prefetch import prefetched
-from headway.engine.schedules import build_schedule, skip_to
-from headway.engine.state import Checkpoints, Restored
+from headway.engine.checkpoint.checkpoints import Checkpoints, Restored
+from headway.engine.hardware.device import compute_dtype
+from headway.engine.hardware.peak_rate import synchronise
+from headway.engine.model.compilation import checkpoint_activations, compile_layers
+from headway.engine.model.cross_entropy import Term
+from headway.engine.parallel.pipeline import Pipeline, Weigh
+from headway.engine.parallel.worker import Worker, clip_gradients, synchronise_only_if
+from headway.engine.training.evaluation import mean_losses
+from headway.engine.training.flops import TrainingFlops
+from headway.engine.training.meter import Meter, Metrics
+from headway.engine.training.optimizers import build_optimizer, use_result_weights, use_training_weights
+from headway.engine.training.precision import ComputeCopy
+from headway.engine.training.prefetch import prefetched
+from headway.engine.training.schedules import build_schedule, skip_to
 
 Report = Callable[[int, Metrics], None]
 """Called with the number of steps done and what was measured, on every worker alike."""

@@ -8,12 +8,12 @@ from typing import Any
 from fastapi import FastAPI, Response
 from starlette.exceptions import HTTPException
 
-from headway.serving import schemas, state_schemas
-from headway.serving.errors import STATUSES, add_errors
+from headway.serving.http import schemas, state_schemas
+from headway.serving.http.errors import STATUSES, add_errors
+from headway.serving.http.operations import router
+from headway.serving.http.page import add_page
 from headway.serving.metrics import Metrics
-from headway.serving.operations import router
-from headway.serving.page import add_page
-from headway.serving.service import ModelService
+from headway.serving.scheduling.service import ModelService
 
 Services = Mapping[str, ModelService]
 

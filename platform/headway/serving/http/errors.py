@@ -7,10 +7,10 @@ from fastapi.exceptions import RequestValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
-from headway.serving.batching import DeadlinePassedError, QueueFullError
-from headway.serving.dispatch import ReplicaLostError
-from headway.serving.service import NotAbleError
-from headway.serving.tokens import TextTooLongError
+from headway.inference.tokens import TextTooLongError
+from headway.serving.scheduling.messages import ReplicaLostError
+from headway.serving.scheduling.queue import DeadlinePassedError, QueueFullError
+from headway.serving.scheduling.service import NotAbleError
 
 STATUSES = (400, 401, 404, 408, 413, 422, 429, 499, 500, 503, 504)
 """Of all answers that are no result."""

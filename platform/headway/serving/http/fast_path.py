@@ -12,9 +12,9 @@ from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 
-from headway.serving.errors import answer_to, is_expected
-from headway.serving.guard import Message, Receive, Send, received_again
-from headway.serving.operations import router
+from headway.serving.http.errors import answer_to, is_expected
+from headway.serving.http.guard import Message, Receive, Send, received_again
+from headway.serving.http.operations import router
 
 _JSON = b"application/json"
 

@@ -18,16 +18,18 @@ import uvicorn
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.handle import DeploymentHandle
 
-from headway.config import ChallengerConfig
-from headway.serving.app import build_app
-from headway.serving.batching import Pack, TokenQueue
-from headway.serving.dispatch import Dispatcher, Kind, Release, ReplicaLostError, Reply
-from headway.serving.guard import Guard, Keys
+from headway.config.serve import ChallengerConfig
+from headway.inference.packing import Pack
+from headway.serving.http.app import build_app
+from headway.serving.http.fast_path import ShortWay
+from headway.serving.http.guard import Guard, Keys
 from headway.serving.metrics import Metrics
-from headway.serving.service import LoadedRelease, ModelService
+from headway.serving.rollout.challenger import Trial
+from headway.serving.scheduling.dispatch import Dispatcher
+from headway.serving.scheduling.messages import Kind, LoadedRelease, Release, ReplicaLostError, Reply
+from headway.serving.scheduling.queue import TokenQueue
+from headway.serving.scheduling.service import ModelService
 from headway.serving.settings import GatewaySettings
-from headway.serving.short_way import ShortWay
-from headway.serving.trial import Trial
 
 _STATE_EVERY = 0.5
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from headway.config import ConfigError
+from headway.config.base import ConfigError
 from headway.serving.metrics import Metrics
 
 Message = MutableMapping[str, Any]

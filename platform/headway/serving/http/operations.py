@@ -13,9 +13,10 @@ import orjson
 from fastapi import APIRouter, HTTPException, Request, Response
 from pydantic import BaseModel
 
-from headway.serving import schemas
-from headway.serving.errors import ClientGoneError
-from headway.serving.service import Answer, ModelService
+from headway.serving.http import schemas
+from headway.serving.http.errors import ClientGoneError
+from headway.serving.scheduling.messages import Answer
+from headway.serving.scheduling.service import ModelService
 
 TIMEOUT_HEADER = "x-request-timeout-seconds"
 

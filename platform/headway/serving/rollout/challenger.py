@@ -9,10 +9,11 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
-from headway.config import ChallengerConfig
-from headway.serving.batching import DeadlinePassedError, QueueFullError
-from headway.serving.comparison import COMPARE, Comparison
-from headway.serving.service import Answer, LoadedRelease, ModelService
+from headway.config.serve import ChallengerConfig
+from headway.serving.rollout.comparison import COMPARE, Comparison
+from headway.serving.scheduling.messages import Answer, LoadedRelease
+from headway.serving.scheduling.queue import DeadlinePassedError, QueueFullError
+from headway.serving.scheduling.service import ModelService
 
 Ask = Callable[[ModelService, float], Coroutine[Any, Any, Answer]]
 """Asks one version the question of a request, with so many seconds."""

@@ -6,10 +6,10 @@ import logging
 import threading
 from collections.abc import Callable
 
-from headway.config import ServeConfig
-from headway.model_folder import model_folder
-from headway.serving.dispatch import Release
+from headway.config.serve import ServeConfig
+from headway.serving.scheduling.messages import Release
 from headway.tracking import Tracking
+from headway.tracking.references import model_folder
 
 _log = logging.getLogger(__name__)
 

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headway.serving.batching import Pack
-from headway.serving.dispatch import Operation
+from headway.inference.packing import Operation, Pack
 
 if TYPE_CHECKING:
-    from headway.serving.models import EncoderModel
+    from headway.inference.model import EncoderModel
 
 WORTH_DEALING = 256
 """Tokens from which on a pack is dealt out."""

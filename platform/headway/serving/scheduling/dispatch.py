@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
-from headway.serving.batching import Job, Pack, TokenQueue
+from headway.inference.packing import Pack
+from headway.serving.scheduling.messages import Call, ReplicaLostError
+from headway.serving.scheduling.queue import Job, TokenQueue
 
 _log = logging.getLogger(__name__)
 
@@ -23,52 +24,6 @@ _LEAD = 0.015
 _LOOK_EVERY = 0.01
 _FORGET_AFTER = 10.0
 _MOST_ATTEMPTS = 20
-
-
-class ReplicaLostError(Exception):
-    """The replica died, or cannot be reached; another one can compute the same."""
-
-
-class Operation(NamedTuple):
-    """What is asked of a pack.
-
-    Attributes:
-        name: `embed`, `classify`, `fill-mask`, `tokens`, `answer` or `attention`.
-        detail: of `fill-mask`, how many candidates of each hidden word.
-    """
-
-    name: str
-    detail: int = 0
-
-
-class Release(NamedTuple):
-    """A version of a model, and where its files lie."""
-
-    name: str
-    version: str
-    folder: str
-
-
-class Kind(NamedTuple):
-    """What all sequences of a pack have in common."""
-
-    release: Release
-    operation: Operation
-
-
-class Reply(NamedTuple):
-    """What a replica answers.
-
-    Attributes:
-        replica: its name.
-        results: one for each sequence of the pack.
-    """
-
-    replica: str
-    results: Sequence[Any]
-
-
-Call = Callable[[Kind, Pack], Awaitable[Reply]]
 
 
 @dataclass

@@ -8,9 +8,9 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
+from headway.inference.packing import TokenSequence
 
 _ATTEMPTS_TOGETHER = 2
 
@@ -29,41 +29,6 @@ class QueueFullError(Exception):
 
 class DeadlinePassedError(Exception):
     """The answer did not come in the time that the client gives."""
-
-
-class TokenSequence(NamedTuple):
-    """One input of an encoder.
-
-    Attributes:
-        ids: int32, shape (length,): token ids, special ones included.
-        types: uint8, shape (length,): which segment each token belongs to.
-    """
-
-    ids: np.ndarray
-    types: np.ndarray
-
-
-class Pack(NamedTuple):
-    """Sequences end to end, as they travel to a replica.
-
-    Attributes:
-        ids: int32, shape (tokens,).
-        types: uint8, shape (tokens,).
-        lengths: int64, shape (sequences,).
-    """
-
-    ids: np.ndarray
-    types: np.ndarray
-    lengths: np.ndarray
-
-    @classmethod
-    def of(cls, sequences: Sequence[TokenSequence]) -> Pack:
-        """Lay sequences end to end."""
-        return cls(
-            np.concatenate([sequence.ids for sequence in sequences]),
-            np.concatenate([sequence.types for sequence in sequences]),
-            np.asarray([len(sequence.ids) for sequence in sequences], np.int64),
-        )
 
 
 @dataclass(eq=False)

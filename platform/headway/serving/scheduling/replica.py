@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from ray import serve
 
-from headway.serving.batching import Pack
-from headway.serving.computing import Computing
-from headway.serving.dispatch import Operation, Release, Reply
+from headway.inference.packing import Operation, Pack
+from headway.serving.scheduling.compute_threads import Computing
+from headway.serving.scheduling.messages import Release, Reply
 
 if TYPE_CHECKING:
-    from headway.serving.models import EncoderModel
+    from headway.inference.model import EncoderModel
 
 _IDLE_SECONDS = 2.0
 
@@ -51,7 +51,7 @@ class Encoder:
         Returns:
             What is wrong with it; None when it is good.
         """
-        from headway.serving.golden import disagreement
+        from headway.inference.golden import disagreement
 
         known = release in self._models
         try:
@@ -83,8 +83,8 @@ class Encoder:
     def _load(self, release: Release) -> EncoderModel:
         from pathlib import Path
 
-        from headway.serving.golden import warm_up
-        from headway.serving.models import EncoderModel
+        from headway.inference.golden import warm_up
+        from headway.inference.model import EncoderModel
 
         model = EncoderModel(Path(release.folder), self._precision)  # type: ignore[arg-type]
         warm_up(model, release.folder)

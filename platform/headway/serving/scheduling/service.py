@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headway.serving.batching import TokenQueue
-from headway.serving.description import Ability, Description, describe
-from headway.serving.dispatch import Kind, Operation, Release
-from headway.serving.spans import Entity, Span, answer_spans, entities
-from headway.serving.tokens import Piece, TextTokenizer
-from headway.serving.turns import Turns
+from headway.inference.description import Ability
+from headway.inference.packing import Operation
+from headway.inference.spans import Entity, Span, answer_spans, entities
+from headway.inference.tokens import Piece
+from headway.serving.scheduling.messages import Answer, Kind, LoadedRelease, Release
+from headway.serving.scheduling.queue import TokenQueue
+from headway.serving.scheduling.thread_batcher import Turns
 
 if TYPE_CHECKING:
-    from headway.serving.trial import Trial
+    from headway.serving.rollout.challenger import Trial
 
 _tokenizer_thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
 _TURN_CHARACTERS = 20_000
@@ -27,29 +27,6 @@ _TURN_CHARACTERS = 20_000
 
 class NotAbleError(ValueError):
     """The model has no head for what is asked."""
-
-
-class Answer(NamedTuple):
-    """Results, the version that gave them, and the tokens that were read."""
-
-    release: Release
-    results: Any
-    tokens: int = 0
-
-
-class LoadedRelease(NamedTuple):
-    """A version as the gateway knows it: without weights."""
-
-    release: Release
-    description: Description
-    tokenizer: TextTokenizer
-
-    @classmethod
-    def open(cls, release: Release) -> LoadedRelease:
-        """Read a version's description and tokenizer."""
-        folder = Path(release.folder)
-        description = describe(folder)
-        return cls(release, description, TextTokenizer(folder, description.max_length))
 
 
 class ModelService:

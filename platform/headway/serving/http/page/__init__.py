@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse, HTMLResponse
 from starlette.staticfiles import StaticFiles
 
-from headway.serving.page.reference import reference_page
+from headway.serving.http.page.reference import reference_page
 
 _FOLDER = Path(__file__).parent / "files"
 
