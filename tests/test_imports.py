@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -18,44 +19,28 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "platform" / "headway"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# cli → pipeline → steps → (engine, data, tasks, compress, serving, tracking, cluster) → config:
-# a module may import from a lower layer, or from its own.
-LAYERS = {
-    "cli": 0,
-    "cli_cluster": 0,
-    "cli_options": 0,
-    "cli_serving": 0,
-    "api": 1,
-    "client": 1,
-    "closing": 1,
-    "given_data": 1,
-    "single_step": 1,
-    "trained_model": 1,
-    "pipeline": 2,
-    "steps": 3,
-    "compress": 4,
-    "doctor": 4,
-    "serving": 4,
-    "tasks": 4,
-    "cluster": 4,
-    "local_cluster": 4,
-    "cluster_address": 4,
-    "forking": 4,
-    "model_folder": 4,
-    "prestart": 4,
-    "process_group": 4,
-    "tracking": 4,
-    "training_group": 4,
-    "engine": 5,
-    "data": 5,
-    "display": 6,
-    "config_files": 6,
-    "config": 7,
-    "config_base": 7,
-    "config_presets": 7,
-    "config_serve": 7,
-    "config_tasks": 7,
-    "config_training": 7,
+# A folder may import from those of a lower level and of its own, but no two from each other.
+LEVELS = [
+    ["cli"],
+    ["api", "client"],
+    ["pipeline"],
+    ["steps"],
+    ["sweeps", "ray_data", "compress"],
+    ["runs", "serving"],
+    ["inference", "cluster", "tracking", "tasks", "display"],
+    ["engine"],
+    ["data"],
+    ["config"],
+]
+ENGINE_LEVELS = [["training"], ["checkpoint", "parallel", "inference"], ["model"], ["hardware"]]
+
+# Only what the fork server loads ahead for those above it, each by name.
+NAMED_FROM_BELOW = {
+    "headway.cluster.fork_server.launch": {
+        "headway.serving.http.app",
+        "headway.inference.model",
+        "headway.sweeps.trials",
+    },
 }
 
 
@@ -80,26 +65,57 @@ def imports_of(path: Path) -> Iterator[tuple[str, int]]:
         pending += ast.iter_child_nodes(node)
 
 
-def layer(module: str) -> tuple[str, int]:
-    name = module.split(".")[1]
-    assert name in LAYERS, f"{module}: give headway.{name} its place in LAYERS"
-    return name, LAYERS[name]
+def names_held_in(path: Path) -> Iterator[tuple[str, int]]:
+    """Modules of Headway that a file names in strings, to import them later or elsewhere."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found = re.fullmatch(r"headway\.([a-z]\w*)[\w.:]*", node.value)
+            if found and ((PACKAGE / found[1]).is_dir() or (PACKAGE / f"{found[1]}.py").exists()):
+                yield node.value.partition(":")[0], node.lineno
 
 
-def test_imports_flow_one_way():
-    wrong = []
+def level_of(name: str, levels: list[list[str]]) -> int:
+    numbers = [number for number, names in enumerate(levels) if name in names]
+    assert numbers, f"{name}: give it its level"
+    return numbers[0]
+
+
+def against_the_flow(package: str, levels: list[list[str]]) -> list[str]:
+    """What a package's folders import from a higher level, or one of a level from another and back."""
+    depth, wrong = package.count(".") + 1, []
+    sideways: dict[tuple[str, str], str] = {}
     for path in FILES:
         module = module_of(path)
-        if module == "headway":
+        if not module.startswith(f"{package}."):
             continue
-        name, depth = layer(module)
-        for imported, line in imports_of(path):
-            if not imported.startswith("headway.") or imported.startswith("headway.__"):
+        name = module.split(".")[depth]
+        level = level_of(name, levels)
+        known = NAMED_FROM_BELOW.get(module, set())
+        named = [(held, line) for held, line in names_held_in(path) if held not in known]
+        for imported, line in [*imports_of(path), *named]:
+            if not imported.startswith(f"{package}.") or imported.startswith("headway.__"):
                 continue
-            other, other_depth = layer(imported)
-            if other != name and other_depth < depth:
-                wrong.append(f"{path.relative_to(ROOT)}:{line}: {name} imports {other}")
+            other = imported.split(".")[depth]
+            if other == name:
+                continue
+            place = f"{path.relative_to(ROOT)}:{line}: {name} imports {other}"
+            if level_of(other, levels) < level:
+                wrong.append(place)
+            elif level_of(other, levels) == level:
+                sideways[name, other] = place
+    return wrong + [place for (name, other), place in sideways.items() if (other, name) in sideways]
+
+
+@pytest.mark.parametrize(("package", "levels"), [("headway", LEVELS), ("headway.engine", ENGINE_LEVELS)])
+def test_imports_flow_one_way(package, levels):
+    wrong = against_the_flow(package, levels)
     assert not wrong, "\n".join(wrong)
+
+
+def test_what_is_named_from_below_is_there_and_named():
+    for module, names in NAMED_FROM_BELOW.items():
+        path = (PACKAGE.parent / module.replace(".", "/")).with_suffix(".py")
+        assert {held for held, _ in names_held_in(path)} == names
 
 
 @pytest.mark.parametrize("package", ["engine", "data"])
@@ -110,7 +126,7 @@ def test_the_core_knows_neither_ray_nor_mlflow(package):
 
 def test_engine_and_data_load_no_ray_and_no_mlflow_when_they_run():
     code = (
-        "import sys, headway.engine.trainer, headway.engine.encoder, headway.data.corpus\n"
+        "import sys, headway.engine.training.trainer, headway.engine.model.encoder, headway.data.corpus\n"
         "print([name for name in ('ray', 'mlflow') if name in sys.modules])"
     )
     assert python(code) == "[]"
@@ -148,7 +164,7 @@ def test_importing_headway_loads_nothing_heavy():
 
 
 def test_importing_the_command_loads_no_torch_ray_or_mlflow():
-    code = "import sys, headway.cli; print([n for n in ('torch', 'ray', 'mlflow') if n in sys.modules])"
+    code = "import sys, headway.cli.main; print([n for n in ('torch', 'ray', 'mlflow') if n in sys.modules])"
     assert python(code) == "[]"
 
 
@@ -163,7 +179,7 @@ def hook(event, args):
         seen.append([event, str(args)])
 sys.dont_write_bytecode = True
 sys.addaudithook(hook)
-import headway, headway.cli, headway.config
+import headway, headway.cli.main, headway.config.steps
 print(json.dumps(seen))
 """
     assert json.loads(python(code, tmp_path)) == []
