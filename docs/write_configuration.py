@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-from headway.config import STEP_CONFIGS, Config, PipelineConfig
+from headway.config.base import Config
+from headway.config.steps import STEP_CONFIGS, PipelineConfig
 
 PAGE = Path(__file__).with_name("configuration.md")
 
@@ -74,7 +75,7 @@ SHARED = {
 
 _OPENING = """# Configuration
 
-Every setting there is, as `platform/headway/config.py` has it; this page is written from the code by
+Every setting there is, as `platform/headway/config/` has it; this page is written from the code by
 `python docs/write_configuration.py`, and a test fails when it is out of date.
 
 A pipeline is a YAML file with a `name` and `steps`. Each step has a name of your own, a verb after `use:`,
