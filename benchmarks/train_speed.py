@@ -27,7 +27,7 @@ from transformers import BertForMaskedLM, DataCollatorForLanguageModeling, PreTr
 
 from headway.config.steps import MaskingConfig, ModelConfig, PretrainConfig
 from headway.config.training import OptimizerConfig
-from headway.data.batches import PretrainingBatches
+from headway.data.pretraining_batches import PretrainingBatches
 from headway.data.sampling import BatchSizes
 from headway.engine.hardware.device import compute_dtype, has_fast_bf16, precision_context
 from headway.engine.hardware.peak_rate import matrix_product_rate, peak_memory_bytes, synchronise

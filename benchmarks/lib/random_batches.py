@@ -32,8 +32,17 @@ class RandomBatches:
         ids = torch.from_numpy(tokens)
         masked = torch.arange(0, len(ids), 7)
         labels = torch.zeros(len(lengths), dtype=torch.int64)
-        zeros = torch.zeros_like(ids)
-        return [Batch(ids, zeros, torch.from_numpy(lengths), labels, masked, ids[masked], labels)]
+        return [
+            Batch.of(
+                input_ids=ids,
+                token_type_ids=torch.zeros_like(ids),
+                lengths=torch.from_numpy(lengths),
+                labels=labels,
+                masked_places=masked,
+                masked_labels=ids[masked],
+                row_ids=labels,
+            )
+        ]
 
     def in_order(self, rank: int, world_size: int, batch_size: int) -> Any:
         """See `headway.data.batches.BatchSource`; there is nothing to validate with."""

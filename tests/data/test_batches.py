@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from headway.config.steps import MaskingConfig
-from headway.data.batches import Batch, Example, LabelledBatches, PretrainingBatches, collate
+from headway.data.batches import Batch, Example, LabelledBatches, collate
+from headway.data.pretraining_batches import PretrainingBatches
 from headway.data.sampling import BatchSizes
 
 BATCH = 12
@@ -18,16 +19,13 @@ BATCH = 12
 def pretraining(
     corpus: Any, next_sentence: bool = True, seed: int = 0, **settings: Any
 ) -> PretrainingBatches:
-    return PretrainingBatches(
-        corpus.store("train"),
-        corpus.tokenizer,
-        max_length=corpus.facts["max_length"],
-        masking=MaskingConfig(),
-        pairs="nsp" if next_sentence else None,
-        batch_sizes=BatchSizes(BATCH),
-        seed=seed,
-        **settings,
-    )
+    defaults: dict[str, Any] = {
+        "max_length": corpus.facts["max_length"],
+        "masking": MaskingConfig(),
+        "pairs": "nsp" if next_sentence else None,
+        "batch_sizes": BatchSizes(BATCH),
+    }
+    return PretrainingBatches(corpus.store("train"), corpus.tokenizer, seed=seed, **(defaults | settings))
 
 
 def sequences(batches: list[Batch]) -> dict[int, tuple[list[int], ...]]:
@@ -113,6 +111,58 @@ def test_sequences_are_framed_and_typed_as_bert_wants(next_sentence, corpus):
             assert len(labels) == len(places) >= 1
 
 
+def unmasked(batch: Batch) -> torch.Tensor:
+    """The tokens as they were before some were hidden."""
+    return batch.input_ids.index_put((batch.masked_places,), batch.masked_labels)
+
+
+@pytest.mark.parametrize("whole_words", [False, True])
+@pytest.mark.parametrize("max_length", [8, 17, 32, 500])
+def test_without_pairs_an_epoch_holds_each_token_of_the_corpus_once(max_length, whole_words, corpus):
+    """Sentences of about 10 tokens are longer, and shorter, than what fits."""
+    masking = MaskingConfig(whole_words=whole_words)
+    source = pretraining(corpus, False, max_length=max_length, masking=masking, batch_sizes=BatchSizes(1))
+    found: dict[int, list[int]] = {}
+    for step in range(source.rows):
+        [batch] = source.micro_batches(step, 0, 1, 1)
+        assert len(batch.input_ids) == source.lengths[batch.row_ids[0]] <= max_length
+        found[int(batch.row_ids[0])] = unmasked(batch)[1:-1].tolist()
+    together = [token for row in sorted(found) for token in found[row]]
+    assert together == corpus.store("train").tokens.tolist()
+    assert source.truncated_fraction == 0.0
+
+
+@pytest.mark.parametrize("kind", ["nsp", "sop"])
+def test_no_row_has_more_tokens_than_it_was_said_to_have(kind, corpus):
+    source = pretraining(corpus, pairs=kind)
+    for step in range(20):
+        [batch] = source.micro_batches(step, 0, 1, 1)
+        assert np.all(batch.lengths.numpy() <= source.lengths[batch.row_ids])
+
+
+def test_what_truncation_of_pairs_drops_is_told(corpus):
+    """Of pairs in order, whose both segments are the row's own."""
+    source = pretraining(corpus, pairs="sop", batch_sizes=BatchSizes(1))
+    seen = [
+        token
+        for step in range(source.rows)
+        for batch in source.micro_batches(step, 0, 1, 1)
+        for token in unmasked(batch)[batch.position_ids > 0].tolist()
+    ]
+    kept = len(seen) - 2 * source.rows  # but for [SEP]
+    total = len(corpus.store("train").tokens)
+    assert source.truncated_fraction == pytest.approx(1 - kept / total)
+    assert 0 < source.truncated_fraction < 0.5
+
+
+def test_static_masks_are_the_same_in_every_epoch(corpus):
+    source = pretraining(corpus, masking=MaskingConfig(static=True))
+    epochs = [
+        sequences([source.batch(np.full(source.rows, epoch), np.arange(source.rows))]) for epoch in (0, 5)
+    ]
+    assert epochs[0] == epochs[1]
+
+
 def test_validation_is_the_same_each_time_and_shared_out_whole(corpus):
     source = pretraining(corpus)
     alone = sequences(list(source.in_order(0, 1, 7)))
@@ -152,4 +202,6 @@ def test_collating_moves_places_with_their_sequence():
     assert batch.lengths.tolist() == [3, 2]
     assert batch.masked_places.tolist() == [1, 3, 4]
     assert batch.masked_labels.tolist() == [2, 4, 5]
-    assert {tensor.dtype for tensor in vars(batch).values()} == {torch.int64}
+    tensors = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+    assert tensors.pop("cu_seqlens").dtype == torch.int32
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.int64}

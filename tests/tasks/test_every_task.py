@@ -166,7 +166,7 @@ def test_a_right_answer_is_found_again_in_its_passage(task_of, encoder):
     batches = task.batches(rows, load_tokenizer(encoder), batch_size=4)
     outputs = []
     for window, length in zip(batches.windows, batches.lengths, strict=True):
-        scores = np.zeros((length + batches.framing.pair, 2), np.float32)
+        scores = np.zeros((length, 2), np.float32)
         first, last = window.answer
         # The first token says "no answer here" where the window does not hold it.
         scores[first, 0] = scores[last, 1] = 9.0

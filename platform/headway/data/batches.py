@@ -8,44 +8,11 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from headway.config.steps import MaskingConfig
+from headway.data.batch import Batch
 from headway.data.framing import Framing, cut_longest_first
-from headway.data.masking import Vocabulary, mask_sequence
-from headway.data.pairs import PairObjective, check_pairable, plan_rows, sentence_pair
-from headway.data.sampling import BatchSizes, Draw, deal, parts_of, random_generator, rows_of_step
-from headway.data.store import TokenStore
-from headway.data.tokenizer import continuation_table
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Sequences end to end, without padding.
-
-    Attributes:
-        input_ids: int64, shape (tokens,).
-        token_type_ids: int64, shape (tokens,): 0 in segment A, 1 in segment B.
-        lengths: int64, shape (sequences,).
-        labels: int64 or float32, shape (sequences,) or (sequences, …): what is learnt of each sequence: a
-            class, a number, whether B follows A; 0 where there is nothing of the kind.
-        masked_places: int64, shape (masked,): hidden tokens, or those that have labels, by place in the row.
-        masked_labels: int64, shape (masked,): what they were, or their labels.
-        row_ids: int64, shape (sequences,): the rows of the data set they come from.
-    """
-
-    input_ids: Tensor
-    token_type_ids: Tensor
-    lengths: Tensor
-    labels: Tensor
-    masked_places: Tensor
-    masked_labels: Tensor
-    row_ids: Tensor
-
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
-        return Batch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+from headway.data.sampling import BatchSizes, Draw, deal, parts_of, rows_of_step
 
 
 @dataclass(frozen=True)
@@ -83,27 +50,32 @@ class BatchSource(Protocol):
 
 def collate(sequences: Sequence[Example]) -> Batch:
     """Lay sequences end to end."""
-    lengths = np.asarray([len(sequence.input_ids) for sequence in sequences])
-    starts = np.cumsum(lengths) - lengths
+    lengths = np.asarray([len(sequence.input_ids) for sequence in sequences], np.int64)
+    masked = np.asarray([len(sequence.masked_places) for sequence in sequences], np.int64)
 
-    def joined(arrays: list[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.concatenate(arrays).astype(np.int64))
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([getattr(sequence, name) for sequence in sequences]).astype(np.int64)
 
-    return Batch(
-        input_ids=joined([sequence.input_ids for sequence in sequences]),
-        token_type_ids=joined([sequence.token_type_ids for sequence in sequences]),
+    places = joined("masked_places") + np.repeat(np.cumsum(lengths) - lengths, masked)
+    return Batch.of(
+        input_ids=torch.from_numpy(joined("input_ids")),
+        token_type_ids=torch.from_numpy(joined("token_type_ids")),
         lengths=torch.from_numpy(lengths),
         labels=torch.from_numpy(np.stack([np.asarray(sequence.label) for sequence in sequences])),
-        masked_places=joined(
-            [sequence.masked_places + start for sequence, start in zip(sequences, starts, strict=True)]
-        ),
-        masked_labels=joined([sequence.masked_labels for sequence in sequences]),
+        masked_places=torch.from_numpy(places),
+        masked_labels=torch.from_numpy(joined("masked_labels")),
         row_ids=torch.tensor([sequence.row for sequence in sequences]),
     )
 
 
 class DealtBatches:
-    """Shares global batches out over workers and micro-batches; subclasses make the sequences."""
+    """Shares global batches out over workers and micro-batches.
+
+    Subclasses make the sequence of a row, or several, or override `batch` and make all of them at once.
+
+    Attributes:
+        lengths: int64, shape (rows,): the most tokens that the sequences of each row have.
+    """
 
     def __init__(self, lengths: np.ndarray, batch_sizes: BatchSizes, seed: int) -> None:
         self.lengths = lengths
@@ -115,12 +87,17 @@ class DealtBatches:
         """How many rows an epoch has."""
         return len(self.lengths)
 
+    def batch(self, epochs: np.ndarray, rows: np.ndarray) -> Batch:
+        """The sequences of some rows (int64, each with its epoch), in that order, end to end."""
+        draws = [Draw(int(epoch), int(row)) for epoch, row in zip(epochs, rows, strict=True)]
+        return collate([sequence for draw in draws for sequence in self.sequences(draw)])
+
     def sequence(self, draw: Draw) -> Example:
         """The sequence that a row gives in an epoch."""
         raise NotImplementedError
 
     def sequences(self, draw: Draw) -> list[Example]:
-        """All sequences that a row gives, where it is more than one."""
+        """All sequences that a row gives, if it is more than one."""
         return [self.sequence(draw)]
 
     def micro_batches(self, step: int, rank: int, world_size: int, parts: int) -> list[Batch]:
@@ -128,71 +105,14 @@ class DealtBatches:
         epochs, rows = rows_of_step(self.seed, step, self.batch_sizes, self.rows)
         dealt = deal(self.lengths[rows], parts)
         mine = [dealt[part] for part in parts_of(rank, world_size, parts)]
-        return [self._collated([Draw(int(epochs[at]), int(rows[at])) for at in part]) for part in mine]
+        return [self.batch(epochs[part], rows[part]) for part in mine]
 
     def in_order(self, rank: int, world_size: int, batch_size: int) -> Iterator[Batch]:
         """See `BatchSource`."""
         mine = np.argsort(self.lengths, kind="stable")[rank::world_size]
         for start in range(0, len(mine), batch_size):
             rows = mine[start : start + batch_size]
-            yield self._collated([Draw(0, int(row)) for row in rows])
-
-    def _collated(self, draws: Sequence[Draw]) -> Batch:
-        return collate([sequence for draw in draws for sequence in self.sequences(draw)])
-
-
-class PretrainingBatches(DealtBatches):
-    """Masked sequences, in pairs if pairs are judged; new pairs each epoch, and new masks unless static."""
-
-    def __init__(
-        self,
-        store: TokenStore,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        max_length: int,
-        masking: MaskingConfig,
-        pairs: PairObjective | None,
-        batch_sizes: BatchSizes,
-        seed: int,
-        most_rows: int | None = None,
-    ) -> None:
-        if pairs is not None:
-            check_pairable(store)
-        self.store = store
-        self.masking = masking
-        self.pairs = pairs
-        self.budget = max_length - (2 if pairs is None else 3)
-        self.cls, self.sep = np.int32(tokenizer.cls_token_id), np.int32(tokenizer.sep_token_id)
-        special = np.sort(np.asarray(tokenizer.all_special_ids, dtype=np.int32))
-        continues = continuation_table(tokenizer)
-        self.vocabulary = Vocabulary(len(tokenizer), tokenizer.mask_token_id, special, continues)
-        self.plan = plan_rows(store, self.budget)
-        lengths = np.minimum(self.plan.lengths, self.budget)
-        if most_rows is not None and most_rows < len(lengths):
-            chosen = np.sort(random_generator(0).permutation(len(lengths))[:most_rows])
-            self.plan = type(self.plan)(*(column[chosen] for column in self.plan))
-            lengths = lengths[chosen]
-        super().__init__(lengths, batch_sizes, seed)
-
-    def sequence(self, draw: Draw) -> Example:
-        """The row's segments, masked; a function of (seed, epoch, row)."""
-        rng = random_generator(self.seed, 0 if self.masking.static else draw.epoch, draw.row)
-        label = 0
-        if self.pairs is not None:
-            first, second, label = sentence_pair(
-                self.store, self.plan, draw.row, self.budget, rng, self.pairs
-            )
-            head = np.concatenate([[self.cls], first, [self.sep]])
-            tail = np.concatenate([second, [self.sep]])
-        else:
-            span = self.store.span(int(self.plan.first[draw.row]), int(self.plan.last[draw.row]))
-            head = np.concatenate([[self.cls], span[: self.budget], [self.sep]])
-            tail = np.empty(0, np.int32)
-        token_types = np.repeat([0, 1], [len(head), len(tail)])
-        masked = mask_sequence(
-            np.concatenate([head, tail]).astype(np.int32), self.masking, self.vocabulary, rng
-        )
-        return Example(masked.input_ids, token_types, label, masked.places, masked.labels, draw.row)
+            yield self.batch(np.zeros_like(rows), rows)
 
 
 class LabelledBatches(DealtBatches):
@@ -215,10 +135,11 @@ class LabelledBatches(DealtBatches):
         self.labels = labels
         self.framing = Framing.of(tokenizer)
         self.room = max_length - (self.framing.single if second_texts is None else self.framing.pair)
-        sizes = [len(text) for text in texts]
+        sizes = np.asarray([len(text) for text in texts], np.int64)
         if second_texts is not None:
-            sizes = [size + len(second) for size, second in zip(sizes, second_texts, strict=True)]
-        super().__init__(np.minimum(sizes, self.room), BatchSizes(batch_size), seed)
+            sizes += np.asarray([len(text) for text in second_texts], np.int64)
+        lengths = np.minimum(sizes, self.room) + max_length - self.room
+        super().__init__(lengths, BatchSizes(batch_size), seed)
 
     def sequence(self, draw: Draw) -> Example:
         """The row's text or pair; the same in every epoch."""

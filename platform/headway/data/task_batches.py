@@ -32,22 +32,24 @@ class WordBatches(DealtBatches):
         seed: int,
     ) -> None:
         """Take sentences, each the pieces of its words, and int64 labels of shape (words,) of each."""
-        self.words = words
-        self.labels = labels
         self.framing = Framing.of(tokenizer)
-        self.room = max_length - self.framing.single
-        lengths = np.asarray([min(sum(map(len, row)), self.room) for row in words])
+        room = max_length - self.framing.single
+        self.texts = [np.concatenate(row)[:room] for row in words]
+        self.first_pieces: list[np.ndarray] = []
+        self.labels: list[np.ndarray] = []
+        for row, labels_of_row in zip(words, labels, strict=True):
+            sizes = np.asarray([len(word) for word in row])
+            starts = np.cumsum(sizes) - sizes
+            kept = starts < room
+            self.first_pieces.append(starts[kept] + len(self.framing.before))
+            self.labels.append(labels_of_row[kept])
+        lengths = np.asarray([len(text) for text in self.texts]) + self.framing.single
         super().__init__(lengths, BatchSizes(batch_size), seed)
 
     def sequence(self, draw: Draw) -> Example:
         """The row's sentence; the same in every epoch."""
-        words = self.words[draw.row]
-        sizes = np.asarray([len(word) for word in words])
-        starts = np.cumsum(sizes) - sizes
-        kept = starts < self.room
-        ids, types = self.framing.one(np.concatenate(words)[: self.room])
-        places = starts[kept] + len(self.framing.before)
-        return Example(ids, types, 0, places, self.labels[draw.row][kept], draw.row)
+        ids, types = self.framing.one(self.texts[draw.row])
+        return Example(ids, types, 0, self.first_pieces[draw.row], self.labels[draw.row], draw.row)
 
 
 class Window(NamedTuple):
@@ -91,6 +93,7 @@ class PassageBatches(DealtBatches):
             for window in self._windows(row, question, passage, answer, max_length, stride)
         ]
         lengths = np.asarray([len(self.pairs[w.row][0]) + w.stop - w.start for w in self.windows])
+        lengths += self.framing.pair
         super().__init__(lengths, BatchSizes(batch_size), seed)
 
     def offset(self, row: int) -> int:
@@ -146,7 +149,9 @@ class GroupBatches(DealtBatches):
         self.scores = scores
         self.framing = Framing.of(tokenizer)
         self.room = max_length - self.framing.single
-        lengths = np.asarray([sum(min(len(text), self.room) for text in group) for group in groups])
+        lengths = np.asarray(
+            [sum(min(len(text), self.room) + self.framing.single for text in group) for group in groups]
+        )
         super().__init__(lengths, BatchSizes(batch_size), seed)
 
     def sequences(self, draw: Draw) -> list[Example]:

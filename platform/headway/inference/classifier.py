@@ -61,7 +61,7 @@ class Classifier:
         waiting: list[int] = []
         tokens = 0
         for row in np.argsort(rows.lengths, kind="stable"):
-            length = int(rows.lengths[row]) + 2
+            length = int(rows.lengths[row])
             if waiting and tokens + length > self.max_batch_tokens:
                 yield collate([rows.sequence(Draw(0, place)) for place in waiting])
                 waiting, tokens = [], 0

@@ -23,7 +23,7 @@ def test_count_is_that_of_one_full_sequence_of_the_padded_model():
     with FlopCounterMode(display=False) as counter:
         model(input_ids=ids).logits.sum().backward()
     places = torch.arange(length)
-    batch = Batch(
+    batch = Batch.of(
         input_ids=ids[0],
         token_type_ids=torch.zeros(length, dtype=torch.long),
         lengths=torch.tensor([length]),

@@ -34,7 +34,7 @@ def batch() -> Batch:
     generator = torch.Generator().manual_seed(0)
     tokens = sum(LENGTHS)
     places = torch.randperm(tokens, generator=generator)[:9].sort().values
-    return Batch(
+    return Batch.of(
         input_ids=torch.randint(5, VOCABULARY, (tokens,), generator=generator),
         token_type_ids=torch.cat([(torch.arange(n) >= n // 2).long() for n in LENGTHS]),
         lengths=torch.tensor(LENGTHS),
@@ -140,23 +140,23 @@ def test_sums_over_parts_of_a_batch_are_those_of_the_whole(config, batch):
     cut = sum(LENGTHS[:2])
     first, second = batch.masked_places < cut, batch.masked_places >= cut
     parts = [
-        Batch(
-            batch.input_ids[:cut],
-            batch.token_type_ids[:cut],
-            batch.lengths[:2],
-            batch.labels[:2],
-            batch.masked_places[first],
-            batch.masked_labels[first],
-            batch.row_ids[:2],
+        Batch.of(
+            input_ids=batch.input_ids[:cut],
+            token_type_ids=batch.token_type_ids[:cut],
+            lengths=batch.lengths[:2],
+            labels=batch.labels[:2],
+            masked_places=batch.masked_places[first],
+            masked_labels=batch.masked_labels[first],
+            row_ids=batch.row_ids[:2],
         ),
-        Batch(
-            batch.input_ids[cut:],
-            batch.token_type_ids[cut:],
-            batch.lengths[2:],
-            batch.labels[2:],
-            batch.masked_places[second] - cut,
-            batch.masked_labels[second],
-            batch.row_ids[2:],
+        Batch.of(
+            input_ids=batch.input_ids[cut:],
+            token_type_ids=batch.token_type_ids[cut:],
+            lengths=batch.lengths[2:],
+            labels=batch.labels[2:],
+            masked_places=batch.masked_places[second] - cut,
+            masked_labels=batch.masked_labels[second],
+            row_ids=batch.row_ids[2:],
         ),
     ]
     for name in ("mlm", "nsp"):

@@ -1,0 +1,169 @@
+"""A batch of unpadded sequences, and the one buffer it crosses to a device or to another process in."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_ALIGNMENT = 8  # bytes of the widest number
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences end to end, without padding.
+
+    Two sequences, "[CLS] a" and "[CLS] b", of which "a" was hidden, make four tokens:
+
+        input_ids      [2, 4, 2, 9]     4 is [MASK]
+        token_type_ids [0, 0, 0, 0]
+        position_ids   [0, 1, 0, 1]
+        cu_seqlens     [0, 2, 4]
+        lengths        [2, 2]           longest: 2
+        labels         [0, 0]
+        masked_places  [1]
+        masked_labels  [8]              8 is "a"
+        row_ids        [17, 3]
+
+    All of it is made on the host, so that no shape is ever read back from a device. A batch of a fixed number
+    of positions may end with padding: `input_ids`, `token_type_ids` and `position_ids` then hold it, and
+    `cu_seqlens` ends with one more entry for it, as if it were a sequence; nothing else knows of it.
+
+    Attributes:
+        input_ids: int64, shape (tokens,).
+        token_type_ids: int64, shape (tokens,): 0 in segment A, 1 in segment B.
+        position_ids: int64, shape (tokens,): restart at 0 with each sequence.
+        cu_seqlens: int32, shape (sequences + 1,), or one more with padding: where each sequence begins, and
+            the end, as kernels for attention over sequences of different lengths take it.
+        lengths: int64, shape (sequences,).
+        labels: int64 or float32, shape (sequences,) or (sequences, …): what is learnt of each sequence: a
+            class, a number, whether B follows A; 0 if there is nothing of the kind.
+        masked_places: int64, shape (masked,): hidden tokens, or those that have labels, by place in the row.
+        masked_labels: int64, shape (masked,): what they were, or their labels.
+        row_ids: int64, shape (sequences,): the rows of the data set they come from. Always on the host, since
+            they are read only to name rows: in messages, and for predictions.
+        longest: tokens of the longest sequence, or of the padding if that is longer.
+    """
+
+    input_ids: Tensor
+    token_type_ids: Tensor
+    position_ids: Tensor
+    cu_seqlens: Tensor
+    lengths: Tensor
+    labels: Tensor
+    masked_places: Tensor
+    masked_labels: Tensor
+    row_ids: Tensor
+    longest: int
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        input_ids: Tensor,
+        token_type_ids: Tensor,
+        lengths: Tensor,
+        labels: Tensor,
+        masked_places: Tensor,
+        masked_labels: Tensor,
+        row_ids: Tensor,
+    ) -> Batch:
+        """A batch on the host; what follows from the lengths is worked out.
+
+        Tokens beyond the sum of the lengths are padding.
+        """
+        sizes = lengths.numpy()
+        padding = len(input_ids) - int(sizes.sum())
+        if padding:
+            sizes = np.append(sizes, padding)
+        cu_seqlens = np.zeros(len(sizes) + 1, np.int64)
+        np.cumsum(sizes, out=cu_seqlens[1:])
+        positions = np.arange(len(input_ids)) - np.repeat(cu_seqlens[:-1], sizes)
+        return cls(
+            input_ids=input_ids,
+            token_type_ids=token_type_ids,
+            position_ids=torch.from_numpy(positions),
+            cu_seqlens=torch.from_numpy(cu_seqlens.astype(np.int32)),
+            lengths=lengths,
+            labels=labels,
+            masked_places=masked_places,
+            masked_labels=masked_labels,
+            row_ids=row_ids,
+            longest=int(sizes.max(initial=0)),
+        )
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on a device; itself if it is there already.
+
+        All tensors but `row_ids`, which stay on the host, cross in one copy, and are views of one buffer on
+        the device. The copy to a GPU is from pinned memory and not waited for.
+
+        Raises:
+            ValueError: the batch is on another device than the host.
+        """
+        device = torch.device(device)
+        here = self.input_ids.device
+        if here.type == device.type:
+            return self
+        if here.type != "cpu":
+            raise ValueError(f"a batch is not moved from {here} to {device}: that would wait for the device")
+        return PackedBatch.of(self, pinned=device.type == "cuda").on(device, self.row_ids)
+
+
+class _Slot(NamedTuple):
+    """Where a tensor lies in a buffer; offset and size in bytes."""
+
+    name: str
+    dtype: torch.dtype
+    shape: torch.Size
+    offset: int
+    size: int
+
+    def view(self, buffer: Tensor) -> Tensor:
+        return buffer[self.offset : self.offset + self.size].view(self.dtype).view(self.shape)
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """A batch in one buffer, which is one copy to a device and one tensor to another process.
+
+    Attributes:
+        buffer: uint8, shape (bytes,): all tensors, one after the other, `row_ids` last.
+        slots: where each lies.
+        longest: that of the batch.
+    """
+
+    buffer: Tensor
+    slots: tuple[_Slot, ...]
+    longest: int
+
+    @classmethod
+    def of(cls, batch: Batch, *, pinned: bool = False) -> PackedBatch:
+        """Copy a batch on the host into one buffer, in page-locked memory if `pinned`."""
+        tensors = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
+        tensors["row_ids"] = tensors.pop("row_ids")  # to the end
+        slots: list[_Slot] = []
+        offset = 0
+        for name, tensor in tensors.items():
+            size = tensor.numel() * tensor.element_size()
+            slots.append(_Slot(name, tensor.dtype, tensor.shape, offset, size))
+            offset += math.ceil(size / _ALIGNMENT) * _ALIGNMENT
+        buffer = torch.empty(offset, dtype=torch.uint8, pin_memory=pinned)
+        for slot in slots:
+            slot.view(buffer).copy_(tensors[slot.name])
+        return cls(buffer, tuple(slots), batch.longest)
+
+    def unpacked(self) -> Batch:
+        """The batch, as views of the buffer."""
+        return Batch(**{slot.name: slot.view(self.buffer) for slot in self.slots}, longest=self.longest)
+
+    def on(self, device: torch.device, row_ids: Tensor) -> Batch:
+        """The batch on a device, by a copy that is not waited for; `row_ids` are those on the host."""
+        *others, last = self.slots
+        there = self.buffer[: last.offset].to(device, non_blocking=True)
+        tensors = {slot.name: slot.view(there) for slot in others}
+        return Batch(**tensors, row_ids=row_ids, longest=self.longest)
