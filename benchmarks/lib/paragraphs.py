@@ -75,6 +75,6 @@ def _made_up() -> Paragraphs:
 
 def _stored(tokens: list[np.ndarray]) -> TokenStore:
     folder = Path(tempfile.mkdtemp(prefix="headway-benchmark-")) / "store"
-    # Each paragraph is a document of one sentence, so that a row is a paragraph.
-    write_store(folder, ([row] for row in tokens))
+    # Each paragraph is a document of one sentence, cut to fit, so that a row is a paragraph.
+    write_store(folder, ([row[: MAX_LENGTH - 2]] for row in tokens))
     return open_store(folder)

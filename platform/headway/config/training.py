@@ -91,6 +91,11 @@ class TrainingConfig(Config):
     compile: bool = Field(default=False, description="torch.compile the layers; pays off on a GPU")
     activation_checkpointing: bool = Field(default=False, description="compute activations twice, keep few")
     seed: Annotated[int, Field(ge=0)] = 0
+    loader_processes: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="processes that make each worker's batches, which are the same for any number; "
+        "0 on a CPU and up to 4 on a GPU when not set",
+    )
     workers: Annotated[int, Field(ge=0)] | tuple[Positive, Positive] = Field(
         0, description="Ray Train workers, or [least, most] of them; 0 trains without Ray"
     )
