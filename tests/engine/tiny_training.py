@@ -27,8 +27,8 @@ from headway.data.sampling import Draw
 from headway.engine.checkpoint.checkpoints import Checkpoints
 from headway.engine.checkpoint.state_dict import whole_weights
 from headway.engine.checkpoint.storage import Folder
-from headway.engine.model.attention import ATTENTION_NAME
 from headway.engine.model.lora import add_lora, freeze_layers
+from headway.engine.model.unpadded import run_unpadded
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.evaluation import mean_losses
 from headway.engine.training.objectives import ClassificationObjective, PretrainingObjective
@@ -66,7 +66,7 @@ def tiny_bert(dropout: float, num_labels: int) -> BertConfig:
 def tiny_objective(dropout: float = 0.1) -> ClassificationObjective:
     torch.manual_seed(0)
     model = BertForSequenceClassification(tiny_bert(dropout, 3))
-    model.set_attn_implementation(ATTENTION_NAME)
+    run_unpadded(model)
     return ClassificationObjective(model)
 
 
@@ -74,7 +74,7 @@ def tiny_pretraining_objective(dropout: float = 0.1) -> PretrainingObjective:
     """Its head for words shares its weights with the embeddings."""
     torch.manual_seed(0)
     model = BertForPreTraining(tiny_bert(dropout, 2))
-    model.set_attn_implementation(ATTENTION_NAME)
+    run_unpadded(model)
     return PretrainingObjective(model, "nsp")
 
 

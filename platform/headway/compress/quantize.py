@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from headway.config.base import ConfigError
-from headway.engine.inference.encoder import FusedLayers, Product
+from headway.engine.inference.encoder import FusedLayer, Product
 from headway.engine.inference.int8 import PRODUCTS, Rounding
 from headway.inference.packing import Operation, Pack
 
@@ -105,20 +105,19 @@ def calibrate(model: EncoderModel, packs: Sequence[Pack]) -> list[dict[str, Roun
     Raises:
         ConfigError: a kind of encoder whose layers are not BERT's.
     """
-    layers = model.model.base_model.encoder if hasattr(model.model.base_model, "encoder") else None
-    if not isinstance(layers, FusedLayers):
+    floats = model.trunk.layers
+    if floats is None or not all(isinstance(layer, FusedLayer) for layer in floats):
         kind = model.model.config.model_type
         raise ConfigError(
             f"quantize: 'int8' is for encoders with BERT's layers (bert, roberta, …), not {kind!r}"
         )
     every = max(1, sum(len(pack.ids) for pack in packs) // _KEPT_ROWS)
-    floats = layers.fused
-    layers.fused = [layer.replaced(lambda product: _Watched(product, every)) for layer in floats]
+    watched = [layer.replaced(lambda product: _Watched(product, every)) for layer in floats]
+    model.trunk.layers = watched
     for pack in packs:
         model.run(Operation("embed"), pack)
     found = [
-        {name: getattr(layer, name).rounding(name in _SMOOTHED) for name in PRODUCTS}
-        for layer in layers.fused
+        {name: getattr(layer, name).rounding(name in _SMOOTHED) for name in PRODUCTS} for layer in watched
     ]
-    layers.fused = floats
+    model.trunk.layers = floats
     return found

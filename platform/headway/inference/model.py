@@ -81,7 +81,7 @@ class EncoderModel:
         types = np.concatenate([pack.types, np.zeros(rest, np.uint8)]).astype(np.int64)
         lengths = np.append(pack.lengths, rest) if rest else pack.lengths
         place = self.device
-        layout = layout_of_lengths(torch.from_numpy(lengths).to(place))
+        layout = layout_of_lengths(torch.from_numpy(lengths), place)
         return torch.from_numpy(ids).to(place), torch.from_numpy(types).to(place), layout
 
     def _embed(self, hidden: Tensor, layout: SequenceLayout) -> list[np.ndarray]:

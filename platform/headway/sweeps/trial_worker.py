@@ -8,7 +8,8 @@ from pathlib import Path
 
 from headway.config.base import ConfigError
 from headway.engine.parallel.worker import Worker
-from headway.engine.training.trainer import Metrics, Trainer, TrainingError
+from headway.engine.training.health import TrainingError
+from headway.engine.training.trainer import Metrics, Trainer
 from headway.runs.paths import TrainingPlace
 from headway.runs.training import TrainingJob, train_worker
 from headway.sweeps.ledger import Trial

@@ -7,9 +7,8 @@ from tiny_encoders import CONFIGS, LENGTHS, MODELS, build, random_batch
 
 from headway.config.base import ConfigError
 from headway.engine.model import heads
-from headway.engine.model.attention import ATTENTION_NAME
 from headway.engine.model.layout import layout_of_lengths
-from headway.engine.model.unpadded import check_supported, encode_unpadded
+from headway.engine.model.unpadded import check_supported, encode_unpadded, run_unpadded
 
 
 def padded_logits(model, kind, head, padded, types, mask):
@@ -33,7 +32,7 @@ def test_unpadded_outputs_and_gradients_equal_transformers_padded_ones(kind, hea
     names, parameters = zip(*[(n, p) for n, p in model.named_parameters() if p.requires_grad], strict=True)
     wanted = torch.autograd.grad((expected * direction).sum(), parameters, allow_unused=True)
 
-    model.set_attn_implementation(ATTENTION_NAME)
+    run_unpadded(model)
     layout = layout_of_lengths(torch.tensor(LENGTHS))
     hidden = encode_unpadded(model.base_model, ids, types, layout)
     found = MODELS[head](model, hidden, layout)
@@ -52,7 +51,7 @@ def test_bf16_outputs_stay_within_rounding(kind):
     model = build(kind, "SequenceClassification").float()
     ids, types, padded, padded_types, mask = random_batch(kind)
     expected = padded_logits(model, kind, "SequenceClassification", padded, padded_types, mask)
-    model.set_attn_implementation(ATTENTION_NAME)
+    run_unpadded(model)
     layout = layout_of_lengths(torch.tensor(LENGTHS))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hidden = encode_unpadded(model.base_model, ids, types, layout)
@@ -65,7 +64,7 @@ def test_next_sentence_head_equals_transformers():
     model = transformers.BertForPreTraining(CONFIGS["bert"]).double().eval()
     ids, types, padded, padded_types, mask = random_batch("bert")
     expected = model(padded, attention_mask=mask.long(), token_type_ids=padded_types).seq_relationship_logits
-    model.set_attn_implementation(ATTENTION_NAME)
+    run_unpadded(model)
     layout = layout_of_lengths(torch.tensor(LENGTHS))
     hidden = encode_unpadded(model.base_model, ids, types, layout)
     found = heads.next_sentence_logits(model, hidden, layout)

@@ -9,9 +9,8 @@ import torch
 from tiny_encoders import CONFIGS, LENGTHS, MODELS, build, random_batch
 
 from headway.config.base import ConfigError
-from headway.engine.model.attention import ATTENTION_NAME
 from headway.engine.model.layout import layout_of_lengths
-from headway.engine.model.unpadded import encode_unpadded
+from headway.engine.model.unpadded import encode_unpadded, run_unpadded
 from headway.engine.parallel.stages import keep_stage, names_on_both_ends
 
 
@@ -26,7 +25,7 @@ def cut(whole, stages: int):
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_stages_give_the_outputs_and_gradients_of_the_whole_model(kind: str, head: str) -> None:
     whole = build(kind, head)
-    whole.set_attn_implementation(ATTENTION_NAME)
+    run_unpadded(whole)
     first, last = cut(whole, 2)
     ids, types, *_ = random_batch(kind)
     layout = layout_of_lengths(torch.tensor(LENGTHS))

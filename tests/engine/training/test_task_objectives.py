@@ -10,7 +10,7 @@ import transformers
 from transformers import BertConfig
 
 from headway.data.batches import Example, collate
-from headway.engine.model.attention import ATTENTION_NAME
+from headway.engine.model.unpadded import run_unpadded
 from headway.engine.training.objectives import ClassificationObjective
 from headway.engine.training.task_objectives import (
     AnswerObjective,
@@ -63,7 +63,7 @@ def padded(examples):
 
 
 def mean_loss(objective, examples):
-    objective.model.set_attn_implementation(ATTENTION_NAME)
+    run_unpadded(objective.model)
     batch = collate(examples)
     [(name, term)] = objective(batch).items()
     assert int(term.predictions) == objective.predictions(batch)[name]
@@ -142,7 +142,7 @@ def test_hard_negatives_are_candidates_of_every_anchor():
     model = build("").float()
     examples = sequences(np.zeros(4, np.float32))[:3]
     vectors = EmbeddingObjective(model, group_size=3, kind="multiple-negatives")
-    model.set_attn_implementation(ATTENTION_NAME)
+    run_unpadded(model)
     anchor, positive, negative = vectors.outputs(collate(examples))
     expected = F.cross_entropy(
         torch.stack([anchor @ positive, anchor @ negative])[None] * 20, torch.tensor([0])
@@ -154,7 +154,7 @@ def test_cosine_loss_is_the_squared_error_of_cosines():
     model = build("").float()
     scores = np.asarray([0.25, 0.25, 1.0, 1.0], np.float32)
     objective = EmbeddingObjective(model, group_size=2, kind="cosine")
-    model.set_attn_implementation(ATTENTION_NAME)
+    run_unpadded(model)
     vectors = objective.outputs(collate(sequences(scores)))
     cosines = F.cosine_similarity(vectors[0::2], vectors[1::2])
     expected = F.mse_loss(cosines, torch.tensor([0.25, 1.0]))

@@ -20,7 +20,8 @@ from headway.config.steps import PretrainConfig
 from headway.engine.checkpoint.checkpoints import Checkpoints
 from headway.engine.checkpoint.storage import Folder
 from headway.engine.parallel.worker import Worker
-from headway.engine.training.trainer import Metrics, Trainer, TrainingError
+from headway.engine.training.health import TrainingError
+from headway.engine.training.trainer import Metrics, Trainer
 from headway.runs.pretraining import PretrainingJob
 from waiting import PATIENCE
 

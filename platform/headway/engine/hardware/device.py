@@ -29,3 +29,10 @@ def compute_dtype(precision: Literal["auto", "fp32", "bf16"], device: torch.devi
 def precision_context(dtype: torch.dtype, device: torch.device) -> torch.autocast:
     """Autocast to `dtype`; does nothing for float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A host's tensor on a device, without waiting for what the device is doing."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

@@ -19,7 +19,7 @@ from transformers.activations import GELUActivation
 
 from headway.config.base import ConfigError
 from headway.data.atomic import write_atomically
-from headway.engine.model.attention import multi_head_attention
+from headway.engine.model.attention import attend_unpadded
 from headway.engine.model.layout import SequenceLayout
 
 FILE = "int8.json"
@@ -166,7 +166,7 @@ class Int8Layer:
     """A layer of BERT's: products of integers, attention in `dtype`, sums and norms in float32.
 
     Args:
-        layer: the same with float products (`headway.engine.inference.encoder.FusedLayers.fused`).
+        layer: the same with float products (`headway.engine.inference.encoder.FusedLayer`).
         roundings: of the inputs of its products, by their names.
         dtype: of queries, keys and values.
     """
@@ -181,10 +181,11 @@ class Int8Layer:
         self.wide, self.narrow = product("wide"), product("narrow")
         self.attended_norm, self.norm = layer.attended_norm, layer.norm
 
-    def __call__(self, hidden: Tensor, layout: SequenceLayout) -> Tensor:
+    def __call__(self, hidden: Tensor, layout: SequenceLayout, rotation: None = None) -> Tensor:
         """Float32, shape (tokens, hidden_size); `hidden` is written over."""
-        query, key, value = self.projections(hidden, self.dtype).chunk(3, dim=-1)
-        found = multi_head_attention(query, key, value, self.heads, layout=layout, training=False)
+        projected = self.projections(hidden, self.dtype)
+        query, key, value = projected.unflatten(-1, (3, self.heads, -1)).unbind(1)
+        found = attend_unpadded(query, key, value, layout)
         hidden = self.attended_norm(self.attended.added(self.attended.rounded(found), hidden))
         inner = self.wide.activated(hidden, self.activation, self.narrow)
         return self.norm(self.narrow.added(inner, hidden))

@@ -17,7 +17,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from headway.engine.model.dropout import dropout
-from headway.engine.model.gpu_attention import attend_fused, fits_fused_kernel
+from headway.engine.model.gpu_attention import attend_fused
 from headway.engine.model.layout import HeadPlaces, SequenceGroup, SequenceLayout
 
 ATTENTION_NAME = "headway"
@@ -79,7 +79,8 @@ def multi_head_attention(
         return attended.transpose(-3, -2).flatten(-2)
     if attention_mask is not None or is_causal:
         raise ValueError("multi_head_attention: a layout says it all; give no attention_mask or is_causal")
-    return _attend_unpadded(query, key, value, num_heads, probability, layout, window, scale)
+    query, key, value = (tensor.unflatten(-1, (num_heads, -1)) for tensor in (query, key, value))
+    return attend_unpadded(query, key, value, layout, probability, window=window, scale=scale)
 
 
 def _check_arguments(query: Tensor, key: Tensor, value: Tensor, num_heads: int, dropout: float) -> None:
@@ -108,26 +109,51 @@ def _expand_key_mask(attention_mask: Tensor | None) -> Tensor | None:
     return attention_mask.to(torch.bool)[:, None, None, :]
 
 
-def _attend_unpadded(
+def attend_unpadded(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    num_heads: int,
-    dropout_probability: float,
     layout: SequenceLayout,
+    dropout_probability: float = 0.0,
+    *,
+    window: int | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """Attend within each sequence of a row, from heads that are split already.
+
+    A GPU has fused kernels for it; a CPU takes sequences of like length together, in few, large products.
+
+    Args:
+        query: floating, shape (tokens, num_heads, head_dim); `key` and `value` likewise.
+        key: see `query`.
+        value: see `query`.
+        layout: the sequences' boundaries.
+        dropout_probability: of dropping an attention weight.
+        window: a query sees only keys fewer than so many positions away, on either side; None for all.
+        scale: factor on the scores; 1/sqrt(head_dim) when None.
+
+    Returns:
+        Same dtype, shape (tokens, num_heads * head_dim).
+    """
+    if query.device.type != "cpu":
+        return attend_fused(query, key, value, dropout_probability, layout, window, scale).flatten(1)
+    return _attend_in_blocks(query, key, value, layout, dropout_probability, window, scale)
+
+
+@torch.compiler.disable  # every batch has other blocks
+def _attend_in_blocks(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: SequenceLayout,
+    dropout_probability: float,
     window: int | None,
     scale: float | None,
 ) -> Tensor:
-    """On a GPU by its fused kernels; else over sequences of like length together, in few, large products."""
-    if query.is_cuda and fits_fused_kernel(query.dtype, dropout_probability, window):
-        query, key, value = (tensor.unflatten(-1, (num_heads, -1)) for tensor in (query, key, value))
-        return attend_fused(query, key, value, dropout_probability, layout, window, scale).flatten(1)
+    num_heads = query.size(1)
     places = layout.places(num_heads)
     sizes = [group.count * num_heads * group.longest for group in layout.groups]
-    blocks = [
-        _ToBlocks.apply(tensor.unflatten(-1, (num_heads, -1)).flatten(0, 1), places).split(sizes)
-        for tensor in (query, key, value)
-    ]
+    blocks = [_ToBlocks.apply(tensor.flatten(0, 1), places).split(sizes) for tensor in (query, key, value)]
     attended = [
         _attend_block(
             [block.view(group.count, num_heads, group.longest, -1) for block in trio],
@@ -200,7 +226,7 @@ def _attend_block(
     """
     query, key, value = block
     mask = _windowed(group, window, query.device)
-    if query.is_cuda or group.longest > _LONGEST_DENSE:
+    if group.longest > _LONGEST_DENSE:
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, dropout_p=dropout_probability, scale=scale
         )

@@ -1,22 +1,35 @@
-"""Ways to run an encoder's layers that trade compilation or arithmetic for time or memory."""
+"""Ways to run an encoder that trade compilation or arithmetic for time or memory."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-_PARTS = ("intermediate", "output", "ffn", "mlp")
+COMPILED_PARTS = ("trunk", "word_loss")
+"""Functions of an objective that are compiled, each as one graph for any number of tokens."""
 
 
-def compile_layers(module: nn.Module) -> None:
-    """Compile what surrounds attention, for any number of tokens: one compilation serves every batch.
+def compile_model(module: nn.Module, *, by_layer: bool) -> None:
+    """Compile an objective's trunk and its loss over words; in place.
 
-    Attention stays as it is: its shapes change with each batch, and its products need no fusing.
+    Args:
+        module: an objective, or what holds one.
+        by_layer: each layer by itself, all layers by the same code, instead of one graph for the trunk:
+            where gradients are to be sent off while backward goes on with the layers below, or hooks gather
+            a layer's weights.
     """
-    for parent in module.modules():
-        for name, child in parent.named_children():
-            if name in _PARTS and not isinstance(child, nn.Linear):
-                child.compile(dynamic=True)
+    on_gpu = any(parameter.device.type != "cpu" for parameter in module.parameters())
+    # Attention and dropout on a CPU are no graph: they stay as they are, and what lies between is compiled.
+    settings: dict[str, Any] = {"dynamic": True, "fullgraph": on_gpu}
+    for part in module.modules():
+        if by_layer and hasattr(part, "runs_unpadded"):
+            part.forward = torch.compile(part.forward, **settings)
+        for name in COMPILED_PARTS:
+            if hasattr(part, name) and not (by_layer and name == "trunk"):
+                setattr(part, name, torch.compile(getattr(part, name), **settings))
 
 
 def checkpoint_activations(module: nn.Module) -> None:

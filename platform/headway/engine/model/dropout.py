@@ -33,6 +33,11 @@ def dropout(values: Tensor, probability: float, training: bool = True) -> Tensor
         return values
     if values.device.type != "cpu":
         return F.dropout(values, probability)
+    return _drop_on_cpu(values, probability)
+
+
+@torch.compiler.disable
+def _drop_on_cpu(values: Tensor, probability: float) -> Tensor:
     return _ProcessorDropout.apply(values, probability)
 
 

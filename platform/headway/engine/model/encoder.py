@@ -25,7 +25,7 @@ from headway.config.base import ConfigError
 from headway.config.steps import ModelConfig, Preset
 from headway.engine.model.attention import ATTENTION_NAME
 from headway.engine.model.dropout import use_fast_dropout
-from headway.engine.model.unpadded import check_supported
+from headway.engine.model.unpadded import check_supported, run_unpadded
 
 # Turc et al. 2019, "Well-Read Students Learn Better", table 1; Devlin et al. 2018, section 3.
 _PRESETS: dict[Preset, dict[str, int]] = {
@@ -211,8 +211,8 @@ def _quietly() -> Iterator[None]:
 
 def _made_ours(model: PreTrainedModel) -> PreTrainedModel:
     check_supported(model.config)
-    model.set_attn_implementation(ATTENTION_NAME)
     use_fast_dropout(model)
+    run_unpadded(model)
     return model
 
 

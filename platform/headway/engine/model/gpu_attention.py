@@ -1,4 +1,12 @@
-"""Unpadded attention by the fused kernels of a GPU, which take the sequences' boundaries as they are."""
+"""Unpadded attention by a GPU's fused kernels, which take the sequences' boundaries as they are.
+
+Which kernel runs depends on the numbers and on what is asked for:
+
+- half precision: FlashAttention, windows and dropout included (Dao 2023, "FlashAttention-2"). Dropout in
+  attention costs about a third of its time: each weight draws a random number, forward and backward.
+- float32, and GPUs older than Ampere: the memory-efficient kernel (Rabe and Staats 2021).
+- a window in float32, or heads of an odd width: padded blocks with a mask, which pay for the padding.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +18,7 @@ from torch.nn.attention.varlen import varlen_attn
 from headway.engine.model.layout import SequenceLayout
 
 _HALF = (torch.float16, torch.bfloat16)
-
-
-def fits_fused_kernel(dtype: torch.dtype, dropout_probability: float, window: int | None) -> bool:
-    """Whether a fused kernel can do it: the one with windows knows neither dropout nor float32."""
-    return window is None or (dtype in _HALF and dropout_probability == 0.0)
+_LARGEST_HEAD = 256
 
 
 def attend_fused(
@@ -26,7 +30,7 @@ def attend_fused(
     window: int | None,
     scale: float | None,
 ) -> Tensor:
-    """Attention within each sequence of a row, without a block or a mask.
+    """Attention within each sequence of a row.
 
     Args:
         query: floating, shape (tokens, num_heads, head_dim); `key` and `value` likewise.
@@ -34,34 +38,114 @@ def attend_fused(
         value: see `query`.
         dropout_probability: of dropping an attention weight.
         layout: the sequences' boundaries.
-        window: a query sees only keys fewer than so many places away, on either side; None for all.
+        window: a query sees only keys fewer than so many positions away, on either side; None for all.
         scale: factor on the scores; 1/sqrt(head_dim) when None.
 
     Returns:
         Same dtype and shape.
     """
-    if window is not None:
-        boundaries = layout.cu_seqlens.to(torch.int32)
-        sides = (window - 1, window - 1)
-        longest = layout.longest
+    head_dim = query.size(-1)
+    fits = head_dim % 8 == 0 and head_dim <= _LARGEST_HEAD
+    if fits and query.dtype in _HALF and _has_flash_attention(query.device):
+        return _flash(query, key, value, dropout_probability, layout, window, scale)
+    if fits and window is None and query.dtype in (*_HALF, torch.float32):
+        return _memory_efficient(query, key, value, dropout_probability, layout, scale)
+    return _padded(query, key, value, dropout_probability, layout, window, scale)
+
+
+def _has_flash_attention(device: torch.device) -> bool:
+    # The meta device stands for a GPU of today.
+    return device.type == "meta" or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _flash(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout_probability: float,
+    layout: SequenceLayout,
+    window: int | None,
+    scale: float | None,
+) -> Tensor:
+    ends, longest = layout.cu_seqlens, layout.longest
+    side = -1 if window is None else window - 1
+    if dropout_probability == 0.0:
         attended = varlen_attn(
-            query, key, value, boundaries, boundaries, longest, longest, scale=scale, window_size=sides
+            query, key, value, ends, ends, longest, longest, scale=scale, window_size=(side, side)
         )
-        assert isinstance(attended, Tensor)  # a pair only where more is asked for
+        assert isinstance(attended, Tensor)  # a pair only if more is asked for
         return attended
-    attended = F.scaled_dot_product_attention(
-        _ragged(query, layout),
-        _ragged(key, layout),
-        _ragged(value, layout),
-        dropout_p=dropout_probability,
+    # `varlen_attn` calls this operator without dropout.
+    return torch.ops.aten._flash_attention_forward(
+        query,
+        key,
+        value,
+        ends,
+        ends,
+        longest,
+        longest,
+        dropout_probability,
+        False,
+        False,
         scale=scale,
-    )
-    return attended.transpose(1, 2).values()
+        window_size_left=side,
+        window_size_right=side,
+    )[0]
 
 
-def _ragged(tensor: Tensor, layout: SequenceLayout) -> Tensor:
-    """The row as a nested tensor (sequences, num_heads, length of each, head_dim), without a copy."""
-    nested = torch.nested.nested_tensor_from_jagged(
-        tensor, offsets=layout.cu_seqlens, min_seqlen=layout.shortest, max_seqlen=layout.longest
+def _memory_efficient(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout_probability: float,
+    layout: SequenceLayout,
+    scale: float | None,
+) -> Tensor:
+    ends, longest = layout.cu_seqlens, layout.longest
+    return torch.ops.aten._efficient_attention_forward(
+        query[None],
+        key[None],
+        value[None],
+        None,
+        ends,
+        ends,
+        longest,
+        longest,
+        dropout_probability,
+        0,
+        query.requires_grad,
+        scale=scale,
+    )[0].squeeze(0)
+
+
+def _padded(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout_probability: float,
+    layout: SequenceLayout,
+    window: int | None,
+    scale: float | None,
+) -> Tensor:
+    sequences, longest = len(layout.cu_seqlens) - 1, layout.longest
+    positions = torch.arange(longest, device=query.device)
+    mask = (positions < layout.cu_seqlens.diff()[:, None])[:, None, None, :]
+    if window is not None:
+        near = (positions[:, None] - positions).abs() < window
+        # A query that is padding itself must see something, or its row would not be a number.
+        mask = (mask & near) | torch.eye(longest, dtype=torch.bool, device=query.device)
+    cells = layout.owners * longest + layout.position_ids
+    blocks = [
+        # (tokens, heads, head_dim) → (sequences, heads, longest, head_dim)
+        tensor.new_zeros(sequences * longest, *tensor.shape[1:])
+        .index_copy(0, cells, tensor)
+        .unflatten(0, (sequences, longest))
+        .transpose(1, 2)
+        for tensor in (query, key, value)
+    ]
+    query, key, value = blocks
+    attended = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, dropout_p=dropout_probability, scale=scale
     )
-    return nested.transpose(1, 2)
+    # (sequences, heads, longest, head_dim) → (tokens, heads, head_dim)
+    return attended.transpose(1, 2).flatten(0, 1).index_select(0, cells)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -118,9 +117,10 @@ def mean_pooled(hidden_states: Tensor, layout: SequenceLayout) -> Tensor:
     Returns:
         Floating, shape (sequences, hidden_size).
     """
-    owner = torch.arange(len(layout.lengths), device=hidden_states.device).repeat_interleave(layout.lengths)
-    sums = hidden_states.new_zeros(len(layout.lengths), hidden_states.size(1))
-    return sums.index_add(0, owner, hidden_states) / layout.lengths[:, None]
+    sequences = len(layout.cu_seqlens) - 1  # one more than count, if padding fills the row up
+    sums = hidden_states.new_zeros(sequences, hidden_states.size(1))
+    sums = sums.index_add(0, layout.owners, hidden_states)[: layout.num_sequences]
+    return sums / layout.lengths[:, None]
 
 
 def _pooled_first_tokens(model: Any, hidden_states: Tensor, layout: SequenceLayout) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -33,7 +33,11 @@ class HeadPlaces:
     """Where each head of each token lies in the groups' blocks, laid end to end.
 
     A block holds a group's (sequence, head, position) in that order, so that heads are ready for batched
-    products.
+    products. Sequences of 3 and 1 tokens with one head, in one group of 2 x 3 positions (the second
+    sequence's only token fills its two positions of padding):
+
+        gather:  [0, 1, 2, 3, 3, 3]
+        scatter: [0, 1, 2, 3]
 
     Attributes:
         gather: int64, shape (places,): token * num_heads + head of each place in the blocks; places of
@@ -45,51 +49,59 @@ class HeadPlaces:
     scatter: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class SequenceLayout:
     """The boundaries of the sequences in a row of tokens.
 
+    Sequences of 3 and 1 tokens have `cu_seqlens` [0, 3, 4], `position_ids` [0, 1, 2, 0] and `longest` 3. All
+    sizes are known to the host, so that nothing is ever read back from a GPU to learn one.
+
     Attributes:
-        cu_seqlens: int64, shape (sequences + 1,): cumulative lengths, from 0 to the number of tokens.
+        cu_seqlens: int32, shape (sequences + 1,): cumulative lengths, from 0 to the number of tokens.
+        position_ids: int64, shape (tokens,): positions that restart at 0 with each sequence.
+        longest: tokens of the longest sequence.
+        num_sequences: how many sequences count; one more may follow, of padding that fills the row up.
     """
 
     cu_seqlens: Tensor
-    _places: dict[int, HeadPlaces] = field(default_factory=dict, repr=False, compare=False)
+    position_ids: Tensor
+    longest: int
+    num_sequences: int
+    _places: dict[int, HeadPlaces] = field(default_factory=dict, repr=False)
 
     @property
     def first_tokens(self) -> Tensor:
-        """int64, shape (sequences,): where each sequence begins, its [CLS]."""
-        return self.cu_seqlens[:-1]
+        """int32, shape (num_sequences,): where each sequence begins, its [CLS]."""
+        return self.cu_seqlens[: self.num_sequences]
 
-    @cached_property
-    def num_tokens(self) -> int:
-        """How many tokens the row holds."""
-        return int(self.cu_seqlens[-1])
-
-    @cached_property
+    @property
     def lengths(self) -> Tensor:
-        """int64, shape (sequences,): tokens in each sequence."""
-        return self.cu_seqlens.diff()
+        """int32, shape (num_sequences,): tokens in each sequence."""
+        return self._all_lengths[: self.num_sequences]
 
-    @cached_property
-    def longest(self) -> int:
-        """Tokens of the longest sequence."""
-        return int(self.lengths.max())
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens the row holds, padding included."""
+        return len(self.position_ids)
 
-    @cached_property
-    def shortest(self) -> int:
-        """Tokens of the shortest sequence."""
-        return int(self.lengths.min())
+    @property
+    def owners(self) -> Tensor:
+        """int64, shape (tokens,): the sequence that each token belongs to."""
+        tokens = torch.arange(self.num_tokens, device=self.cu_seqlens.device)
+        return torch.searchsorted(self.cu_seqlens[1:], tokens, right=True)
 
-    @cached_property
-    def position_ids(self) -> Tensor:
-        """int64, shape (tokens,): places that restart at 0 with each sequence."""
-        starts = self.first_tokens.repeat_interleave(self.lengths)
-        return torch.arange(self.num_tokens, device=starts.device) - starts
+    def to(self, device: torch.device) -> SequenceLayout:
+        """The same layout on a device."""
+        return replace(
+            self,
+            cu_seqlens=self.cu_seqlens.to(device, non_blocking=True),
+            position_ids=self.position_ids.to(device, non_blocking=True),
+            _places={},
+        )
 
     @cached_property
     def groups(self) -> tuple[SequenceGroup, ...]:
-        """The sequences, shortest first, in groups of `GROUP_SIZE`."""
+        """The sequences, shortest first, in groups of `GROUP_SIZE`; for a layout on a CPU."""
         return tuple(self._group(members) for members in self._members)
 
     def places(self, num_heads: int) -> HeadPlaces:
@@ -99,11 +111,15 @@ class SequenceLayout:
         return self._places[num_heads]
 
     @cached_property
+    def _all_lengths(self) -> Tensor:
+        return self.cu_seqlens.diff()
+
+    @cached_property
     def _members(self) -> tuple[Tensor, ...]:
-        return torch.argsort(self.lengths, stable=True).split(GROUP_SIZE)
+        return torch.argsort(self._all_lengths, stable=True).split(GROUP_SIZE)
 
     def _group(self, members: Tensor) -> SequenceGroup:
-        lengths = self.lengths[members]
+        lengths = self._all_lengths[members]
         longest = int(lengths[-1])
         if int(lengths[0]) == longest:
             return SequenceGroup(len(members), longest, None)
@@ -112,24 +128,36 @@ class SequenceLayout:
 
     def _head_places(self, num_heads: int) -> HeadPlaces:
         heads = torch.arange(num_heads, device=self.cu_seqlens.device)
+        starts = self.cu_seqlens[:-1].long()
         gathers = []
-        first_places = torch.empty_like(self.first_tokens)
-        strides = torch.empty_like(self.first_tokens)
+        first_places, strides = torch.empty_like(starts), torch.empty_like(starts)
         offset = 0
         for members, group in zip(self._members, self.groups, strict=True):
             positions = torch.arange(group.longest, device=heads.device)
-            real = positions < self.lengths[members, None]
-            tokens = self.first_tokens[members, None] + positions * real
+            real = positions < self._all_lengths[members, None]
+            tokens = starts[members, None] + positions * real
             gathers.append((tokens[:, None, :] * num_heads + heads[:, None]).flatten())
             rows = torch.arange(group.count, device=heads.device)
             first_places[members] = offset + rows * (num_heads * group.longest)
             strides[members] = group.longest
             offset += group.count * num_heads * group.longest
-        owner = torch.arange(len(self.lengths), device=heads.device).repeat_interleave(self.lengths)
-        scatter = (first_places[owner] + self.position_ids)[:, None] + strides[owner, None] * heads
+        owners = self.owners
+        scatter = (first_places[owners] + self.position_ids)[:, None] + strides[owners, None] * heads
         return HeadPlaces(torch.cat(gathers), scatter.flatten())
 
 
-def layout_of_lengths(lengths: Tensor) -> SequenceLayout:
-    """Lay sequences of these lengths (int64, shape (sequences,)) end to end."""
-    return SequenceLayout(torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]))
+def layout_of_lengths(lengths: Tensor, device: torch.device | None = None) -> SequenceLayout:
+    """Lay sequences end to end.
+
+    Args:
+        lengths: integer, shape (sequences,), on the CPU.
+        device: where the layout is needed; the CPU when None.
+    """
+    ends = lengths.long().cumsum(0)
+    starts = ends - lengths
+    num_tokens = int(ends[-1]) if len(ends) else 0
+    position_ids = torch.arange(num_tokens) - starts.repeat_interleave(lengths, output_size=num_tokens)
+    cu_seqlens = torch.cat([ends.new_zeros(1), ends]).to(torch.int32)
+    longest = int(lengths.max()) if len(lengths) else 0
+    layout = SequenceLayout(cu_seqlens, position_ids, longest, len(lengths))
+    return layout if device is None else layout.to(device)

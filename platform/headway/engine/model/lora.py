@@ -9,14 +9,7 @@ from transformers import PreTrainedModel
 
 from headway.config.base import ConfigError
 from headway.config.steps import LoraConfig
-
-
-def encoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The layers of an encoder, lowest first."""
-    encoder = model.base_model
-    depth = encoder.config.num_hidden_layers
-    stacks = [part for part in encoder.modules() if isinstance(part, nn.ModuleList) and len(part) == depth]
-    return stacks[0]
+from headway.engine.model.unpadded import encoder_layers
 
 
 def keep_layers(model: PreTrainedModel, count: int | None) -> None:

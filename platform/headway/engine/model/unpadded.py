@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import Tensor
-from transformers import PreTrainedConfig
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from headway.config.base import ConfigError
+from headway.engine.model.attention import ATTENTION_NAME
+from headway.engine.model.layers import Rotation, use_unpadded_forward
 from headway.engine.model.layout import SequenceLayout
 
 SUPPORTED = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "modernbert")
-"""Values of `model_type` whose layers hand extra keywords through to the attention function."""
+"""Values of `model_type` that `layers` knows how to run."""
 
 _WITHOUT_TOKEN_TYPES = ("distilbert", "modernbert")
 
@@ -28,13 +32,31 @@ def check_supported(config: PreTrainedConfig) -> None:
         )
 
 
+def encoder_layers(encoder: Any) -> nn.ModuleList:
+    """The layers of an encoder, or of a model around one, lowest first."""
+    encoder = encoder.base_model
+    match encoder.config.model_type:
+        case "modernbert":
+            return encoder.layers
+        case "distilbert":
+            return encoder.transformer.layer
+        case _:
+            return encoder.encoder.layer
+
+
+def run_unpadded(model: PreTrainedModel) -> None:
+    """Let a model run on unpadded rows; in place, and padded ones go through Headway's attention."""
+    model.set_attn_implementation(ATTENTION_NAME)
+    use_unpadded_forward(encoder_layers(model), model.config.model_type)
+
+
 def encode_unpadded(
     encoder: Any, input_ids: Tensor, token_type_ids: Tensor, layout: SequenceLayout
 ) -> Tensor:
     """Run an encoder's trunk over a row of sequences, computing no padding.
 
     Args:
-        encoder: a transformers encoder with Headway's attention, of a supported kind, without heads.
+        encoder: a transformers encoder after `run_unpadded`, without heads.
         input_ids: int64, shape (tokens,).
         token_type_ids: int64, shape (tokens,); not used by kinds that know none.
         layout: the sequences' boundaries in the row.
@@ -42,16 +64,39 @@ def encode_unpadded(
     Returns:
         The last hidden states, floating, shape (tokens, hidden_size).
     """
-    arguments: dict[str, Any] = {
-        "input_ids": input_ids[None],
-        "position_ids": (layout.position_ids + _first_position(encoder))[None],
-        "layout": layout,
-    }
+    return run_trunk(
+        encoder, input_ids, token_type_ids, layout.position_ids, layout.cu_seqlens, layout.longest
+    )
+
+
+def run_trunk(
+    encoder: Any,
+    input_ids: Tensor,
+    token_type_ids: Tensor,
+    position_ids: Tensor,
+    cu_seqlens: Tensor,
+    longest: int,
+    layers: Sequence[Callable[..., Tensor]] | None = None,
+) -> Tensor:
+    """`encode_unpadded` on tensors and numbers alone, for a compiler; `layers` in place of its own."""
+    layout = SequenceLayout(cu_seqlens, position_ids, longest, len(cu_seqlens) - 1)
+    hidden = _embedded(encoder, input_ids, token_type_ids, position_ids)
+    rotations = _rotations(encoder, hidden, position_ids)
+    for layer in encoder_layers(encoder) if layers is None else layers:
+        rotation = rotations.get(getattr(layer, "attention_type", None))
+        hidden = layer(hidden, layout=layout, rotation=rotation)
+    return encoder.final_norm(hidden) if hasattr(encoder, "final_norm") else hidden
+
+
+def _embedded(encoder: Any, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor) -> Tensor:
+    """What enters the first layer, (tokens, hidden_size)."""
+    arguments: dict[str, Tensor] = {"input_ids": input_ids[None]}
+    if encoder.config.model_type != "modernbert":
+        arguments["position_ids"] = (position_ids + _first_position(encoder))[None]
     arguments |= token_type_arguments(encoder.config, token_type_ids)
-    if encoder.config.model_type == "modernbert":
-        # The layout says who attends to whom; a mask over the whole row would hold tokens² places.
-        arguments["attention_mask"] = {"full_attention": None, "sliding_attention": None}
-    return encoder(**arguments).last_hidden_state[0]
+    embedded = encoder.embeddings(**arguments)[0]
+    project = getattr(encoder, "embeddings_project", None)  # of small ELECTRAs
+    return embedded if project is None else project(embedded)
 
 
 def token_type_arguments(config: PreTrainedConfig, token_type_ids: Tensor) -> dict[str, Tensor]:
@@ -59,7 +104,8 @@ def token_type_arguments(config: PreTrainedConfig, token_type_ids: Tensor) -> di
     if config.model_type in _WITHOUT_TOKEN_TYPES:
         return {}
     # Kinds with a single type (RoBERTa) give the second segment the same one.
-    return {"token_type_ids": token_type_ids[None] % config.type_vocab_size}
+    types = token_type_ids if config.type_vocab_size > 1 else torch.zeros_like(token_type_ids)
+    return {"token_type_ids": types[None]}
 
 
 def _first_position(encoder: Any) -> int:
@@ -67,3 +113,12 @@ def _first_position(encoder: Any) -> int:
     embeddings = encoder.embeddings
     counts_on = hasattr(embeddings, "create_position_ids_from_input_ids")
     return int(embeddings.padding_idx) + 1 if counts_on else 0
+
+
+def _rotations(encoder: Any, hidden: Tensor, position_ids: Tensor) -> dict[str | None, Rotation]:
+    """Rotary positions by kind of layer; none for kinds that add positions to the embeddings."""
+    if encoder.config.model_type != "modernbert":
+        return {}
+    kinds = sorted(set(encoder.config.layer_types))
+    found = {kind: encoder.rotary_emb(hidden, position_ids[None], kind) for kind in kinds}
+    return {kind: (cosines[0], sines[0]) for kind, (cosines, sines) in found.items()}

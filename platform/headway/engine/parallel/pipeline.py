@@ -21,8 +21,6 @@ from torch.distributed.tensor import DTensor
 from headway.data.batches import Batch
 from headway.data.sampling import derived_seed
 from headway.engine.model.cross_entropy import Term
-from headway.engine.model.layout import layout_of_lengths
-from headway.engine.model.unpadded import encode_unpadded
 from headway.engine.parallel.stages import keep_stage, names_on_both_ends
 from headway.engine.parallel.worker import Worker
 
@@ -82,8 +80,7 @@ class Stage(nn.Module):
             encoder.embeddings.states = received[: len(batch.input_ids)]
         if self.is_last:
             return job.finish(self.objective, batch)
-        layout = layout_of_lengths(batch.lengths)
-        states = encode_unpadded(encoder, batch.input_ids, batch.token_type_ids, layout)
+        states, _ = self.objective.encode(batch)
         return F.pad(states, (0, 0, 0, job.room - len(states))).to(self.dtype)
 
 
@@ -184,6 +181,11 @@ class Pipeline(nn.Module):
         rows = self._through(batch, finish)
         names = self.stage.objective.predictions(batch)
         return {name: Term(*row) for name, row in zip(names, rows, strict=True)}
+
+    @property
+    def loss_names(self) -> list[str]:
+        """Names of the objective's losses."""
+        return self.stage.objective.loss_names
 
     def outputs(self, batch: Batch) -> Tensor:
         """What the model says of a batch, without gradients, on every worker; see `TaskObjective`."""

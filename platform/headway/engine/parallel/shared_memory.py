@@ -22,7 +22,7 @@ _ALIGNMENT = 64
 
 
 class SharedMean:
-    """Averages what all workers of a group hold; `hook` does so for `DistributedDataParallel`.
+    """Averages what all workers of a group hold.
 
     All of a group's workers call it alike. `among` makes one.
     """
@@ -53,13 +53,6 @@ class SharedMean:
         if rank == 0:
             path.unlink(missing_ok=True)  # what is mapped stays until the last worker ends
         return mean
-
-    def hook(self, state: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-        """The averaged bucket, at once: the core that could compute meanwhile is the one that copies."""
-        self.average(bucket.buffer())
-        future: torch.futures.Future[Tensor] = torch.futures.Future()
-        future.set_result(bucket.buffer())
-        return future
 
     def average(self, values: Tensor) -> None:
         """Put the mean over all workers in the place of `values`, floating, shape (numbers,)."""

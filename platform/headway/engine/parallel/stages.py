@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from headway.config.base import ConfigError
-from headway.engine.model.lora import encoder_layers
+from headway.engine.model.unpadded import encoder_layers
 
 _BEHIND_LAYERS = ("pooler", "final_norm")
 

@@ -19,11 +19,11 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from headway.config.base import ConfigError
+from headway.engine.model.layers import PAIR_ENTRANCE
 
 # Names are those of transformers' BERT, RoBERTa and ELECTRA.
 _BY_OUTPUTS = ("attention.self.query", "attention.self.key", "attention.self.value", "intermediate.dense")
 _BY_INPUTS = ("attention.output.dense", "output.dense")
-_PAIRS_BEGIN_AT = ("attention.self", "intermediate")
 
 
 def split_layers(layers: Sequence[nn.Module], mesh: DeviceMesh) -> None:
@@ -44,8 +44,7 @@ def split_layers(layers: Sequence[nn.Module], mesh: DeviceMesh) -> None:
             _split(layer, name, mesh, _ByOutputs, 0)
         for name in _BY_INPUTS:
             _split(layer, name, mesh, _ByInputs, 1)
-        for name in _PAIRS_BEGIN_AT:
-            layer.get_submodule(name).register_forward_pre_hook(_begin_pair(mesh))
+        setattr(layer, PAIR_ENTRANCE, _BeginPair(mesh))
 
 
 class _ByOutputs(nn.Linear):
@@ -77,12 +76,14 @@ def _local(parameter: Tensor) -> Tensor:
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
-def _begin_pair(mesh: DeviceMesh) -> Any:
-    def begin(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden, *others = arguments
-        return _SumBackward.apply(hidden, mesh.get_group()), *others
+class _BeginPair:
+    """What a layer calls on what enters a pair of products; see `model.layers.PAIR_ENTRANCE`."""
 
-    return begin
+    def __init__(self, mesh: DeviceMesh) -> None:
+        self._mesh = mesh
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        return _SumBackward.apply(hidden, self._mesh.get_group())
 
 
 class _Sum(torch.autograd.Function):

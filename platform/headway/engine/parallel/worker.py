@@ -9,9 +9,7 @@ of a layer are split (`tensor.py`); along `pipeline` the same share, and some of
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -25,10 +23,10 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 from torch.distributed.tensor import DTensor
-from torch.nn.parallel import DistributedDataParallel
 
 from headway.config.training import ParallelConfig
 from headway.engine.hardware.device import default_device
+from headway.engine.parallel.gradients import Average
 from headway.engine.parallel.shared_memory import SharedMean
 from headway.engine.parallel.tensor import split_layers
 
@@ -95,10 +93,11 @@ class Worker:
         return values
 
     def any(self, value: bool) -> bool:
-        """Whether `value` is true on any worker."""
+        """Whether `value` is true on any worker; waits for all of them."""
+        if self.world_size == 1:
+            return value
         flag = torch.tensor(int(value), device=self.device)
-        if self.world_size > 1:
-            dist.all_reduce(flag)
+        dist.all_reduce(flag)
         return bool(flag)
 
     def split(self, module: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -127,27 +126,15 @@ class Worker:
             register_fsdp_forward_method(module, "outputs")
         return module
 
-    def replicate(self, module: nn.Module) -> nn.Module:
-        """`module` with gradients averaged over the shares of a batch after each backward pass."""
+    def average(self) -> Average | None:
+        """What averages gradients over the shares of a batch; None if nothing does, or the split itself."""
         if self.world_size == 1 or self.mesh is not None:
-            return module
-        on_gpu = self.device.type == "cuda"
-        mean = None if on_gpu else SharedMean.among(self.rank, self.world_size)
-        with warnings.catch_warnings():
-            # Its successor would still send the buffers once, and PyTorch before 2.13 does not know it.
-            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            replica = DistributedDataParallel(
-                module,
-                device_ids=[self.device] if on_gpu else None,
-                broadcast_buffers=False,
-                gradient_as_bucket_view=True,
-                # Otherwise the gradients are laid out anew after the first step of a process. From three
-                # workers on, an all-reduce rounds by their place in the layout: a resumed run would differ.
-                find_unused_parameters=self.world_size > 2 and mean is None,
-            )
-        if mean is not None:
-            replica.register_comm_hook(None, mean.hook)
-        return replica
+            return None
+        if self.device.type == "cpu" and (shared := SharedMean.among(self.rank, self.world_size)) is not None:
+            return shared.average
+        if dist.get_backend() == "nccl":
+            return lambda flat: dist.all_reduce(flat, dist.ReduceOp.AVG, async_op=True)
+        return lambda flat: dist.all_reduce(flat.div_(self.world_size), async_op=True)
 
 
 def transformer_layers(module: nn.Module) -> list[nn.Module]:
@@ -156,22 +143,15 @@ def transformer_layers(module: nn.Module) -> list[nn.Module]:
     return [layer for found in lists if isinstance(found, nn.ModuleList) for layer in found]
 
 
-@contextmanager
-def synchronise_only_if(module: nn.Module, wanted: bool) -> Iterator[None]:
-    """Hold back the averaging of gradients in all micro-batches of a step but the last."""
+def hold_back_sums(module: nn.Module, wanted: bool) -> None:
+    """Whether a split module shall leave gradients as they are, for micro-batches of a step but the last."""
     if isinstance(module, FSDPModule):
-        module.set_requires_gradient_sync(wanted)
-        yield
-    elif wanted or not isinstance(module, DistributedDataParallel):
-        yield
-    else:
-        with module.no_sync():
-            yield
+        module.set_requires_gradient_sync(not wanted)
 
 
 def clip_gradients(
     module: nn.Module, most: float, worker: Worker | None = None, borrowed: Sequence[nn.Parameter] = ()
-) -> float:
+) -> Tensor:
     """Scale all gradients down so that their norm is at most `most`, whatever they are split over.
 
     Args:
@@ -181,11 +161,16 @@ def clip_gradients(
         borrowed: weights that another stage of a pipeline has too, which counts them.
 
     Returns:
-        The Euclidean norm of all gradients together, before.
+        The Euclidean norm of all gradients together, before: a float32 scalar on their device, not read.
     """
     parameters = [parameter for parameter in module.parameters() if parameter.grad is not None]
     if worker is None or worker.mesh is None:
-        return float(nn.utils.clip_grad_norm_(parameters, most))
+        gradients = [parameter.grad for parameter in parameters]
+        if not gradients:  # all is frozen
+            return torch.zeros((), device=worker.device if worker is not None else None)
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        torch._foreach_mul_(gradients, (most / (norm + _LEAST_NORM)).clamp(max=1.0))
+        return norm
     elsewhere = {id(parameter) for parameter in borrowed}
     squares = torch.zeros((), device=worker.device)
     parts = []
@@ -198,7 +183,7 @@ def clip_gradients(
     norm = squares.sqrt()
     if parts:  # a stage may have frozen layers only
         torch._foreach_mul_(parts, (most / (norm + _LEAST_NORM)).clamp(max=1.0))
-    return float(norm)
+    return norm
 
 
 def _part_of_gradient(parameter: nn.Parameter, worker: Worker) -> tuple[Tensor, int]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from headway.data.batches import Batch, BatchSource
 from headway.engine.parallel.worker import Worker
@@ -21,33 +21,35 @@ def batches_of_share(source: BatchSource, worker: Worker, batch_size: int) -> It
     own = source.in_order(worker.share, worker.shares, batch_size)
     largest_share = -(-source.rows // worker.shares)
     batches = -(-largest_share // batch_size) if worker.mesh is not None else 0
-    done = 0
+    done, batch = 0, None
     for batch in own:
         done += 1
         yield batch, True
     for _ in range(done, batches):
+        if batch is None:  # there are fewer rows than workers
+            batch = next(source.in_order(0, worker.shares, 1))
         yield batch, False
 
 
-def mean_losses(module: nn.Module, validation: BatchSource, worker: Worker, batch_size: int) -> Metrics:
+def mean_losses(module: Any, validation: BatchSource, worker: Worker, batch_size: int) -> Metrics:
     """Mean of each of an objective's losses, and how many predictions were right; the same on every worker.
 
     Args:
-        module: gives terms by name for a batch.
+        module: an objective, or what stands in its place.
         validation: the rows.
         worker: each has its share of them.
         batch_size: sequences at a time.
     """
-    sums: dict[str, Tensor] = {}
+    sums = {name: torch.zeros(3, dtype=torch.float64, device=worker.device) for name in module.loss_names}
     with torch.no_grad():  # a sharded weight that was gathered in inference mode could not be trained
         for batch, counts in batches_of_share(validation, worker, batch_size):
             terms = module(batch.to(worker.device))
             for name, term in terms.items() if counts else ():
-                row = torch.stack([part.detach().double() for part in term])
-                sums[name] = sums.get(name, torch.zeros_like(row)) + row
+                sums[name] += torch.stack([part.detach().double() for part in term])
+    # One sum for all of them, which a worker without a row enters too.
+    rows = worker.sum(torch.stack(list(sums.values()))).tolist()
     metrics: Metrics = {}
-    for name, row in sums.items():
-        total, count, correct = worker.sum(row.clone()).tolist()
+    for name, (total, count, correct) in zip(sums, rows, strict=True):
         metrics[f"validation_{name}_loss"] = total / max(count, 1)
         metrics[f"validation_{name}_accuracy"] = correct / max(count, 1)
     metrics["validation_loss"] = sum(v for k, v in metrics.items() if k.endswith("_loss"))

@@ -50,11 +50,11 @@ class TrainingFlops:
         )
 
     def of_batch(self, batch: Batch) -> float:
-        """What a batch, on any device, costs without padding."""
+        """What a batch, on the host, costs without padding."""
         sequences, masked = len(batch.lengths), len(batch.masked_places)
         squared_lengths = float(batch.lengths.to(torch.float64).square().sum())
         forward = (
-            2.0 * self.trunk_weights * len(batch.input_ids)
+            2.0 * self.trunk_weights * float(batch.lengths.sum())
             + 2.0 * self.head_weights * (masked or sequences)
             + 2.0 * self.pooled_weights * sequences
             + 4.0 * squared_lengths * self.attention_width

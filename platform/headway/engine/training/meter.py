@@ -36,14 +36,14 @@ class Meter:
     flops: float = 0.0
     steps: int = 0
     seconds: float = 0.0
-    gradient_norm: float = 0.0
+    gradient_norm: float | Tensor = 0.0
     learning_rate: float = 0.0
 
     def add(self, losses: dict[str, Tensor], batches: Sequence[Batch], flops: TrainingFlops) -> None:
-        """Count a step: this worker's part of its losses, and its micro-batches."""
+        """Count a step: this worker's part of its losses, and its micro-batches, on the host."""
         for name, loss in losses.items():
             self.add_loss(name, loss)
-        self.tokens += sum(len(batch.input_ids) for batch in batches)
+        self.tokens += sum(int(batch.lengths.sum()) for batch in batches)
         self.flops += sum(flops.of_batch(batch) for batch in batches)
 
     def add_loss(self, name: str, share: Tensor) -> None:
@@ -52,7 +52,8 @@ class Meter:
 
     def state(self) -> dict[str, Any]:
         """The sums in JSON's types, to go on from after a restart."""
-        return vars(self) | {"losses": {name: float(loss) for name, loss in self.losses.items()}}
+        losses = {name: float(loss) for name, loss in self.losses.items()}
+        return vars(self) | {"losses": losses, "gradient_norm": float(self.gradient_norm)}
 
     @classmethod
     def resumed(cls, states: Sequence[dict[str, Any]], worker: Worker) -> Meter:
@@ -86,7 +87,7 @@ class Meter:
         rate *= worker.world_size / worker.shares
         metrics = {f"{name}_loss": loss / self.steps for name, loss in zip(names, losses, strict=True)}
         return metrics | {
-            "gradient_norm": self.gradient_norm,
+            "gradient_norm": float(self.gradient_norm),
             "learning_rate": self.learning_rate,
             "tokens_per_second": tokens / self.seconds,
             "utilisation": flops / self.seconds / rate,

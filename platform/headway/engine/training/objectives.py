@@ -6,19 +6,20 @@ losses with the counts they are over, so that means over several workers and mic
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from headway.data.batches import Batch
+from headway.data.batch import Batch
 from headway.data.pairs import PairObjective
 from headway.engine.model.cross_entropy import Term, cross_entropy_sum
 from headway.engine.model.heads import next_sentence_logits, sequence_logits, vocabulary_logits
-from headway.engine.model.layout import SequenceLayout, layout_of_lengths
-from headway.engine.model.unpadded import encode_unpadded
+from headway.engine.model.layout import SequenceLayout
+from headway.engine.model.unpadded import run_trunk
 
 
 def cross_entropy(
@@ -31,42 +32,98 @@ def cross_entropy(
         total = F.cross_entropy(logits.float(), labels, weights, reduction="sum", label_smoothing=smoothing)
     # The search for the largest of many logits would cost as much as a layer in each training step.
     correct = labels.new_zeros(()) if torch.is_grad_enabled() else _hits(logits, labels)
-    return Term(total, torch.tensor(len(labels), device=labels.device), correct)
+    return Term(total, labels.new_full((), len(labels)), correct)
 
 
 def _hits(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.argmax(-1) == labels).sum()
 
 
-class PretrainingObjective(nn.Module):
-    """Masked language modelling, and a judgement of sentence pairs where the model has a head for it.
+class Objective(nn.Module):
+    """A model, and what it learns from a batch.
 
-    Devlin et al. 2018, section 3.1. The vocabulary head runs on the masked tokens only.
+    Attributes:
+        model: a transformers model that runs unpadded.
+        trunk: runs its encoder; `run_trunk`, maybe compiled.
     """
 
-    def __init__(self, model: PreTrainedModel, pairs: PairObjective | None) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
-        self.pairs = pairs
+        self.trunk: Callable[..., Tensor] = run_trunk
+
+    @property
+    def loss_names(self) -> list[str]:
+        """Names of the losses, the same for every batch."""
+        raise NotImplementedError
+
+    def encode(self, batch: Batch) -> tuple[Tensor, SequenceLayout]:
+        """The last hidden states, shape (tokens, hidden_size), and how the sequences lie in them."""
+        layout = SequenceLayout(batch.cu_seqlens, batch.position_ids, batch.longest, len(batch.lengths))
+        hidden = self.trunk(
+            self.model.base_model,
+            batch.input_ids,
+            batch.token_type_ids,
+            batch.position_ids,
+            batch.cu_seqlens,
+            batch.longest,
+        )
+        return hidden, layout
 
     def predictions(self, batch: Batch) -> dict[str, int]:
         """How many predictions each loss is over."""
+        raise NotImplementedError
+
+
+def word_loss(model: Any, hidden: Tensor, places: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The summed loss of guessing words, and how many were guessed right; 0 while training.
+
+    Args:
+        model: with a head over the vocabulary.
+        hidden: floating, shape (tokens, hidden_size).
+        places: int64, shape (masked,): the tokens to guess.
+        labels: int64, shape (masked,): what they are.
+    """
+    term = cross_entropy(vocabulary_logits(model, hidden.index_select(0, places)), labels)
+    return term.total, term.correct
+
+
+class PretrainingObjective(Objective):
+    """Masked language modelling, and a judgement of sentence pairs if the model has a head for it.
+
+    Devlin et al. 2018, section 3.1. The vocabulary head runs on the masked tokens only.
+
+    Attributes:
+        word_loss: `word_loss`, maybe compiled.
+    """
+
+    def __init__(self, model: PreTrainedModel, pairs: PairObjective | None) -> None:
+        super().__init__(model)
+        self.pairs = pairs
+        self.word_loss: Callable[..., tuple[Tensor, Tensor]] = word_loss
+
+    @property
+    def loss_names(self) -> list[str]:
+        """See `Objective`."""
+        return ["mlm"] + ([self.pairs] if self.pairs is not None else [])
+
+    def predictions(self, batch: Batch) -> dict[str, int]:
+        """See `Objective`."""
         counts = {"mlm": len(batch.masked_labels)}
         return counts | ({self.pairs: len(batch.labels)} if self.pairs is not None else {})
 
     def forward(self, batch: Batch) -> dict[str, Term]:
         """Losses `mlm` and, with pairs, `nsp` or `sop`."""
-        layout = layout_of_lengths(batch.lengths)
-        hidden = encode_unpadded(self.model.base_model, batch.input_ids, batch.token_type_ids, layout)
-        masked = hidden.index_select(0, batch.masked_places)
-        terms = {"mlm": cross_entropy(vocabulary_logits(self.model, masked), batch.masked_labels)}
+        hidden, layout = self.encode(batch)
+        total, correct = self.word_loss(self.model, hidden, batch.masked_places, batch.masked_labels)
+        terms = {"mlm": Term(total, batch.masked_labels.new_full((), len(batch.masked_labels)), correct)}
         if self.pairs is not None:
             judged = next_sentence_logits(self.model, hidden, layout)
             terms[self.pairs] = cross_entropy(judged, batch.labels)
         return terms
 
 
-class TaskObjective(nn.Module):
+class TaskObjective(Objective):
     """One loss over what a model says of each row of a task; subclasses say which.
 
     Attributes:
@@ -77,15 +134,10 @@ class TaskObjective(nn.Module):
     name: ClassVar[str]
     unit: ClassVar[Literal["sequence", "token", "place"]] = "sequence"
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def encode(self, batch: Batch) -> tuple[Tensor, SequenceLayout]:
-        """The last hidden states, shape (tokens, hidden_size), and where the sequences lie in them."""
-        layout = layout_of_lengths(batch.lengths)
-        hidden = encode_unpadded(self.model.base_model, batch.input_ids, batch.token_type_ids, layout)
-        return hidden, layout
+    @property
+    def loss_names(self) -> list[str]:
+        """See `Objective`."""
+        return [self.name]
 
     def outputs(self, batch: Batch) -> Tensor:
         """What the model says, floating, shape (units, …)."""
@@ -96,7 +148,7 @@ class TaskObjective(nn.Module):
         raise NotImplementedError
 
     def predictions(self, batch: Batch) -> dict[str, int]:
-        """How many predictions the loss is over."""
+        """See `Objective`."""
         return {self.name: len(batch.masked_places if self.unit == "place" else batch.lengths)}
 
     def forward(self, batch: Batch) -> dict[str, Term]:

@@ -12,11 +12,13 @@ from transformers import PreTrainedModel
 from headway.data.batches import Batch
 from headway.engine.model.cross_entropy import Term
 from headway.engine.model.heads import answer_logits, mean_pooled, sequence_logits, token_logits
+from headway.engine.model.layout import SequenceLayout
 from headway.engine.training.objectives import TaskObjective, cross_entropy
 
 
 def _term(total: Tensor, predictions: int) -> Term:
-    return Term(total, torch.tensor(predictions, device=total.device), total.new_zeros((), dtype=torch.int64))
+    count = total.new_full((), predictions, dtype=torch.int64)
+    return Term(total, count, total.new_zeros((), dtype=torch.int64))
 
 
 class MultiLabelObjective(TaskObjective):
@@ -107,12 +109,13 @@ class AnswerObjective(TaskObjective):
 
     def loss(self, outputs: Tensor, batch: Batch) -> Term:
         """Labels are int64 of shape (sequences, 2): places of first and last token in each sequence."""
-        sequences, longest = len(batch.lengths), int(batch.lengths.max())
-        real = torch.arange(longest, device=outputs.device) < batch.lengths[:, None]
-        padded = outputs.new_full((sequences, longest, 2), float("-inf"), dtype=torch.float32)
-        padded[real] = outputs.float()
-        total = F.cross_entropy(padded, batch.labels, reduction="sum") / 2
-        return _term(total, sequences)
+        layout = SequenceLayout(batch.cu_seqlens, batch.position_ids, batch.longest, len(batch.lengths))
+        rows = len(batch.cu_seqlens) - 1  # one more than sequences, if padding fills the batch up
+        nowhere = outputs.new_full((rows, batch.longest, 2), float("-inf"), dtype=torch.float32)
+        # (tokens, 2) → (sequences, longest, 2)
+        padded = nowhere.index_put((layout.owners, batch.position_ids), outputs.float())
+        total = F.cross_entropy(padded[: layout.num_sequences], batch.labels, reduction="sum") / 2
+        return _term(total, layout.num_sequences)
 
 
 class EmbeddingObjective(TaskObjective):

@@ -1,8 +1,11 @@
-"""The training loop: one for pretraining and fine-tuning, in one process or in many."""
+"""The training loop: one for pretraining and fine-tuning, in one process or in many.
+
+On a GPU the host only ever runs ahead: it knows all lengths and counts itself, and reads losses, norms and
+whether they are finite when it reports, evaluates or saves, not between.
+"""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,18 +17,20 @@ from headway.config.training import TrainingConfig
 from headway.data.batches import Batch, BatchSource
 from headway.data.sampling import derived_seed, parts_of
 from headway.engine.checkpoint.checkpoints import Checkpoints, Restored
-from headway.engine.hardware.device import compute_dtype
+from headway.engine.hardware.device import compute_dtype, to_device
 from headway.engine.hardware.peak_rate import synchronise
-from headway.engine.model.compilation import checkpoint_activations, compile_layers
-from headway.engine.model.cross_entropy import Term
+from headway.engine.model.compilation import checkpoint_activations, compile_model
+from headway.engine.parallel.gradients import Gradients
 from headway.engine.parallel.pipeline import Pipeline, Weigh
-from headway.engine.parallel.worker import Worker, clip_gradients, synchronise_only_if
+from headway.engine.parallel.worker import Worker, clip_gradients, hold_back_sums
 from headway.engine.training.evaluation import mean_losses
 from headway.engine.training.flops import TrainingFlops
+from headway.engine.training.health import StepHealth
+from headway.engine.training.loader import Loader
 from headway.engine.training.meter import Meter, Metrics
+from headway.engine.training.objectives import Term
 from headway.engine.training.optimizers import build_optimizer, use_result_weights, use_training_weights
 from headway.engine.training.precision import ComputeCopy
-from headway.engine.training.prefetch import prefetched
 from headway.engine.training.schedules import build_schedule, skip_to
 
 Report = Callable[[int, Metrics], None]
@@ -33,9 +38,8 @@ Report = Callable[[int, Metrics], None]
 Evaluator = Callable[[Any], Metrics]
 """Measures an objective on the validation rows; called on every worker, and answers the same on each."""
 
-
-class TrainingError(RuntimeError):
-    """Training cannot go on: the loss is no number any more."""
+_GPU_STEPS_BETWEEN_LOOKS = 10
+"""Steps after which workers with GPUs agree on whether to stop: each look waits for the GPU."""
 
 
 class Stopped(RuntimeError):  # noqa: N818, it is no error
@@ -87,6 +91,7 @@ class Trainer:
             self.worker.split(self.objective, self.dtype)
         self.optimizer = build_optimizer(self.objective, config.optimizer)
         self.schedule = build_schedule(self.optimizer, config.schedule, self.total_steps)
+        self.health = StepHealth(self.optimizer, self.worker)
         self.restored = self._resume()
         self.start_step = self.restored.step
         if config.activation_checkpointing:
@@ -94,8 +99,8 @@ class Trainer:
         is_split = self.worker.mesh is not None  # then it casts by itself
         self.compute = ComputeCopy(self.pipeline or self.objective, torch.float32 if is_split else self.dtype)
         if config.compile:
-            compile_layers(self.compute.module)
-        self.replica = self.worker.replicate(self.compute.module)
+            compile_model(self.compute.module, by_layer=is_split or self.worker.world_size > 1)
+        self.gradients = Gradients(self.compute.weights, self.compute.copies, self.worker.average())
 
     def run(self) -> None:
         """Train to the last step, reporting, evaluating and saving on the way.
@@ -111,31 +116,44 @@ class Trainer:
         meter = self._resumed_meter()
         validation_loss = self.restored.metric
         started = time.perf_counter()
-        for index, micro_batches in prefetched(self._micro_batches, self.start_step, self.total_steps):
-            self.train_step(index, micro_batches, meter)
-            synchronise(self.worker.device)
-            meter.seconds += time.perf_counter() - started
-            step = index + 1
-            metrics: Metrics = {}
-            if step % self.config.log_every == 0 or step in (1, self.total_steps):
-                metrics |= meter.metrics(self.worker, self.dtype)
-                meter = Meter()
-            if self._evaluates_after(step):
-                metrics |= self.evaluate()
-            if step == self.total_steps:
-                use_result_weights(self.optimizer)
-            if metrics:
-                self.report(step, metrics)
-            validation_loss = metrics.get("validation_loss", validation_loss)
-            stopping = self.worker.any(self.stop())
-            # After the report: where there is a state, there is all that was measured before it.
-            if stopping or self._is_due(step, self.config.checkpoint_every, 5):
-                self._save(step, meter, validation_loss)
-            if stopping:
-                self.finish_saving()
-                raise Stopped(f"stopped after step {step}, whose state is saved")
-            started = time.perf_counter()
+        with self._loader() as loader:
+            for index, micro_batches, on_device in loader:
+                self.train_step(index, micro_batches, meter, on_device)
+                step = index + 1
+                if not self._looks_after(step):
+                    continue
+                synchronise(self.worker.device)
+                meter.seconds += time.perf_counter() - started
+                self._end_if_unhealthy(self.health.look())
+                metrics: Metrics = {}
+                if self._reports_after(step):
+                    metrics |= meter.metrics(self.worker, self.dtype)
+                    meter = Meter()
+                if self._evaluates_after(step):
+                    metrics |= self.evaluate()
+                if step == self.total_steps:
+                    use_result_weights(self.optimizer)
+                if metrics:
+                    self.report(step, metrics)
+                validation_loss = metrics.get("validation_loss", validation_loss)
+                stopping = self.worker.any(self.stop())
+                # After the report: where there is a state, there is all that was measured before it.
+                if stopping or self._saves_after(step):
+                    self._save(step, meter, validation_loss)
+                if stopping:
+                    self.finish_saving()
+                    raise Stopped(f"stopped after step {step}, whose state is saved")
+                started = time.perf_counter()
         self.finish_saving()
+
+    def _loader(self) -> Loader:
+        worker = self.worker
+
+        def make(step: int) -> list[Batch]:
+            return self.batches.micro_batches(step, worker.share, worker.shares, self.parts)
+
+        processes = 0
+        return Loader(make, self.start_step, self.total_steps, worker.device, processes)
 
     def evaluate(self) -> Metrics:
         """Mean losses and accuracies over the validation rows, or what `evaluator` measures on them."""
@@ -155,25 +173,34 @@ class Trainer:
         assert self.validation is not None
         return mean_losses(module, self.validation, self.worker, self.config.batch_size)
 
-    def _micro_batches(self, step: int) -> list[Batch]:
-        worker = self.worker
-        return self.batches.micro_batches(step, worker.share, worker.shares, self.parts)
+    def train_step(
+        self,
+        step: int,
+        micro_batches: Sequence[Batch],
+        meter: Meter,
+        on_device: Sequence[Batch] | None = None,
+    ) -> None:
+        """One optimizer step, the one after `step` others, on this worker's share of its batch.
 
-    def train_step(self, step: int, micro_batches: list[Batch], meter: Meter) -> None:
-        """One optimizer step, the one after `step` others, on this worker's share of its batch."""
+        Args:
+            step: counted from 0.
+            micro_batches: on the host.
+            meter: counts what was done.
+            on_device: the same ones where they are computed, if they have been copied there already.
+        """
         self.compute.module.train()
         counts = self._global_counts(micro_batches)
         # Dropout, too, is a function of (seed, step, part): a resumed or resized run draws the same.
         parts = parts_of(self.worker.share, self.worker.shares, self.parts)
         seeds = [derived_seed(self.config.seed, step, part) for part in parts]
-        batches = [batch.to(self.worker.device) for batch in micro_batches]
+        batches = on_device or [batch.to(self.worker.device) for batch in micro_batches]
 
         def weigh(terms: dict[str, Term]) -> dict[str, Tensor]:
-            return {name: term.total / max(1, counts[name]) for name, term in terms.items()}
+            return {name: term.total / counts[name] for name, term in terms.items()}
 
         backward = self._backward if self.pipeline is None else self.pipeline.backward
         # Gradients are averaged over the shares; the loss is a mean over all of them, hence the factor.
-        meter.add(backward(batches, seeds, weigh, self.worker.shares), batches, self.flops)
+        meter.add(backward(batches, seeds, weigh, self.worker.shares), micro_batches, self.flops)
         self._update(step, micro_batches, meter)
 
     def _backward(
@@ -181,50 +208,70 @@ class Trainer:
     ) -> dict[str, Tensor]:
         """Run micro-batches forward and backward, one after the other; see `Pipeline.backward`."""
         sums: dict[str, Tensor] = {}
+        module = self.compute.module
         for index, (batch, seed) in enumerate(zip(batches, seeds, strict=True)):
             torch.manual_seed(seed)
             is_last = index == len(batches) - 1
-            with synchronise_only_if(self.replica, wanted=is_last):
-                losses = weigh(self.replica(batch))
-                (torch.stack(list(losses.values())).sum() * scale).backward()
-            if is_last or self.worker.world_size == 1:
-                self.compute.collect_gradients()
+            losses = weigh(module(batch))
+            total = torch.stack(list(losses.values())).sum() * scale
+            hold_back_sums(module, not is_last)
+            with self.gradients.collected(is_last):
+                total.backward()
             sums = {name: sums.get(name, 0.0) + loss.detach() for name, loss in losses.items()}
+        self.gradients.give()
         return sums
 
-    def _update(self, step: int, micro_batches: list[Batch], meter: Meter) -> None:
+    def _update(self, step: int, micro_batches: Sequence[Batch], meter: Meter) -> None:
         """Clip the gradients, move the weights, and bring the compute copy up to them."""
         borrowed = self.pipeline.borrowed if self.pipeline is not None else []
-        most = self.config.max_grad_norm
-        meter.gradient_norm = clip_gradients(self.objective, most, self.worker, borrowed)
-        if not math.isfinite(meter.gradient_norm):
-            self._save(step, Meter(), None)
-            self.finish_saving()
-            rows = torch.cat([batch.row_ids for batch in micro_batches]).tolist()
-            raise TrainingError(
-                f"the gradient of step {step + 1} is not finite; try a lower learning_rate "
-                f"(worker {self.worker.rank}, rows {rows[:16]}; the state before the step is saved)"
-            )
+        norm = clip_gradients(self.objective, self.config.max_grad_norm, self.worker, borrowed)
+        self._end_if_unhealthy(self.health.saw(step, norm, micro_batches))
         meter.steps += 1
+        meter.gradient_norm = norm
         meter.learning_rate = self.optimizer.param_groups[0]["lr"]
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.compute.follow()
 
-    def _global_counts(self, batches: list[Batch]) -> dict[str, int]:
-        """Predictions of each loss in the whole step, over all workers."""
+    def _end_if_unhealthy(self, bad_step: int | None) -> None:
+        """Save the state before a step whose gradient is not finite, and end the run."""
+        if bad_step is None:
+            return
+        self._save(bad_step, Meter(), None)
+        self.finish_saving()
+        raise self.health.error(bad_step)
+
+    def _global_counts(self, batches: Sequence[Batch]) -> dict[str, Tensor | int]:
+        """Predictions of each loss in the whole step, over all workers; at least 1."""
         mine = [self.objective.predictions(batch) for batch in batches]
         names = list(mine[0])
         counts = [sum(row[name] for row in mine) for name in names]
-        if self.worker.shares > 1:
-            counts = self.worker.sum(torch.tensor(counts, device=self.worker.device)).tolist()
-        return dict(zip(names, counts, strict=True))
+        if self.worker.shares == 1:
+            return dict(zip(names, [max(1, count) for count in counts], strict=True))
+        everywhere = self.worker.sum(to_device(torch.tensor(counts), self.worker.device))
+        return dict(zip(names, everywhere.clamp(min=1), strict=True))
+
+    def _looks_after(self, step: int) -> bool:
+        """Whether there is something to do after a step that waits for the device."""
+        every = 1 if self.worker.device.type == "cpu" else _GPU_STEPS_BETWEEN_LOOKS
+        return (
+            step % every == 0
+            or self._reports_after(step)
+            or self._evaluates_after(step)
+            or self._saves_after(step)
+        )
+
+    def _reports_after(self, step: int) -> bool:
+        return step % self.config.log_every == 0 or step in (1, self.total_steps)
 
     def _evaluates_after(self, step: int) -> bool:
         if self.config.evaluate_at is not None:
             return step == self.total_steps or step in self.config.evaluate_at
         return self._is_due(step, self.config.evaluate_every, 10)
+
+    def _saves_after(self, step: int) -> bool:
+        return self._is_due(step, self.config.checkpoint_every, 5)
 
     def _is_due(self, step: int, every: int | None, times: int) -> bool:
         """Whether something done `every` so many steps, or `times` a run, is due; always at the end."""

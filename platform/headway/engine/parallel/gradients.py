@@ -1,0 +1,156 @@
+"""Gradients in float32, added up over micro-batches and averaged over the workers that share a batch.
+
+Backward leaves gradients on what was computed with, maybe in half precision. Here they become float32 before
+anything is added to them: a sum of eight micro-batches, or of a thousand workers, keeps every bit that a
+single process would. They lie in flat buckets, last weights first, as backward makes them; a bucket is
+averaged while backward goes on with the next (Li et al. 2020, "PyTorch Distributed", section 3.2). Which
+weight lies where is the same in every process and every run, and so is the rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+_BUCKET_NUMBERS = 25 * 2**20 // 4
+"""As large as PyTorch's own: large enough to fill a network, small enough to begin early."""
+
+Average = Callable[[Tensor], "dist.Work | None"]
+"""Averages a flat tensor over the workers, in place; what to wait for, if it is not done yet."""
+
+
+class Gradients:
+    """Takes the gradients of `copies` and gives their sums and means to `weights`.
+
+    Args:
+        weights: to be optimised.
+        copies: computed with, in the same order; maybe the weights themselves.
+        average: over the workers; None for a process of its own.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], copies: Sequence[Tensor], average: Average | None) -> None:
+        self._weights, self._copies, self._average = list(weights), list(copies), average
+        self._are_apart = any(weight is not copy for weight, copy in zip(weights, copies, strict=True))
+        self._buckets: list[_Bucket] = []
+        self._views: list[Tensor] = []
+        if self._are_apart or average is not None:
+            self._lay_out()
+        self._filled: set[int] = set()
+        """Indices of the weights that have had a gradient since the last step."""
+
+    def _lay_out(self) -> None:
+        views: list[Tensor | None] = [None] * len(self._weights)
+        for members in _in_buckets(self._weights):
+            sizes = [self._weights[index].numel() for index in members]
+            flat = torch.zeros(sum(sizes), dtype=torch.float32, device=self._weights[members[0]].device)
+            self._buckets.append(_Bucket(flat, members))
+            for index, part in zip(members, flat.split(sizes), strict=True):
+                views[index] = part.view_as(self._weights[index])
+        self._views = [view for view in views if view is not None]
+
+    @contextmanager
+    def collected(self, is_last: bool) -> Iterator[None]:
+        """Take up what backward leaves, in here; averaged over the workers after the last micro-batch."""
+        if not self._views:
+            yield
+        elif self._average is None or not is_last:
+            yield
+            self._take_all()
+        else:
+            with self._averaging():
+                yield
+
+    def give(self) -> None:
+        """Let the weights have the sums; those that backward did not reach keep none."""
+        for index in self._filled:
+            self._weights[index].grad = self._views[index]
+        self._filled = set()
+
+    @torch.no_grad()
+    def _take_all(self) -> None:
+        """All gradients at once, in a few kernels."""
+        reached = [index for index, copy in enumerate(self._copies) if copy.grad is not None]
+        for is_first in (True, False):
+            indices = [index for index in reached if (index not in self._filled) == is_first]
+            if indices:
+                views = [self._views[index] for index in indices]
+                gradients = [self._copies[index].grad for index in indices]
+                (torch._foreach_copy_ if is_first else torch._foreach_add_)(views, gradients)
+        for index in reached:
+            self._copies[index].grad = None
+        self._filled.update(reached)
+
+    @torch.no_grad()
+    def _take(self, index: int) -> None:
+        gradient = self._copies[index].grad
+        assert gradient is not None
+        if index in self._filled:
+            self._views[index].add_(gradient)
+        else:
+            self._views[index].copy_(gradient)
+            self._filled.add(index)
+        self._copies[index].grad = None
+
+    @contextmanager
+    def _averaging(self) -> Iterator[None]:
+        """Average each bucket as soon as backward has filled it, in the buckets' order on every worker."""
+        assert self._average is not None
+        average = self._average
+        owner = {index: bucket for bucket in self._buckets for index in bucket.members}
+        missing = {id(bucket): len(bucket.members) for bucket in self._buckets}
+        waiting = list(self._buckets)
+        works: list[dist.Work] = []
+
+        def begin() -> None:
+            bucket = waiting.pop(0)
+            for index in bucket.members:
+                if index not in self._filled:
+                    self._views[index].zero_()
+            work = average(bucket.flat)
+            if work is not None:
+                works.append(work)
+
+        def take(index: int) -> None:
+            self._take(index)
+            missing[id(owner[index])] -= 1
+            while waiting and not missing[id(waiting[0])]:
+                begin()
+
+        hooks = [
+            copy.register_post_accumulate_grad_hook(lambda _, index=index: take(index))
+            for index, copy in enumerate(self._copies)
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+        while waiting:  # of weights that backward did not reach
+            begin()
+        for work in works:
+            work.wait()
+
+
+class _Bucket:
+    """Some weights' gradients end to end; `members` are their indices."""
+
+    def __init__(self, flat: Tensor, members: Sequence[int]) -> None:
+        self.flat, self.members = flat, members
+
+
+def _in_buckets(weights: Sequence[Tensor]) -> Iterator[list[int]]:
+    """Indices of the weights that go together, the last weights first."""
+    members: list[int] = []
+    numbers = 0
+    for index in reversed(range(len(weights))):
+        if members and numbers + weights[index].numel() > _BUCKET_NUMBERS:
+            yield members
+            members, numbers = [], 0
+        members.append(index)
+        numbers += weights[index].numel()
+    if members:
+        yield members
