@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -78,7 +79,7 @@ class Gradients:
             indices = [index for index in reached if (index not in self._filled) == is_first]
             if indices:
                 views = [self._views[index] for index in indices]
-                gradients = [self._copies[index].grad for index in indices]
+                gradients: list[Any] = [self._copies[index].grad for index in indices]
                 (torch._foreach_copy_ if is_first else torch._foreach_add_)(views, gradients)
         for index in reached:
             self._copies[index].grad = None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -165,7 +166,7 @@ def clip_gradients(
     """
     parameters = [parameter for parameter in module.parameters() if parameter.grad is not None]
     if worker is None or worker.mesh is None:
-        gradients = [parameter.grad for parameter in parameters]
+        gradients: list[Any] = [parameter.grad for parameter in parameters]
         if not gradients:  # all is frozen
             return torch.zeros((), device=worker.device if worker is not None else None)
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from headway.data.batches import Batch, BatchSource
+from headway.data.batch import Batch
+from headway.data.batches import BatchSource
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.meter import Metrics
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from headway.data.batches import Batch
+from headway.data.batch import Batch
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headway.data.batches import Batch
+from headway.data.batch import Batch
 from headway.engine.parallel.worker import Worker
 
 _NONE = -1

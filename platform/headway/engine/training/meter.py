@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headway.data.batches import Batch
+from headway.data.batch import Batch
 from headway.engine.hardware.peak_rate import matrix_product_rate, peak_memory_bytes
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.flops import TrainingFlops

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class ComputeCopy:
@@ -26,8 +26,8 @@ class ComputeCopy:
     def __init__(self, optimised: nn.Module, dtype: torch.dtype) -> None:
         self._is_copy = dtype != torch.float32
         self.module = _cast(copy.deepcopy(optimised), dtype) if self._is_copy else optimised
-        self.weights = [p for p in optimised.parameters() if p.requires_grad]
-        self.copies = [p for p in self.module.parameters() if p.requires_grad]
+        self.weights: list[Tensor] = [p for p in optimised.parameters() if p.requires_grad]
+        self.copies: list[Tensor] = [p for p in self.module.parameters() if p.requires_grad]
 
     @torch.no_grad()
     def follow(self) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from headway.data.batches import Batch, BatchSource
+from headway.data.batch import Batch
+from headway.data.batches import BatchSource
 from headway.engine.hardware.device import compute_dtype, precision_context
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.evaluation import batches_of_share

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from headway.config.training import TrainingConfig
-from headway.data.batches import Batch, BatchSource
+from headway.data.batch import Batch
+from headway.data.batches import BatchSource
 from headway.data.sampling import derived_seed, parts_of
 from headway.engine.checkpoint.checkpoints import Checkpoints, Restored
 from headway.engine.hardware.device import compute_dtype, to_device
@@ -26,7 +27,7 @@ from headway.engine.parallel.worker import Worker, clip_gradients, hold_back_sum
 from headway.engine.training.evaluation import mean_losses
 from headway.engine.training.flops import TrainingFlops
 from headway.engine.training.health import StepHealth
-from headway.engine.training.loader import Loader
+from headway.engine.training.loader import Loader, loader_processes
 from headway.engine.training.meter import Meter, Metrics
 from headway.engine.training.objectives import Term
 from headway.engine.training.optimizers import build_optimizer, use_result_weights, use_training_weights
@@ -152,8 +153,9 @@ class Trainer:
         def make(step: int) -> list[Batch]:
             return self.batches.micro_batches(step, worker.share, worker.shares, self.parts)
 
-        processes = 0
-        return Loader(make, self.start_step, self.total_steps, worker.device, processes)
+        processes = loader_processes(self.config.loader_processes, worker.device)
+        first, stop = self.start_step, self.total_steps
+        return Loader(make, first, stop, device=worker.device, processes=processes)
 
     def evaluate(self) -> Metrics:
         """Mean losses and accuracies over the validation rows, or what `evaluator` measures on them."""

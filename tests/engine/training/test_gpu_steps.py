@@ -1,0 +1,132 @@
+"""What a training step asks of a GPU: nothing is read back, few operations, one graph that fits every batch.
+
+On the meta device reading a number back raises an error, so a step that ends has read none.
+"""
+
+import random
+
+import pytest
+import torch
+import transformers
+from gpu_stand_in import META, Operations, allow_fused_optimizers, random_batch, step, trainer_on_meta
+from tiny_encoders import CONFIGS
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.utils import counters
+
+from headway.engine.model.dropout import use_fast_dropout
+from headway.engine.model.encoder import label_settings
+from headway.engine.model.unpadded import run_unpadded
+from headway.engine.training.objectives import ClassificationObjective, PretrainingObjective
+from headway.engine.training.task_objectives import (
+    AnswerObjective,
+    EmbeddingObjective,
+    MultiLabelObjective,
+    RegressionObjective,
+    RerankingObjective,
+    WordsObjective,
+)
+
+VOCABULARY = 61
+
+
+@pytest.fixture(autouse=True)
+def _as_on_a_gpu(monkeypatch):
+    allow_fused_optimizers(monkeypatch)
+
+
+def model_of(kind, head="MaskedLM", **settings):
+    torch.manual_seed(0)
+    config = type(CONFIGS[kind]).from_dict(CONFIGS[kind].to_dict() | settings)
+    return ready(getattr(transformers, f"AutoModelFor{head}").from_config(config))
+
+
+def ready(model):
+    use_fast_dropout(model)
+    run_unpadded(model)
+    return model
+
+
+def some_batch(generator, most=20):
+    lengths = [generator.randint(3, 23) for _ in range(generator.randint(2, most))]
+    return random_batch(lengths, VOCABULARY)
+
+
+def test_reading_a_number_back_is_an_error_on_this_device():
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        float(torch.ones((), device=META))
+
+
+@pytest.mark.parametrize("settings", [{}, {"accumulation": 2, "max_grad_norm": 0.1}, {"compile": False}])
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_pretraining_step_reads_nothing_back(kind, settings):
+    trainer = trainer_on_meta(PretrainingObjective(model_of(kind), None), **settings)
+    generator = random.Random(0)
+    for number in range(2):
+        step(trainer, number, [some_batch(generator) for _ in range(trainer.parts)])
+
+
+def test_a_step_with_sentence_pairs_and_dropout_in_attention_reads_nothing_back():
+    config = type(CONFIGS["bert"]).from_dict(
+        CONFIGS["bert"].to_dict() | {"attention_probs_dropout_prob": 0.1}
+    )
+    trainer = trainer_on_meta(PretrainingObjective(ready(transformers.BertForPreTraining(config)), "nsp"))
+    step(trainer, 0, [some_batch(random.Random(0))])
+
+
+LABELS = label_settings(["a", "b", "c"])
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize(
+    ("head", "make", "labels"),
+    [
+        ("SequenceClassification", ClassificationObjective, torch.tensor([0, 2, 1, 1])),
+        ("SequenceClassification", MultiLabelObjective, torch.ones(4, 3)),
+        ("SequenceClassification", RegressionObjective, torch.ones(4)),
+        ("SequenceClassification", RerankingObjective, torch.ones(4)),
+        ("TokenClassification", WordsObjective, None),
+        ("QuestionAnswering", AnswerObjective, torch.tensor([[0, 1]] * 4)),
+    ],
+)
+def test_a_step_of_every_task_reads_nothing_back(kind, head, make, labels):
+    settings = {} if head == "QuestionAnswering" else LABELS
+    trainer = trainer_on_meta(make(model_of(kind, head, **settings)))
+    step(trainer, 0, [random_batch([5, 9, 3, 12], VOCABULARY, labels)])
+
+
+@pytest.mark.parametrize("loss", ["multiple-negatives", "cosine"])
+def test_a_step_of_an_embedder_reads_nothing_back(loss):
+    model = ready(transformers.AutoModel.from_config(CONFIGS["bert"]))
+    trainer = trainer_on_meta(EmbeddingObjective(model, group_size=2, kind=loss))
+    step(trainer, 0, [random_batch([5, 9, 3, 12], VOCABULARY, torch.ones(4))])
+
+
+def test_a_step_of_bert_base_is_at_most_1500_operations():
+    model = ready(transformers.BertForMaskedLM(transformers.BertConfig()))
+    trainer = trainer_on_meta(PretrainingObjective(model, None))
+    batch = random_batch([80, 30, 128, 5], 30_522)
+    step(trainer, 0, [batch])
+    with Operations() as seen:
+        step(trainer, 1, [batch])
+    assert seen.counts.total() <= 1500, seen.counts.most_common(20)
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    torch._dynamo.reset()
+    counters.clear()
+    backend = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **how: compiled(function, backend=backend, **how))
+    return backend
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_trunk_and_head_are_one_graph_each_for_200_batches_of_any_length(kind, compiler):
+    trainer = trainer_on_meta(PretrainingObjective(model_of(kind), None), compile=True)
+    generator = random.Random(0)
+    for number in range(200):
+        step(trainer, number, [some_batch(generator)])
+    assert not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] == 2
+    assert compiler.frame_count <= 2 * 3  # each is compiled forward and backward
