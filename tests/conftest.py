@@ -26,6 +26,9 @@ os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112, Ray spells it so
 # More threads than one make such small products slower, and sums depend on how many there are.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Triton reads this when it is imported: without a GPU its kernels are interpreted.
+if shutil.which("nvidia-smi") is None:
+    os.environ["TRITON_INTERPRET"] = "1"
 for _name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "HEADWAY_DEBUG"):
     os.environ.pop(_name, None)
 

@@ -27,3 +27,14 @@ def test_bf16_scores_are_normalised_in_float32():
     labels = torch.randint(5000, (20,))
     expected = F.cross_entropy(logits.float(), labels, reduction="sum")
     torch.testing.assert_close(cross_entropy_sum(logits, labels), expected, rtol=1e-5, atol=1e-3)
+
+
+def test_all_rows_at_once_as_on_a_gpu_give_the_same_loss_and_gradient():
+    torch.manual_seed(0)
+    logits = torch.randn(17, 33, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(33, (17,))
+    expected = F.cross_entropy(logits, labels, reduction="sum")
+    found = cross_entropy._CrossEntropySumAtOnce.apply(logits, labels)
+    torch.testing.assert_close(found, expected)
+    for one, other in zip(*(torch.autograd.grad(3 * x, logits) for x in (found, expected)), strict=True):
+        torch.testing.assert_close(one, other)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from headway.engine.model.dropout import Dropout, dropout, use_fast_dropout
+from headway.engine.model.dropout import Dropout, dropout, seeded_dropout, use_fast_dropout
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
@@ -48,3 +48,33 @@ def test_takes_the_place_of_every_dropout_of_a_model():
     model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.2), nn.Sequential(nn.Dropout(0.3)))
     use_fast_dropout(model)
     assert [part.p for part in model.modules() if type(part) is Dropout] == [0.2, 0.3]
+
+
+def seeded(values, seed=12345, probability=0.1, site=1):
+    return seeded_dropout(values, probability, torch.tensor(seed), site)
+
+
+def test_seeded_dropout_drops_the_share_asked_for_everywhere():
+    kept = (seeded(torch.ones(4000, 256)) != 0).float()
+    assert kept.mean().item() == pytest.approx(0.9, abs=0.001)
+    # By rows and by columns, the spread is that of independent draws.
+    assert kept.mean(0).std().item() == pytest.approx((0.09 / 4000) ** 0.5, rel=0.15)
+    assert kept.mean(1).std().item() == pytest.approx((0.09 / 256) ** 0.5, rel=0.15)
+
+
+def test_seeded_dropout_keeps_the_mean_and_drops_the_same_backward():
+    values = torch.full((1000, 100), 3.0, requires_grad=True)
+    found = seeded(values)
+    assert found.mean().item() == pytest.approx(3.0, abs=0.02)
+    (gradient,) = torch.autograd.grad(found.sum(), values)
+    assert torch.equal(gradient != 0, found != 0)
+    assert torch.equal(found, seeded(values))
+
+
+@pytest.mark.parametrize("other", [{"seed": 12346}, {"site": 2}, {"seed": 12345 + 2**20}])
+def test_other_seeds_and_sites_drop_independently(other):
+    one = seeded(torch.ones(1000, 300)) == 0
+    two = seeded(torch.ones(1000, 300), **other) == 0
+    assert (one & two).float().mean().item() == pytest.approx(0.01, abs=0.001)
+    neighbours = (one[:, :-1] & one[:, 1:]).float().mean().item()
+    assert neighbours == pytest.approx(0.01, abs=0.001)

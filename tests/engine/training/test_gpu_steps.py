@@ -13,6 +13,7 @@ from tiny_encoders import CONFIGS
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
+from headway.engine.model import gpu_attention, short_attention
 from headway.engine.model.dropout import use_fast_dropout
 from headway.engine.model.encoder import label_settings
 from headway.engine.model.unpadded import run_unpadded
@@ -32,6 +33,7 @@ VOCABULARY = 61
 @pytest.fixture(autouse=True)
 def _as_on_a_gpu(monkeypatch):
     allow_fused_optimizers(monkeypatch)
+    monkeypatch.setattr(gpu_attention, "short_attention", short_attention)
 
 
 def model_of(kind, head="MaskedLM", **settings):
@@ -99,6 +101,12 @@ def test_a_step_of_an_embedder_reads_nothing_back(loss):
     model = ready(transformers.AutoModel.from_config(CONFIGS["bert"]))
     trainer = trainer_on_meta(EmbeddingObjective(model, group_size=2, kind=loss))
     step(trainer, 0, [random_batch([5, 9, 3, 12], VOCABULARY, torch.ones(4))])
+
+
+def test_a_step_with_sequences_too_long_for_one_tile_reads_nothing_back():
+    config = type(CONFIGS["modernbert"]).from_dict(CONFIGS["modernbert"].to_dict())
+    model = ready(transformers.AutoModelForMaskedLM.from_config(config))
+    step(trainer_on_meta(PretrainingObjective(model, None)), 0, [random_batch([200, 9, 300], VOCABULARY)])
 
 
 def test_a_step_of_bert_base_is_at_most_1500_operations():

@@ -18,7 +18,7 @@ from headway.config.base import ConfigError
 from headway.config.serve import Precision
 from headway.engine.hardware.device import compute_dtype
 from headway.engine.inference.int8 import FILE, PRODUCTS, Int8Layer, has_int8_products, read_roundings
-from headway.engine.model.attention import ATTENTION_NAME, attend_unpadded
+from headway.engine.model.attention import ATTENTION_NAME, attend_projected
 from headway.engine.model.layout import SequenceLayout
 from headway.engine.model.unpadded import (
     check_supported,
@@ -101,11 +101,9 @@ class FusedLayer:
             setattr(other, name, change(getattr(self, name)))
         return other
 
-    def __call__(self, hidden: Tensor, layout: SequenceLayout, rotation: None = None) -> Tensor:
+    def __call__(self, hidden: Tensor, layout: SequenceLayout, **_: None) -> Tensor:
         """The layer's output, (tokens, hidden_size), from an input of the same shape."""
-        # (tokens, 3 * width) → 3 x (tokens, heads, head_dim)
-        query, key, value = self.projections(hidden).unflatten(-1, (3, self.heads, -1)).unbind(1)
-        attended = attend_unpadded(query, key, value, layout)
+        attended = attend_projected(self.projections(hidden), hidden.size(-1) // self.heads, layout)
         hidden = self.attended_norm(self.attended.added(attended, hidden))
         return self.norm(self.narrow.added(self.wide.activated(hidden, self.activation), hidden))
 
@@ -145,7 +143,7 @@ class InferenceEncoder:
             layout.position_ids,
             layout.cu_seqlens,
             layout.longest,
-            self.layers,
+            layers=self.layers,
         )
 
     def attention_weights(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:

@@ -181,7 +181,7 @@ class Int8Layer:
         self.wide, self.narrow = product("wide"), product("narrow")
         self.attended_norm, self.norm = layer.attended_norm, layer.norm
 
-    def __call__(self, hidden: Tensor, layout: SequenceLayout, rotation: None = None) -> Tensor:
+    def __call__(self, hidden: Tensor, layout: SequenceLayout, **_: None) -> Tensor:
         """Float32, shape (tokens, hidden_size); `hidden` is written over."""
         projected = self.projections(hidden, self.dtype)
         query, key, value = projected.unflatten(-1, (3, self.heads, -1)).unbind(1)

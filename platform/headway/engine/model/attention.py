@@ -17,7 +17,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from headway.engine.model.dropout import dropout
-from headway.engine.model.gpu_attention import attend_fused
+from headway.engine.model.gpu_attention import attend_fused, attend_short, fits_short_attention
 from headway.engine.model.layout import HeadPlaces, SequenceGroup, SequenceLayout
 
 ATTENTION_NAME = "headway"
@@ -138,6 +138,37 @@ def attend_unpadded(
     if query.device.type != "cpu":
         return attend_fused(query, key, value, dropout_probability, layout, window, scale).flatten(1)
     return _attend_in_blocks(query, key, value, layout, dropout_probability, window, scale)
+
+
+def attend_projected(
+    projected: Tensor | tuple[Tensor, ...],
+    head_dim: int,
+    layout: SequenceLayout,
+    dropout_probability: float = 0.0,
+    *,
+    window: int | None = None,
+) -> Tensor:
+    """`attend_unpadded` on what a layer's projections give.
+
+    Args:
+        projected: queries, keys and values, (tokens, width) each, or (tokens, 3 * width) together.
+        head_dim: numbers of a head.
+        layout: see `attend_unpadded`.
+        dropout_probability: see `attend_unpadded`.
+        window: see `attend_unpadded`.
+
+    Returns:
+        Same dtype, shape (tokens, width).
+    """
+    first = projected if isinstance(projected, Tensor) else projected[0]
+    if fits_short_attention(first, head_dim, layout, dropout_probability):
+        qkv = projected if isinstance(projected, Tensor) else torch.cat(projected, dim=-1)
+        return attend_short(qkv, head_dim, layout, window)
+    if isinstance(projected, Tensor):
+        projected = projected.chunk(3, dim=-1)
+    # (tokens, width) → (tokens, heads, head_dim)
+    query, key, value = (part.unflatten(-1, (-1, head_dim)) for part in projected)
+    return attend_unpadded(query, key, value, layout, dropout_probability, window=window)
 
 
 @torch.compiler.disable  # every batch has other blocks

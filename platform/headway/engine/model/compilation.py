@@ -11,6 +11,9 @@ from transformers import PreTrainedModel
 COMPILED_PARTS = ("trunk", "word_loss")
 """Functions of an objective that are compiled, each as one graph for any number of tokens."""
 
+SEEDED = "is_seeded"
+"""Whether an objective draws dropout from seeds, which only pays if it is compiled for a GPU."""
+
 
 def compile_model(module: nn.Module, *, by_layer: bool) -> None:
     """Compile an objective's trunk and its loss over words; in place.
@@ -25,6 +28,8 @@ def compile_model(module: nn.Module, *, by_layer: bool) -> None:
     # Attention and dropout on a CPU are no graph: they stay as they are, and what lies between is compiled.
     settings: dict[str, Any] = {"dynamic": True, "fullgraph": on_gpu}
     for part in module.modules():
+        if hasattr(part, SEEDED):
+            setattr(part, SEEDED, on_gpu)
         if by_layer and hasattr(part, "runs_unpadded"):
             part.forward = torch.compile(part.forward, **settings)
         for name in COMPILED_PARTS:

@@ -2,6 +2,7 @@
 
 Which kernel runs depends on the numbers and on what is asked for:
 
+- half precision, no dropout, no sequence longer than 128 tokens: `short_attention`.
 - half precision: FlashAttention, windows and dropout included (Dao 2023, "FlashAttention-2"). Dropout in
   attention costs about a third of its time: each weight draws a random number, forward and backward.
 - float32, and GPUs older than Ampere: the memory-efficient kernel (Rabe and Staats 2021).
@@ -10,12 +11,18 @@ Which kernel runs depends on the numbers and on what is asked for:
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
 from headway.engine.model.layout import SequenceLayout
+
+short_attention: Any = None
+if torch.version.cuda is not None:  # PyTorch's other builds bring no Triton, and have no use for it
+    from headway.engine.model import short_attention
 
 _HALF = (torch.float16, torch.bfloat16)
 _LARGEST_HEAD = 256
@@ -51,6 +58,37 @@ def attend_fused(
     if fits and window is None and query.dtype in (*_HALF, torch.float32):
         return _memory_efficient(query, key, value, dropout_probability, layout, scale)
     return _padded(query, key, value, dropout_probability, layout, window, scale)
+
+
+def fits_short_attention(
+    projected: Tensor, head_dim: int, layout: SequenceLayout, dropout_probability: float
+) -> bool:
+    """Whether `short_attention` can do it, on queries, keys and values like `projected`."""
+    return (
+        short_attention is not None
+        and layout.longest <= short_attention.LONGEST
+        and dropout_probability == 0.0
+        and projected.dtype in _HALF
+        and head_dim <= 128
+        and projected.device.type != "cpu"
+        and _has_flash_attention(projected.device)
+    )
+
+
+def attend_short(qkv: Tensor, head_dim: int, layout: SequenceLayout, window: int | None) -> Tensor:
+    """Attention by `short_attention`, if that fits.
+
+    Args:
+        qkv: half precision, shape (tokens, 3 * width): queries, keys and values.
+        head_dim: numbers of a head.
+        layout: the sequences' boundaries.
+        window: see `attend_fused`.
+
+    Returns:
+        Same dtype, shape (tokens, width).
+    """
+    num_heads = qkv.size(1) // (3 * head_dim)
+    return short_attention.attend_short(qkv, layout.cu_seqlens, num_heads, layout.longest, window=window)
 
 
 def _has_flash_attention(device: torch.device) -> bool:

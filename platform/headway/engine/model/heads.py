@@ -13,6 +13,9 @@ from torch import Tensor
 
 from headway.engine.model.layout import SequenceLayout
 
+_ALIGNMENT = 64
+"""Columns of a product on a GPU that fast kernels take at once; for an odd number of words slow ones run."""
+
 
 def vocabulary_logits(model: Any, hidden_states: Tensor) -> Tensor:
     """Scores of every word at some tokens: the head of `…ForMaskedLM` and `BertForPreTraining`.
@@ -24,18 +27,40 @@ def vocabulary_logits(model: Any, hidden_states: Tensor) -> Tensor:
     Returns:
         Floating, shape (places, vocab_size).
     """
+    transformed, projection = _before_vocabulary(model, hidden_states)
+    return projection(transformed)
+
+
+def aligned_vocabulary_logits(model: Any, hidden_states: Tensor) -> Tensor:
+    """`vocabulary_logits` with words added that never are, so that a GPU multiplies at its full rate.
+
+    Returns:
+        Floating, shape (places, vocab_size or a little more); the scores added are minus infinity.
+    """
+    transformed, projection = _before_vocabulary(model, hidden_states)
+    added = -projection.out_features % _ALIGNMENT
+    if transformed.device.type == "cpu" or not added or projection.bias is None:
+        return projection(transformed)
+    weight = F.pad(projection.weight, (0, 0, 0, added))
+    return F.linear(transformed, weight, F.pad(projection.bias, (0, added), value=float("-inf")))
+
+
+def _before_vocabulary(model: Any, hidden_states: Tensor) -> tuple[Tensor, Any]:
+    """What the head does before its last product, and the layer that makes that."""
     match model.config.model_type:
         case "bert":
-            return model.cls.predictions(hidden_states)
+            head = model.cls.predictions
+            return head.transform(hidden_states), head.decoder
         case "distilbert":
             transformed = model.activation(model.vocab_transform(hidden_states))
-            return model.vocab_projector(model.vocab_layer_norm(transformed))
+            return model.vocab_layer_norm(transformed), model.vocab_projector
         case "electra":
-            return model.generator_lm_head(model.generator_predictions(hidden_states))
+            return model.generator_predictions(hidden_states), model.generator_lm_head
         case "modernbert":
-            return model.decoder(model.head(hidden_states))
+            return model.head(hidden_states), model.decoder
         case _:
-            return model.lm_head(hidden_states)
+            head = model.lm_head
+            return head.layer_norm(F.gelu(head.dense(hidden_states))), head.decoder
 
 
 def next_sentence_logits(model: Any, hidden_states: Tensor, layout: SequenceLayout) -> Tensor:

@@ -9,20 +9,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from headway.engine.model.attention import attend_unpadded
+from headway.engine.model.attention import attend_projected
+from headway.engine.model.dropout import seeded_dropout
 from headway.engine.model.layout import SequenceLayout
 
 Rotation = tuple[Tensor, Tensor]
-"""Cosines and sines of rotary positions (Su et al. 2021), floating, shape (tokens, head_dim) each."""
+"""Cosines and sines of rotary positions (Su et al. 2021), floating, shape (tokens, head_dim) each; the sines
+of the first half with the sign that the second half of a head is taken with."""
 PAIR_ENTRANCE = "begin_pair"
 """Attribute of a layer whose products are split over workers: called on what enters a pair of them."""
-RunLayer = Callable[[Any, Tensor, SequenceLayout, Rotation | None], Tensor]
+RunLayer = Callable[[Any, Tensor, "LayerInputs"], Tensor]
+
+
+class LayerInputs(NamedTuple):
+    """What a layer needs besides hidden states.
+
+    Attributes:
+        layout: the sequences' boundaries.
+        rotation: rotary positions, for kinds that have them.
+        seed: integer scalar that dropout is drawn from; None to draw from PyTorch's generator.
+    """
+
+    layout: SequenceLayout
+    rotation: Rotation | None = None
+    seed: Tensor | None = None
 
 
 def use_unpadded_forward(layers: nn.ModuleList, model_type: str) -> None:
@@ -36,84 +52,104 @@ def use_unpadded_forward(layers: nn.ModuleList, model_type: str) -> None:
 
 @cache
 def _with_unpadded_forward(kind: Any, run: RunLayer) -> type[nn.Module]:
-
     def forward(
         self: Any,
         hidden_states: Tensor,
         *arguments: Any,
         layout: SequenceLayout | None = None,
         rotation: Rotation | None = None,
+        seed: Tensor | None = None,
         **settings: Any,
     ) -> Any:
         if layout is None:
             return kind.forward(self, hidden_states, *arguments, **settings)
-        return run(self, hidden_states, layout, rotation)
+        return run(self, hidden_states, LayerInputs(layout, rotation, seed))
 
     return type(kind.__name__, (kind,), {"forward": forward, "runs_unpadded": True})
 
 
-def _bert_layer(layer: Any, hidden: Tensor, layout: SequenceLayout, _: Rotation | None) -> Tensor:
+def _bert_layer(layer: Any, hidden: Tensor, inputs: LayerInputs) -> Tensor:
     """BERT, RoBERTa, ELECTRA: Devlin et al. 2018; norms follow the sums."""
     attention, attended_output, output = layer.attention.self, layer.attention.output, layer.output
-    projected = _projected(_begin_pair(layer, hidden), attention.query, attention.key, attention.value)
-    # (tokens, width) → (tokens, heads, head_dim)
-    query, key, value = (part.unflatten(-1, (-1, attention.attention_head_size)) for part in projected)
+    entering = _begin_pair(layer, hidden)
+    projected = _projected(entering, attention.query, attention.key, attention.value)
     probability = attention.dropout.p if layer.training else 0.0
-    attended = attend_unpadded(query, key, value, layout, probability)
-    hidden = attended_output.LayerNorm(attended_output.dropout(attended_output.dense(attended)) + hidden)
-    inner = layer.intermediate.dense(_begin_pair(layer, hidden))
-    inner = output.dense(layer.intermediate.intermediate_act_fn(inner))
-    return output.LayerNorm(output.dropout(inner) + hidden)
+    attended = attend_projected(projected, attention.attention_head_size, inputs.layout, probability)
+    attended = _dropped(attended_output.dropout, attended_output.dense(attended), inputs.seed, 1)
+    hidden = attended_output.LayerNorm(attended + hidden)
+    inner = layer.intermediate.intermediate_act_fn(layer.intermediate.dense(_begin_pair(layer, hidden)))
+    inner = _dropped(output.dropout, output.dense(inner), inputs.seed, 2)
+    return output.LayerNorm(inner + hidden)
 
 
-def _distilbert_layer(layer: Any, hidden: Tensor, layout: SequenceLayout, _: Rotation | None) -> Tensor:
+def _distilbert_layer(layer: Any, hidden: Tensor, inputs: LayerInputs) -> Tensor:
     attention, ffn = layer.attention, layer.ffn
     projected = _projected(hidden, attention.q_lin, attention.k_lin, attention.v_lin)
-    query, key, value = (part.unflatten(-1, (-1, attention.attention_head_size)) for part in projected)
     probability = attention.dropout.p if layer.training else 0.0
-    attended = attention.out_lin(attend_unpadded(query, key, value, layout, probability))
-    hidden = layer.sa_layer_norm(attended + hidden)
+    attended = attend_projected(projected, attention.attention_head_size, inputs.layout, probability)
+    hidden = layer.sa_layer_norm(attention.out_lin(attended) + hidden)
     inner = ffn.lin2(ffn.activation(ffn.lin1(hidden)))
-    return layer.output_layer_norm(ffn.dropout(inner) + hidden)
+    return layer.output_layer_norm(_dropped(ffn.dropout, inner, inputs.seed, 1) + hidden)
 
 
-def _modernbert_layer(
-    layer: Any, hidden: Tensor, layout: SequenceLayout, rotation: Rotation | None
-) -> Tensor:
+def _modernbert_layer(layer: Any, hidden: Tensor, inputs: LayerInputs) -> Tensor:
     """ModernBERT: Warner et al. 2024; norms come first, positions are rotations, some layers see a window."""
-    attention = layer.attn
+    attention, rotation = layer.attn, inputs.rotation
     assert rotation is not None
-    # (tokens, 3 * width) → 3 x (tokens, heads, head_dim)
-    query, key, value = (
-        attention.Wqkv(layer.attn_norm(hidden)).unflatten(-1, (3, -1, attention.head_dim)).unbind(1)
+    query, key, value = _in_parts(attention.Wqkv, layer.attn_norm(hidden), 3)
+    # (tokens, width) → (tokens, heads, head_dim) and back
+    query, key = (
+        _rotated(part.unflatten(-1, (-1, attention.head_dim)), rotation).flatten(1) for part in (query, key)
     )
-    query, key = _rotated(query, rotation), _rotated(key, rotation)
+    projected = (query, key, value)
     probability = attention.attention_dropout if layer.training else 0.0
-    attended = attend_unpadded(query, key, value, layout, probability, window=attention.sliding_window)
+    attended = attend_projected(
+        projected, attention.head_dim, inputs.layout, probability, window=attention.sliding_window
+    )
     hidden = hidden + attention.out_drop(attention.Wo(attended))
-    inner, gate = layer.mlp.Wi(layer.mlp_norm(hidden)).chunk(2, dim=-1)
-    return hidden + layer.mlp.Wo(layer.mlp.drop(layer.mlp.act(inner) * gate))
+    inner, gate = _in_parts(layer.mlp.Wi, layer.mlp_norm(hidden), 2)
+    inner = _dropped(layer.mlp.drop, layer.mlp.act(inner) * gate, inputs.seed, 1)
+    return hidden + layer.mlp.Wo(inner)
 
 
 _BY_MODEL_TYPE: dict[str, RunLayer] = {"distilbert": _distilbert_layer, "modernbert": _modernbert_layer}
 
 
-def _projected(hidden: Tensor, *parts: Any) -> list[Tensor]:
-    """Queries, keys and values, (tokens, width) each; in one product on a GPU, if the layers are plain."""
+def _projected(hidden: Tensor, *parts: Any) -> Tensor | tuple[Tensor, ...]:
+    """Queries, keys and values; on a GPU in one product and one tensor, if the three layers are plain."""
     if hidden.device.type == "cpu" or any(type(part) is not nn.Linear for part in parts):
-        return [part(hidden) for part in parts]
+        return tuple(part(hidden) for part in parts)
     weight = torch.cat([part.weight for part in parts])
     bias = torch.cat([part.bias for part in parts])
-    return list(F.linear(hidden, weight, bias).chunk(len(parts), dim=-1))
+    return F.linear(hidden, weight, bias)
+
+
+def _in_parts(product: Any, hidden: Tensor, count: int) -> tuple[Tensor, ...]:
+    """The outputs of a product in equal parts; on a GPU by as many products, if the layer is plain.
+
+    Backward would put the parts' gradients together again, a pass over all of them.
+    """
+    if hidden.device.type == "cpu" or type(product) is not nn.Linear:
+        return product(hidden).chunk(count, dim=-1)
+    weights = product.weight.chunk(count)
+    biases = [None] * count if product.bias is None else product.bias.chunk(count)
+    return tuple(F.linear(hidden, weight, bias) for weight, bias in zip(weights, biases, strict=True))
+
+
+def _dropped(dropout: Any, values: Tensor, seed: Tensor | None, site: int) -> Tensor:
+    """A dropout module's work, drawn from a seed if there is one; `site` tells a layer's modules apart."""
+    if seed is None or not dropout.training or dropout.p == 0.0:
+        return dropout(values)
+    return seeded_dropout(values, dropout.p, seed, site)
 
 
 def _rotated(heads: Tensor, rotation: Rotation) -> Tensor:
     """Queries or keys, (tokens, heads, head_dim), turned by their positions, in float32."""
-    cosines, sines = (part[:, None].float() for part in rotation)
-    exact = heads.float()
-    first, second = exact.chunk(2, dim=-1)
-    turned = torch.cat([-second, first], dim=-1)
-    return (exact * cosines + turned * sines).to(heads.dtype)
+    # (tokens, head_dim) → (tokens, 1, 2, head_dim / 2)
+    cosines, sines = (part[:, None].unflatten(-1, (2, -1)).float() for part in rotation)
+    exact = heads.unflatten(-1, (2, -1)).float()
+    # The halves change places: an index, not a copy, to a compiler.
+    return (exact * cosines + exact.flip(-2) * sines).to(heads.dtype).flatten(-2)
 
 
 def _begin_pair(layer: Any, hidden: Tensor) -> Tensor:

@@ -76,15 +76,30 @@ def run_trunk(
     position_ids: Tensor,
     cu_seqlens: Tensor,
     longest: int,
+    *,
     layers: Sequence[Callable[..., Tensor]] | None = None,
+    seeds: Tensor | None = None,
 ) -> Tensor:
-    """`encode_unpadded` on tensors and numbers alone, for a compiler; `layers` in place of its own."""
+    """`encode_unpadded` on tensors and numbers alone, for a compiler.
+
+    Args:
+        encoder: see `encode_unpadded`.
+        input_ids: see `encode_unpadded`.
+        token_type_ids: see `encode_unpadded`.
+        position_ids: see `SequenceLayout`.
+        cu_seqlens: see `SequenceLayout`.
+        longest: see `SequenceLayout`.
+        layers: run in the place of the encoder's own.
+        seeds: int64, shape (layers,): dropout inside the layers is drawn from them, see `seeded_dropout`.
+    """
     layout = SequenceLayout(cu_seqlens, position_ids, longest, len(cu_seqlens) - 1)
     hidden = _embedded(encoder, input_ids, token_type_ids, position_ids)
     rotations = _rotations(encoder, hidden, position_ids)
-    for layer in encoder_layers(encoder) if layers is None else layers:
+    run: Any = encoder_layers(encoder) if layers is None else layers
+    for number, layer in enumerate(run):
         rotation = rotations.get(getattr(layer, "attention_type", None))
-        hidden = layer(hidden, layout=layout, rotation=rotation)
+        seed = None if seeds is None else seeds[number]
+        hidden = layer(hidden, layout=layout, rotation=rotation, seed=seed)
     return encoder.final_norm(hidden) if hasattr(encoder, "final_norm") else hidden
 
 
@@ -121,4 +136,9 @@ def _rotations(encoder: Any, hidden: Tensor, position_ids: Tensor) -> dict[str |
         return {}
     kinds = sorted(set(encoder.config.layer_types))
     found = {kind: encoder.rotary_emb(hidden, position_ids[None], kind) for kind in kinds}
-    return {kind: (cosines[0], sines[0]) for kind, (cosines, sines) in found.items()}
+    return {kind: (cosines[0], _signed(sines[0])) for kind, (cosines, sines) in found.items()}
+
+
+def _signed(sines: Tensor) -> Tensor:
+    first, second = sines.chunk(2, dim=-1)
+    return torch.cat([-first, second], dim=-1)

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from headway.data.batch import Batch
 from headway.data.pairs import PairObjective
 from headway.engine.model.cross_entropy import Term, cross_entropy_sum
-from headway.engine.model.heads import next_sentence_logits, sequence_logits, vocabulary_logits
+from headway.engine.model.heads import aligned_vocabulary_logits, next_sentence_logits, sequence_logits
 from headway.engine.model.layout import SequenceLayout
 from headway.engine.model.unpadded import run_trunk
 
@@ -45,12 +45,14 @@ class Objective(nn.Module):
     Attributes:
         model: a transformers model that runs unpadded.
         trunk: runs its encoder; `run_trunk`, maybe compiled.
+        is_seeded: whether dropout inside layers is drawn from seeds, as it is when compiled for a GPU.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
         self.trunk: Callable[..., Tensor] = run_trunk
+        self.is_seeded = False
 
     @property
     def loss_names(self) -> list[str]:
@@ -60,6 +62,10 @@ class Objective(nn.Module):
     def encode(self, batch: Batch) -> tuple[Tensor, SequenceLayout]:
         """The last hidden states, shape (tokens, hidden_size), and how the sequences lie in them."""
         layout = SequenceLayout(batch.cu_seqlens, batch.position_ids, batch.longest, len(batch.lengths))
+        seeds = None
+        if self.is_seeded and self.training:
+            layers = self.model.config.num_hidden_layers
+            seeds = torch.randint(2**31 - 1, (layers,), device=batch.input_ids.device)
         hidden = self.trunk(
             self.model.base_model,
             batch.input_ids,
@@ -67,6 +73,7 @@ class Objective(nn.Module):
             batch.position_ids,
             batch.cu_seqlens,
             batch.longest,
+            seeds=seeds,
         )
         return hidden, layout
 
@@ -84,7 +91,7 @@ def word_loss(model: Any, hidden: Tensor, places: Tensor, labels: Tensor) -> tup
         places: int64, shape (masked,): the tokens to guess.
         labels: int64, shape (masked,): what they are.
     """
-    term = cross_entropy(vocabulary_logits(model, hidden.index_select(0, places)), labels)
+    term = cross_entropy(aligned_vocabulary_logits(model, hidden.index_select(0, places)), labels)
     return term.total, term.correct
 
 
