@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.activations import GELUActivation
 
 from headway.engine.model.attention import attend_projected
 from headway.engine.model.dropout import seeded_dropout
+from headway.engine.model.gelu import gelu
 from headway.engine.model.layout import SequenceLayout
 
 Rotation = tuple[Tensor, Tensor]
@@ -77,7 +79,8 @@ def _bert_layer(layer: Any, hidden: Tensor, inputs: LayerInputs) -> Tensor:
     attended = attend_projected(projected, attention.attention_head_size, inputs.layout, probability)
     attended = _dropped(attended_output.dropout, attended_output.dense(attended), inputs.seed, 1)
     hidden = attended_output.LayerNorm(attended + hidden)
-    inner = layer.intermediate.intermediate_act_fn(layer.intermediate.dense(_begin_pair(layer, hidden)))
+    inner = layer.intermediate.dense(_begin_pair(layer, hidden))
+    inner = _activated(layer.intermediate.intermediate_act_fn, inner)
     inner = _dropped(output.dropout, output.dense(inner), inputs.seed, 2)
     return output.LayerNorm(inner + hidden)
 
@@ -88,7 +91,7 @@ def _distilbert_layer(layer: Any, hidden: Tensor, inputs: LayerInputs) -> Tensor
     probability = attention.dropout.p if layer.training else 0.0
     attended = attend_projected(projected, attention.attention_head_size, inputs.layout, probability)
     hidden = layer.sa_layer_norm(attention.out_lin(attended) + hidden)
-    inner = ffn.lin2(ffn.activation(ffn.lin1(hidden)))
+    inner = ffn.lin2(_activated(ffn.activation, ffn.lin1(hidden)))
     return layer.output_layer_norm(_dropped(ffn.dropout, inner, inputs.seed, 1) + hidden)
 
 
@@ -108,7 +111,7 @@ def _modernbert_layer(layer: Any, hidden: Tensor, inputs: LayerInputs) -> Tensor
     )
     hidden = hidden + attention.out_drop(attention.Wo(attended))
     inner, gate = _in_parts(layer.mlp.Wi, layer.mlp_norm(hidden), 2)
-    inner = _dropped(layer.mlp.drop, layer.mlp.act(inner) * gate, inputs.seed, 1)
+    inner = _dropped(layer.mlp.drop, _activated(layer.mlp.act, inner) * gate, inputs.seed, 1)
     return hidden + layer.mlp.Wo(inner)
 
 
@@ -134,6 +137,16 @@ def _in_parts(product: Any, hidden: Tensor, count: int) -> tuple[Tensor, ...]:
     weights = product.weight.chunk(count)
     biases = [None] * count if product.bias is None else product.bias.chunk(count)
     return tuple(F.linear(hidden, weight, bias) for weight, bias in zip(weights, biases, strict=True))
+
+
+def _activated(activation: Any, values: Tensor) -> Tensor:
+    if (
+        isinstance(activation, GELUActivation)
+        and values.device.type != "cpu"
+        and torch.compiler.is_compiling()
+    ):
+        return gelu(values)
+    return activation(values)
 
 
 def _dropped(dropout: Any, values: Tensor, seed: Tensor | None, site: int) -> Tensor:
