@@ -111,7 +111,10 @@ class Batch:
             return self
         if here.type != "cpu":
             raise ValueError(f"a batch is not moved from {here} to {device}: that would wait for the device")
-        return PackedBatch.of(self, pinned=device.type == "cuda").on(device, self.row_ids)
+        packing = Packing.of(self)
+        buffer = torch.empty(packing.size, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        packing.write(self, buffer)
+        return packing.read_on(device, buffer, self.row_ids)
 
 
 class _Slot(NamedTuple):
@@ -128,42 +131,50 @@ class _Slot(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PackedBatch:
-    """A batch in one buffer, which is one copy to a device and one tensor to another process.
+class Packing:
+    """Where a batch's tensors lie in one buffer of bytes: one copy to a device or to another process.
 
     Attributes:
-        buffer: uint8, shape (bytes,): all tensors, one after the other, `row_ids` last.
-        slots: where each lies.
+        slots: of all tensors, one after the other, `row_ids` last.
         longest: that of the batch.
+        size: bytes of the buffer.
     """
 
-    buffer: Tensor
     slots: tuple[_Slot, ...]
     longest: int
+    size: int
 
     @classmethod
-    def of(cls, batch: Batch, *, pinned: bool = False) -> PackedBatch:
-        """Copy a batch on the host into one buffer, in page-locked memory if `pinned`."""
-        tensors = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
-        tensors["row_ids"] = tensors.pop("row_ids")  # to the end
+    def of(cls, batch: Batch) -> Packing:
+        """How a batch of these shapes is packed."""
+        tensors = _tensors(batch)
+        names = [name for name in tensors if name != "row_ids"] + ["row_ids"]
         slots: list[_Slot] = []
         offset = 0
-        for name, tensor in tensors.items():
+        for name in names:
+            tensor = tensors[name]
             size = tensor.numel() * tensor.element_size()
             slots.append(_Slot(name, tensor.dtype, tensor.shape, offset, size))
             offset += math.ceil(size / _ALIGNMENT) * _ALIGNMENT
-        buffer = torch.empty(offset, dtype=torch.uint8, pin_memory=pinned)
-        for slot in slots:
+        return cls(tuple(slots), batch.longest, offset)
+
+    def write(self, batch: Batch, buffer: Tensor) -> None:
+        """Copy a batch on the host into a buffer, uint8 of shape (size,)."""
+        tensors = _tensors(batch)
+        for slot in self.slots:
             slot.view(buffer).copy_(tensors[slot.name])
-        return cls(buffer, tuple(slots), batch.longest)
 
-    def unpacked(self) -> Batch:
-        """The batch, as views of the buffer."""
-        return Batch(**{slot.name: slot.view(self.buffer) for slot in self.slots}, longest=self.longest)
+    def read(self, buffer: Tensor) -> Batch:
+        """The batch in a buffer, as views of it."""
+        return Batch(**{slot.name: slot.view(buffer) for slot in self.slots}, longest=self.longest)
 
-    def on(self, device: torch.device, row_ids: Tensor) -> Batch:
-        """The batch on a device, by a copy that is not waited for; `row_ids` are those on the host."""
+    def read_on(self, device: torch.device, buffer: Tensor, row_ids: Tensor) -> Batch:
+        """The batch on a device, by a copy that is not waited for; `row_ids` stay those on the host."""
         *others, last = self.slots
-        there = self.buffer[: last.offset].to(device, non_blocking=True)
+        there = buffer[: last.offset].to(device, non_blocking=True)
         tensors = {slot.name: slot.view(there) for slot in others}
         return Batch(**tensors, row_ids=row_ids, longest=self.longest)
+
+
+def _tensors(batch: Batch) -> dict[str, Tensor]:
+    return {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
