@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -72,14 +72,8 @@ class Batch:
         masked_labels: Tensor,
         row_ids: Tensor,
     ) -> Batch:
-        """A batch on the host; what follows from the lengths is worked out.
-
-        Tokens beyond the sum of the lengths are padding.
-        """
+        """A batch on the host; what follows from the lengths is worked out."""
         sizes = lengths.numpy()
-        padding = len(input_ids) - int(sizes.sum())
-        if padding:
-            sizes = np.append(sizes, padding)
         cu_seqlens = np.zeros(len(sizes) + 1, np.int64)
         np.cumsum(sizes, out=cu_seqlens[1:])
         positions = np.arange(len(input_ids)) - np.repeat(cu_seqlens[:-1], sizes)
@@ -94,6 +88,26 @@ class Batch:
             masked_labels=masked_labels,
             row_ids=row_ids,
             longest=int(sizes.max(initial=0)),
+        )
+
+    def padded(self, positions: int, token: int) -> Batch:
+        """The same sequences, and padding up to so many positions.
+
+        Raises:
+            ValueError: they are more already.
+        """
+        missing = positions - len(self.input_ids)
+        if missing < 0:
+            raise ValueError(f"{len(self.input_ids)} tokens do not fit into {positions} positions")
+        if not missing:
+            return self
+        return replace(
+            self,
+            input_ids=torch.cat([self.input_ids, torch.full((missing,), token)]),
+            token_type_ids=torch.cat([self.token_type_ids, torch.zeros(missing, dtype=torch.int64)]),
+            position_ids=torch.cat([self.position_ids, torch.arange(missing)]),
+            cu_seqlens=torch.cat([self.cu_seqlens, torch.tensor([positions], dtype=torch.int32)]),
+            longest=max(self.longest, missing),
         )
 
     def to(self, device: torch.device | str) -> Batch:

@@ -64,7 +64,6 @@ class Loader:
         make: Callable[[int], list[Batch]],
         first: int,
         stop: int,
-        *,
         device: torch.device,
         processes: int = 0,
     ) -> None:
