@@ -57,7 +57,7 @@ def test_padding_is_one_more_entry_of_the_boundaries_and_nothing_else():
     batch = batch_of([2, 3])
     padded = batch.padded(9, token=7)
     assert padded.cu_seqlens.tolist() == [0, 2, 5, 9]
-    assert padded.position_ids.tolist() == [0, 1, 0, 1, 2, 0, 1, 2, 3]
+    assert padded.position_ids.tolist() == [0, 1, 0, 1, 2, 0, 0, 0, 0]
     assert padded.input_ids.tolist() == [*batch.input_ids.tolist(), 7, 7, 7, 7]
     assert padded.token_type_ids.tolist() == [*batch.token_type_ids.tolist(), 0, 0, 0, 0]
     assert padded.longest == 4

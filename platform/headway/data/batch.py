@@ -30,8 +30,9 @@ class Batch:
         row_ids        [17, 3]
 
     All of it is made on the host, so that no shape is ever read back from a device. A batch of a fixed number
-    of positions may end with padding: `input_ids`, `token_type_ids` and `position_ids` then hold it, and
-    `cu_seqlens` ends with one more entry for it, as if it were a sequence; nothing else knows of it.
+    of positions may end with padding: `input_ids`, `token_type_ids` and `position_ids` then hold it, all at
+    position 0, since it may be longer than any sequence that the model takes, and `cu_seqlens` ends with one
+    more entry for it, as if it were a sequence. Nothing else knows of it.
 
     Attributes:
         input_ids: int64, shape (tokens,).
@@ -105,7 +106,7 @@ class Batch:
             self,
             input_ids=torch.cat([self.input_ids, torch.full((missing,), token)]),
             token_type_ids=torch.cat([self.token_type_ids, torch.zeros(missing, dtype=torch.int64)]),
-            position_ids=torch.cat([self.position_ids, torch.arange(missing)]),
+            position_ids=torch.cat([self.position_ids, torch.zeros(missing, dtype=torch.int64)]),
             cu_seqlens=torch.cat([self.cu_seqlens, torch.tensor([positions], dtype=torch.int32)]),
             longest=max(self.longest, missing),
         )

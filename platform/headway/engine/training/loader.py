@@ -64,6 +64,7 @@ class Loader:
         make: Callable[[int], list[Batch]],
         first: int,
         stop: int,
+        *,
         device: torch.device,
         processes: int = 0,
     ) -> None:
