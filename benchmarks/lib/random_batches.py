@@ -44,6 +44,10 @@ class RandomBatches:
             )
         ]
 
+    def steps_an_epoch(self, parts: int) -> float:
+        """See `headway.data.batches.BatchSource`."""
+        return self.rows / self._sequences
+
     def in_order(self, rank: int, world_size: int, batch_size: int) -> Any:
         """See `headway.data.batches.BatchSource`; there is nothing to validate with."""
         return iter(())

@@ -36,6 +36,21 @@ MISTAKES = [
         {"corpus": "c", "batch_size": 2, "workers": 4},
         "x: batch_size 2 is less than workers x acc",
     ),
+    (
+        "pretrain",
+        {"corpus": "c", "batch_tokens": 4096, "accumulation": 3},
+        "x: batch_tokens 4096 should be a multiple of workers x accumulation, 3",
+    ),
+    (
+        "pretrain",
+        {"corpus": "c", "batch_tokens": 4096, "batch_warmup": {"start": 8}},
+        "x: give batch_tokens or batch_warmup, not both",
+    ),
+    (
+        "pretrain",
+        {"corpus": "c", "batch_tokens": 4096, "phases": [{"max_length": 8, "share": 1, "batch_size": 4}]},
+        "x: give batch_tokens or the phases' batch_size, not both",
+    ),
     ("pretrain", {"corpus": 3}, "x.corpus: 3 is not allowed; it should be a"),
     (
         "pretrain",
@@ -104,6 +119,22 @@ def test_a_run_lasts_its_steps_or_its_epochs_or_one_epoch():
     assert TrainingConfig(epochs=2.5, batch_size=10).total_steps(rows=100) == 25
     assert TrainingConfig(batch_size=10).total_steps(rows=95) == 10
     assert TrainingConfig(batch_size=64).total_steps(rows=3) == 1
+
+
+class TokenRows:
+    """Rows of which an epoch fills 5 micro-batches and a half."""
+
+    rows = 1000
+
+    def steps_an_epoch(self, parts: int) -> float:
+        return 5.5 / parts
+
+
+def test_steps_of_so_many_tokens_follow_from_what_an_epoch_fills():
+    assert TrainingConfig(batch_tokens=4096, steps=7).total_steps(TokenRows()) == 7
+    assert TrainingConfig(batch_tokens=4096, epochs=10).total_steps(TokenRows()) == 55
+    assert TrainingConfig(batch_tokens=4096, epochs=10, accumulation=2).total_steps(TokenRows()) == 28
+    assert TrainingConfig(batch_size=10).total_steps(TokenRows()) == 100
 
 
 def test_a_shape_departs_from_its_preset_only_where_set():

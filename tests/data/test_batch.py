@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from headway.data.batch import Batch, PackedBatch
+from headway.data.batch import Batch, Packing
 
 
-def batch_of(lengths: list[int], padding: int = 0, labels: torch.Tensor | None = None) -> Batch:
-    tokens = sum(lengths) + padding
+def batch_of(lengths: list[int], labels: torch.Tensor | None = None) -> Batch:
+    tokens = sum(lengths)
     return Batch.of(
         input_ids=torch.arange(tokens) + 5,
         token_type_ids=torch.arange(tokens) % 2,
@@ -54,12 +54,24 @@ def test_boundaries_and_positions_are_those_of_a_loop():
 
 
 def test_padding_is_one_more_entry_of_the_boundaries_and_nothing_else():
-    batch = batch_of([2, 3], padding=4)
-    assert batch.cu_seqlens.tolist() == [0, 2, 5, 9]
-    assert batch.position_ids.tolist() == [0, 1, 0, 1, 2, 0, 1, 2, 3]
-    assert batch.lengths.tolist() == [2, 3]
-    assert len(batch.labels) == len(batch.row_ids) == 2
-    assert batch.longest == 4
+    batch = batch_of([2, 3])
+    padded = batch.padded(9, token=7)
+    assert padded.cu_seqlens.tolist() == [0, 2, 5, 9]
+    assert padded.position_ids.tolist() == [0, 1, 0, 1, 2, 0, 0, 0, 0]
+    assert padded.input_ids.tolist() == [*batch.input_ids.tolist(), 7, 7, 7, 7]
+    assert padded.token_type_ids.tolist() == [*batch.token_type_ids.tolist(), 0, 0, 0, 0]
+    assert padded.longest == 4
+    for name in ("lengths", "labels", "masked_places", "masked_labels", "row_ids"):
+        assert getattr(padded, name) is getattr(batch, name)
+    for name, tensor in tensors_of(batch).items():
+        assert tensors_of(padded)[name].dtype == tensor.dtype
+
+
+def test_a_full_batch_is_not_padded_and_a_larger_one_is_refused():
+    batch = batch_of([2, 3])
+    assert batch.padded(5, token=0) is batch
+    with pytest.raises(ValueError, match="5 tokens do not fit into 4 positions"):
+        batch.padded(4, token=0)
 
 
 LABELS = [
@@ -73,11 +85,12 @@ LABELS = [
 @pytest.mark.parametrize("labels", LABELS)
 def test_a_packed_batch_comes_out_as_it_went_in(labels):
     batch = batch_of([3, 5, 2], labels=labels)
-    packed = pickle.loads(pickle.dumps(PackedBatch.of(batch)))
-    assert_equal(batch, packed.unpacked())
-    assert (
-        len({tensor.untyped_storage().data_ptr() for tensor in tensors_of(packed.unpacked()).values()}) == 1
-    )
+    packing = Packing.of(batch)
+    buffer = torch.empty(packing.size, dtype=torch.uint8)
+    packing.write(batch, buffer)
+    received = pickle.loads(pickle.dumps(packing)).read(buffer)
+    assert_equal(batch, received)
+    assert len({tensor.untyped_storage().data_ptr() for tensor in tensors_of(received).values()}) == 1
 
 
 def test_a_batch_is_on_the_host_already():

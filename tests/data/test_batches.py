@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from headway.config.base import ConfigError
 from headway.config.steps import MaskingConfig
 from headway.data.batches import Batch, Example, LabelledBatches, collate
 from headway.data.pretraining_batches import PretrainingBatches
@@ -109,6 +110,60 @@ def test_sequences_are_framed_and_typed_as_bert_wants(next_sentence, corpus):
             assert label[0] in ((0, 1) if next_sentence else (0,))
             assert not {0, *ends} & set(places)
             assert len(labels) == len(places) >= 1
+
+
+PARTS, TOKENS = 4, 4 * 70
+
+
+@pytest.mark.parametrize("kind", [None, "nsp", "sop"])
+def test_batches_of_so_many_tokens_are_full_but_for_less_than_a_row(kind, corpus):
+    source = pretraining(corpus, pairs=kind, batch_tokens=TOKENS)
+    for step in range(30):
+        for batch in source.micro_batches(step, 0, 1, PARTS):
+            assert len(batch.input_ids) == len(batch.position_ids) == TOKENS // PARTS
+            bound = source.lengths[batch.row_ids].sum()
+            assert bound <= TOKENS // PARTS < bound + 32
+            tail = TOKENS // PARTS - int(batch.lengths.sum())
+            ends = [0, *batch.lengths.cumsum(0).tolist(), *([TOKENS // PARTS] if tail else [])]
+            assert batch.cu_seqlens.tolist() == ends
+            pad = corpus.tokenizer.pad_token_id
+            assert batch.input_ids[TOKENS // PARTS - tail :].tolist() == [pad] * tail
+            assert batch.masked_places.max() < batch.lengths.sum()
+
+
+@pytest.mark.parametrize("tokens", [PARTS * 32, TOKENS, 40_000])
+def test_batches_of_so_many_tokens_hold_every_row_once_an_epoch(tokens, corpus):
+    source = pretraining(corpus, batch_tokens=tokens)
+    drawn: list[int] = []
+    step = 0
+    while len(drawn) < 3 * source.rows:
+        for batch in source.micro_batches(step, 0, 1, PARTS):
+            drawn += batch.row_ids.tolist()
+        step += 1
+    for epoch in range(3):
+        assert sorted(drawn[epoch * source.rows :][: source.rows]) == list(range(source.rows))
+    assert step / 3 == pytest.approx(source.steps_an_epoch(PARTS), rel=0.02, abs=0.5)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_batches_of_so_many_tokens_are_the_same_for_every_number_of_workers(world_size, corpus):
+    for step in (0, 7, 300):
+        parts = [
+            part
+            for rank in range(world_size)
+            for part in pretraining(corpus, batch_tokens=TOKENS).micro_batches(step, rank, world_size, PARTS)
+        ]
+        alone = pretraining(corpus, batch_tokens=TOKENS).micro_batches(step, 0, 1, PARTS)
+        for one, other in zip(parts, alone, strict=True):
+            assert sequences([one]) == sequences([other])
+
+
+def test_a_row_that_fits_into_no_micro_batch_is_refused(corpus):
+    source = pretraining(corpus, batch_tokens=4 * 31)
+    with pytest.raises(
+        ConfigError, match="each of 4 micro-batches has 31 positions, and the longest row has 32"
+    ):
+        source.micro_batches(0, 0, 1, 4)
 
 
 def unmasked(batch: Batch) -> torch.Tensor:

@@ -88,6 +88,8 @@ class PretrainConfig(TrainingConfig):
         shares = sum(phase.share for phase in self.phases)
         if self.phases and abs(shares - 1.0) > 1e-6:
             raise ValueError(f"the shares of the phases add up to {shares:g}; they should to 1")
+        if self.batch_tokens is not None and any(phase.batch_size for phase in self.phases):
+            raise ValueError("give batch_tokens or the phases' batch_size, not both")
         return self
 
 

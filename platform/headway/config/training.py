@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from pydantic import Field, model_validator
 
@@ -76,12 +76,30 @@ class ParallelConfig(Config):
         return self.pipeline, data, self.shard, self.tensor
 
 
+class TrainingRows(Protocol):
+    """What is trained on, as far as the number of steps depends on it."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows an epoch has."""
+        ...
+
+    def steps_an_epoch(self, parts: int) -> float:
+        """Steps it takes to see every row once, if each is dealt into `parts`."""
+        ...
+
+
 class TrainingConfig(Config):
     """What pretraining and fine-tuning share."""
 
     epochs: Annotated[float, Field(gt=0.0)] | None = None
     steps: Positive | None = None
     batch_size: Positive = Field(64, description="sequences an optimizer step, over all workers")
+    batch_tokens: Positive | None = Field(
+        None,
+        description="positions of an optimizer step, over all workers, in place of `batch_size` sequences: "
+        "each micro-batch has the same number, the last few of them padding",
+    )
     batch_warmup: BatchWarmupConfig | None = None
     accumulation: Positive = Field(1, description="micro-batches an optimizer step, on each worker")
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -130,12 +148,24 @@ class TrainingConfig(Config):
         if self.evaluate_every is not None and self.evaluate_at is not None:
             raise ValueError("give evaluate_every or evaluate_at, not both")
         least = self.most_shares * self.accumulation
+        if self.batch_tokens is not None:
+            return self._in_tokens(least)
         smallest = self.batch_warmup.start if self.batch_warmup else self.batch_size
         if smallest < least:
             name = "batch_warmup.start" if self.batch_warmup else "batch_size"
             raise ValueError(f"{name} {smallest} is less than workers x accumulation, {least}")
         if smallest > self.batch_size:
             raise ValueError(f"batch_warmup.start {smallest} is more than batch_size {self.batch_size}")
+        return self
+
+    def _in_tokens(self, parts: int) -> TrainingConfig:
+        assert self.batch_tokens is not None
+        if self.batch_warmup is not None:
+            raise ValueError("give batch_tokens or batch_warmup, not both")
+        if self.batch_tokens % parts:
+            raise ValueError(
+                f"batch_tokens {self.batch_tokens} should be a multiple of workers x accumulation, {parts}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -172,8 +202,18 @@ class TrainingConfig(Config):
         """Shares of each batch in the largest group."""
         return max(1, self.most_workers // self.parallel.workers_a_share)
 
-    def total_steps(self, rows: int) -> int:
-        """Optimizer steps of the whole run over `rows` training rows; one epoch if nothing is set."""
+    def total_steps(self, rows: int | TrainingRows) -> int:
+        """Optimizer steps of the whole run over some rows, or so many; one epoch if nothing is set.
+
+        Raises:
+            ConfigError: a row does not fit into a micro-batch of `batch_tokens`.
+        """
         if self.steps is not None:
             return self.steps
-        return max(1, round((self.epochs or 1.0) * rows / self.batch_size))
+        epochs = self.epochs or 1.0
+        if self.batch_tokens is not None:
+            if isinstance(rows, int):
+                raise TypeError("how many steps batch_tokens makes depends on the rows' lengths")
+            return max(1, round(epochs * rows.steps_an_epoch(self.most_shares * self.accumulation)))
+        number = rows if isinstance(rows, int) else rows.rows
+        return max(1, round(epochs * number / self.batch_size))

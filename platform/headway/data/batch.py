@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -30,8 +30,9 @@ class Batch:
         row_ids        [17, 3]
 
     All of it is made on the host, so that no shape is ever read back from a device. A batch of a fixed number
-    of positions may end with padding: `input_ids`, `token_type_ids` and `position_ids` then hold it, and
-    `cu_seqlens` ends with one more entry for it, as if it were a sequence; nothing else knows of it.
+    of positions may end with padding: `input_ids`, `token_type_ids` and `position_ids` then hold it, all at
+    position 0, since it may be longer than any sequence that the model takes, and `cu_seqlens` ends with one
+    more entry for it, as if it were a sequence. Nothing else knows of it.
 
     Attributes:
         input_ids: int64, shape (tokens,).
@@ -72,14 +73,8 @@ class Batch:
         masked_labels: Tensor,
         row_ids: Tensor,
     ) -> Batch:
-        """A batch on the host; what follows from the lengths is worked out.
-
-        Tokens beyond the sum of the lengths are padding.
-        """
+        """A batch on the host; what follows from the lengths is worked out."""
         sizes = lengths.numpy()
-        padding = len(input_ids) - int(sizes.sum())
-        if padding:
-            sizes = np.append(sizes, padding)
         cu_seqlens = np.zeros(len(sizes) + 1, np.int64)
         np.cumsum(sizes, out=cu_seqlens[1:])
         positions = np.arange(len(input_ids)) - np.repeat(cu_seqlens[:-1], sizes)
@@ -94,6 +89,26 @@ class Batch:
             masked_labels=masked_labels,
             row_ids=row_ids,
             longest=int(sizes.max(initial=0)),
+        )
+
+    def padded(self, positions: int, token: int) -> Batch:
+        """The same sequences, and padding up to so many positions.
+
+        Raises:
+            ValueError: they are more already.
+        """
+        missing = positions - len(self.input_ids)
+        if missing < 0:
+            raise ValueError(f"{len(self.input_ids)} tokens do not fit into {positions} positions")
+        if not missing:
+            return self
+        return replace(
+            self,
+            input_ids=torch.cat([self.input_ids, torch.full((missing,), token)]),
+            token_type_ids=torch.cat([self.token_type_ids, torch.zeros(missing, dtype=torch.int64)]),
+            position_ids=torch.cat([self.position_ids, torch.zeros(missing, dtype=torch.int64)]),
+            cu_seqlens=torch.cat([self.cu_seqlens, torch.tensor([positions], dtype=torch.int32)]),
+            longest=max(self.longest, missing),
         )
 
     def to(self, device: torch.device | str) -> Batch:
@@ -111,7 +126,10 @@ class Batch:
             return self
         if here.type != "cpu":
             raise ValueError(f"a batch is not moved from {here} to {device}: that would wait for the device")
-        return PackedBatch.of(self, pinned=device.type == "cuda").on(device, self.row_ids)
+        packing = Packing.of(self)
+        buffer = torch.empty(packing.size, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        packing.write(self, buffer)
+        return packing.read_on(device, buffer, self.row_ids)
 
 
 class _Slot(NamedTuple):
@@ -128,42 +146,50 @@ class _Slot(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PackedBatch:
-    """A batch in one buffer, which is one copy to a device and one tensor to another process.
+class Packing:
+    """Where a batch's tensors lie in one buffer of bytes: one copy to a device or to another process.
 
     Attributes:
-        buffer: uint8, shape (bytes,): all tensors, one after the other, `row_ids` last.
-        slots: where each lies.
+        slots: of all tensors, one after the other, `row_ids` last.
         longest: that of the batch.
+        size: bytes of the buffer.
     """
 
-    buffer: Tensor
     slots: tuple[_Slot, ...]
     longest: int
+    size: int
 
     @classmethod
-    def of(cls, batch: Batch, *, pinned: bool = False) -> PackedBatch:
-        """Copy a batch on the host into one buffer, in page-locked memory if `pinned`."""
-        tensors = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
-        tensors["row_ids"] = tensors.pop("row_ids")  # to the end
+    def of(cls, batch: Batch) -> Packing:
+        """How a batch of these shapes is packed."""
+        tensors = _tensors(batch)
+        names = [name for name in tensors if name != "row_ids"] + ["row_ids"]
         slots: list[_Slot] = []
         offset = 0
-        for name, tensor in tensors.items():
+        for name in names:
+            tensor = tensors[name]
             size = tensor.numel() * tensor.element_size()
             slots.append(_Slot(name, tensor.dtype, tensor.shape, offset, size))
             offset += math.ceil(size / _ALIGNMENT) * _ALIGNMENT
-        buffer = torch.empty(offset, dtype=torch.uint8, pin_memory=pinned)
-        for slot in slots:
+        return cls(tuple(slots), batch.longest, offset)
+
+    def write(self, batch: Batch, buffer: Tensor) -> None:
+        """Copy a batch on the host into a buffer, uint8 of shape (size,)."""
+        tensors = _tensors(batch)
+        for slot in self.slots:
             slot.view(buffer).copy_(tensors[slot.name])
-        return cls(buffer, tuple(slots), batch.longest)
 
-    def unpacked(self) -> Batch:
-        """The batch, as views of the buffer."""
-        return Batch(**{slot.name: slot.view(self.buffer) for slot in self.slots}, longest=self.longest)
+    def read(self, buffer: Tensor) -> Batch:
+        """The batch in a buffer, as views of it."""
+        return Batch(**{slot.name: slot.view(buffer) for slot in self.slots}, longest=self.longest)
 
-    def on(self, device: torch.device, row_ids: Tensor) -> Batch:
-        """The batch on a device, by a copy that is not waited for; `row_ids` are those on the host."""
+    def read_on(self, device: torch.device, buffer: Tensor, row_ids: Tensor) -> Batch:
+        """The batch on a device, by a copy that is not waited for; `row_ids` stay those on the host."""
         *others, last = self.slots
-        there = self.buffer[: last.offset].to(device, non_blocking=True)
+        there = buffer[: last.offset].to(device, non_blocking=True)
         tensors = {slot.name: slot.view(there) for slot in others}
         return Batch(**tensors, row_ids=row_ids, longest=self.longest)
+
+
+def _tensors(batch: Batch) -> dict[str, Tensor]:
+    return {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}

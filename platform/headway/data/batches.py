@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from headway.config.base import ConfigError
 from headway.data.batch import Batch
 from headway.data.framing import Framing, cut_longest_first
 from headway.data.sampling import BatchSizes, Draw, deal, parts_of, rows_of_step
+from headway.data.token_packing import TokenPacking
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,10 @@ class BatchSource(Protocol):
         The batch is dealt into `parts` whatever the number of workers, and each takes its share of them;
         so the parts, and what depends on them, stay the same in a group of another size.
         """
+        ...
+
+    def steps_an_epoch(self, parts: int) -> float:
+        """Steps it takes to see every row once, if each is dealt into `parts`."""
         ...
 
     def in_order(self, rank: int, world_size: int, batch_size: int) -> Iterator[Batch]:
@@ -75,12 +81,19 @@ class DealtBatches:
 
     Attributes:
         lengths: int64, shape (rows,): the most tokens that the sequences of each row have.
+        batch_tokens: positions of a step, in place of a number of rows. Rows then follow one another into
+            micro-batches of as many positions each, and what is left of one is padding.
+        pad_token: what padding is made of. Nothing attends to it, and nothing is learnt of it.
     """
+
+    batch_tokens: int | None = None
+    pad_token = 0
 
     def __init__(self, lengths: np.ndarray, batch_sizes: BatchSizes, seed: int) -> None:
         self.lengths = lengths
         self.batch_sizes = batch_sizes
         self.seed = seed
+        self._packings: dict[int, TokenPacking] = {}
 
     @property
     def rows(self) -> int:
@@ -102,10 +115,33 @@ class DealtBatches:
 
     def micro_batches(self, step: int, rank: int, world_size: int, parts: int) -> list[Batch]:
         """See `BatchSource`."""
+        if self.batch_tokens is not None:
+            packing = self._packing(parts)
+            numbers = [step * parts + part for part in parts_of(rank, world_size, parts)]
+            made = [self.batch(*packing.rows(number)) for number in numbers]
+            return [batch.padded(packing.capacity, self.pad_token) for batch in made]
         epochs, rows = rows_of_step(self.seed, step, self.batch_sizes, self.rows)
         dealt = deal(self.lengths[rows], parts)
         mine = [dealt[part] for part in parts_of(rank, world_size, parts)]
         return [self.batch(epochs[part], rows[part]) for part in mine]
+
+    def steps_an_epoch(self, parts: int) -> float:
+        """See `BatchSource`."""
+        if self.batch_tokens is not None:
+            return self._packing(parts).micro_batches_an_epoch() / parts
+        return self.rows / self.batch_sizes.full
+
+    def _packing(self, parts: int) -> TokenPacking:
+        assert self.batch_tokens is not None
+        capacity, longest = self.batch_tokens // parts, int(self.lengths.max())
+        if capacity not in self._packings:
+            if longest > capacity:
+                raise ConfigError(
+                    f"batch_tokens {self.batch_tokens} is too small: each of {parts} micro-batches has "
+                    f"{capacity} positions, and the longest row has {longest} tokens"
+                )
+            self._packings[capacity] = TokenPacking(self.lengths, self.seed, capacity)
+        return self._packings[capacity]
 
     def in_order(self, rank: int, world_size: int, batch_size: int) -> Iterator[Batch]:
         """See `BatchSource`."""

@@ -26,6 +26,10 @@ class PhasedBatches:
         within = step - self.first_steps[phase]
         return self.phases[phase].micro_batches(within, rank, world_size, parts)
 
+    def steps_an_epoch(self, parts: int) -> float:
+        """Those of the first phase."""
+        return self.phases[0].steps_an_epoch(parts)
+
     def in_order(self, rank: int, world_size: int, batch_size: int) -> Iterator[Batch]:
         """Rows of the last phase: what the run is for."""
         return self.phases[-1].in_order(rank, world_size, batch_size)

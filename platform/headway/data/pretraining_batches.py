@@ -44,6 +44,7 @@ class PretrainingBatches(DealtBatches):
         pairs: PairObjective | None,
         batch_sizes: BatchSizes,
         seed: int,
+        batch_tokens: int | None = None,
         most_rows: int | None = None,
     ) -> None:
         if pairs is not None:
@@ -69,6 +70,8 @@ class PretrainingBatches(DealtBatches):
             truncated = np.maximum(planned.lengths - budget, 0).sum()
             self.truncated_fraction = float(truncated / planned.lengths.sum())
         super().__init__(lengths + max_length - budget, batch_sizes, seed)
+        self.batch_tokens = batch_tokens
+        self.pad_token = tokenizer.pad_token_id or 0
 
     def batch(self, epochs: np.ndarray, rows: np.ndarray) -> Batch:
         """The sequences of some rows, masked; each is a function of (seed, epoch, row) alone."""

@@ -75,7 +75,10 @@ class FinetuningJob:
     def batches_of(self, rows: Rows) -> BatchSource:
         """Some rows as batches."""
         tokenizer = load_tokenizer(self.model_folder)
-        return self.task.batches(rows, tokenizer, batch_size=self.config.batch_size, seed=self.config.seed)
+        size, seed = self.config.batch_size, self.config.seed
+        batches = self.task.batches(rows, tokenizer, batch_size=size, seed=seed)
+        batches.batch_tokens = self.config.batch_tokens
+        return batches
 
     def evaluator(self, worker: Worker) -> Evaluator:
         """See `TrainingJob`; the task's scores go with the loss."""

@@ -59,7 +59,7 @@ class PretrainingJob:
         validation = self._batches("validation", phases[-1], self.config.validation_rows)
         if len(phases) == 1:
             return train[0], validation
-        total = self.config.total_steps(train[0].rows)
+        total = self.config.total_steps(train[0])
         shares = np.cumsum([0.0, *(phase.share for phase in phases[:-1])])
         return PhasedBatches(train, [round(share * total) for share in shares]), validation
 
@@ -78,6 +78,7 @@ class PretrainingJob:
             pairs=self.pairs,
             batch_sizes=self._batch_sizes(phase),
             seed=self.config.seed,
+            batch_tokens=self.config.batch_tokens,
             most_rows=most_rows,
         )
 

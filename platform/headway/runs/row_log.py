@@ -34,6 +34,10 @@ class RowLog:
         self._stream.flush()
         return batches
 
+    def steps_an_epoch(self, parts: int) -> float:
+        """See `BatchSource`."""
+        return self._batches.steps_an_epoch(parts)
+
     def in_order(self, rank: int, world_size: int, batch_size: int) -> Iterator[Batch]:
         """See `BatchSource`."""
         return self._batches.in_order(rank, world_size, batch_size)

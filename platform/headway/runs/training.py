@@ -114,7 +114,7 @@ def _receiver(
     job: TrainingJob, context: Context, run: Run | None, title: str
 ) -> Callable[[list[Entry]], None]:
     """What shows entries on the screen and logs each metric of each step once."""
-    total = job.config.total_steps(job.batches()[0].rows)
+    total = job.config.total_steps(job.batches()[0])
     once = Once(run.logged_steps() if run is not None else {})
     shown: Metrics = {}
 

@@ -16,12 +16,12 @@ def run_pretrain(config: PretrainConfig, context: Context) -> StepResult:
         worker_group.require_workers(config.workers, context.address, context.tracking.uri)
     base = start_from(config, context)
     job = PretrainingJob(config, corpus_folder(config, base, context), base)
-    rows = job.batches()[0].rows
+    batches = job.batches()[0]
     with tracked(config, context) as run:
         entries = run_job(job, context, run, context.step)
     summary = {
-        "steps": config.total_steps(rows),
-        "rows": rows,
+        "steps": config.total_steps(batches),
+        "rows": batches.rows,
         "validation_loss_start": first_value(entries, "validation_loss"),
         "validation_loss_end": last_value(entries, "validation_loss"),
         "validation_mlm_loss_end": last_value(entries, "validation_mlm_loss"),

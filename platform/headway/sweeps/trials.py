@@ -113,7 +113,7 @@ def run_trial(config: dict[str, Any], stage: Stage, settings: TrialSettings) -> 
 def _evaluated_by_round(job: Any, trial: Trial, settings: TrialSettings) -> tuple[Any, int]:
     """The same job, evaluated where its scheduler judges unless its settings say how often; and its steps."""
     config = job.config
-    total = config.total_steps(job.batches()[0].rows)
+    total = config.total_steps(job.batches()[0])
     update: dict[str, Any] = {}
     every = config.evaluate_every or math.ceil(total / settings.reports)
     # To keep the best model, or to stop by it, a trial needs all its evaluations.

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from headway.config.base import ConfigError
 from headway.config.steps import FinetuneConfig
 from headway.config.tasks import TaskConfig
-from headway.data.batches import BatchSource
+from headway.data.batches import DealtBatches
 from headway.data.rows import Row
 from headway.data.sampling import random_generator
 from headway.data.store import TokenStore, open_store
@@ -185,7 +185,7 @@ class Task:
 
     def batches(
         self, rows: Rows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int, seed: int = 0
-    ) -> BatchSource:
+    ) -> DealtBatches:
         """Rows as batches for the training loop."""
         raise NotImplementedError
 

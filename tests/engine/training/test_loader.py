@@ -19,7 +19,9 @@ from headway.config.steps import MaskingConfig
 from headway.data.batch import Batch
 from headway.data.pretraining_batches import PretrainingBatches
 from headway.data.sampling import BatchSizes
-from headway.engine.training.loader import Loader, LoaderError, loader_processes
+from headway.engine.training import batch_processes
+from headway.engine.training.batch_processes import LoaderProcessError
+from headway.engine.training.loader import Loader, loader_processes
 from waiting import PATIENCE
 
 CPU = torch.device("cpu")
@@ -67,6 +69,22 @@ def test_batches_are_those_of_their_steps_in_order(processes, first, make):
         assert all(one is other for one, other in zip(host, device, strict=True))
 
 
+@pytest.mark.parametrize("size", [16, 3000])
+def test_batches_that_their_memory_cannot_hold_come_another_way(size, make, monkeypatch):
+    """None of the two fits, or one of them."""
+    monkeypatch.setattr(batch_processes, "_CELL_BYTES", size)
+    with Loader(make, 0, 9, device=CPU, processes=2) as loader:
+        for step, host, _ in loader:
+            assert_same(make(step), host)
+
+
+def test_batches_stay_as_they_are_while_later_ones_are_made(make):
+    with Loader(make, 0, 40, device=CPU, processes=2) as loader:
+        kept = {step: host for step, host, _ in loader}
+    for step, host in kept.items():
+        assert_same(make(step), host)
+
+
 @pytest.mark.parametrize("processes", [0, 2])
 def test_on_another_device_the_batches_are_there_and_on_the_host(processes, make):
     with Loader(make, 0, 3, device=torch.device("meta"), processes=processes) as loader:
@@ -98,7 +116,7 @@ def test_an_error_in_a_batch_surfaces_with_its_message_at_its_step(processes, ki
         for step, _, _ in loader:
             seen.append(step)
     assert seen == [0, 1, 2, 3]
-    assert not isinstance(raised.value, LoaderError)
+    assert not isinstance(raised.value, LoaderProcessError)
 
 
 def test_a_killed_process_is_an_error_and_no_hang(make):
@@ -112,7 +130,7 @@ def test_a_killed_process_is_an_error_and_no_hang(make):
 
     started = time.monotonic()
     with (
-        pytest.raises(LoaderError, match=r"ended unexpectedly .*; it may have run out of memory"),
+        pytest.raises(LoaderProcessError, match=r"ended unexpectedly .*; it may have run out of memory"),
         Loader(dies_at_step_4, 0, 9, device=CPU, processes=2) as loader,
     ):
         for _ in loader:

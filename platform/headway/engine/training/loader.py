@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 
-from headway.data.batch import Batch, PackedBatch
+from headway.data.batch import Batch
+from headway.engine.training.batch_processes import made_in_processes
 
 MAX_PROCESSES = 4
-_STEPS_AHEAD = 2
-
-
-class LoaderError(RuntimeError):
-    """A process that makes batches ended before its time."""
 
 
 class LoadedStep(NamedTuple):
@@ -93,7 +87,7 @@ class Loader:
         """Every step once; a second loop goes on where the first left off.
 
         Raises:
-            LoaderError: a process ended, killed or out of memory.
+            LoaderProcessError: a process ended, killed or out of memory.
         """
         return self._steps
 
@@ -105,7 +99,7 @@ class Loader:
         if self._first >= self._stop:
             return
         stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
-        made = self._made_in_processes() if self._processes else self._made_here()
+        made = self._batches()
         # All that has to do with the processes happens in this one thread. Started by the main thread,
         # DataLoader would catch SIGCHLD for the whole program and raise its errors anywhere.
         with ThreadPoolExecutor(1, thread_name_prefix="headway-loader") as thread:
@@ -120,37 +114,10 @@ class Loader:
             finally:
                 thread.submit(made.close).result()
 
-    def _made_here(self) -> Generator[list[Batch], None, None]:
-        for step in range(self._first, self._stop):
-            yield self._make(step)
-
-    def _made_in_processes(self) -> Generator[list[Batch], None, None]:
-        # DataLoader gives the steps out in order and takes them back in order, sends tensors through shared
-        # memory, notices when a process dies, and its processes end when this one does.
-        steps: DataLoader[Any] = DataLoader(
-            _Steps(self._make, self._first, self._stop),
-            batch_size=None,  # an item is a step, whole
-            num_workers=self._processes,
-            prefetch_factor=_STEPS_AHEAD,
-            collate_fn=_as_it_is,
-            worker_init_fn=_ignore_interrupts,
-            multiprocessing_context="fork",  # the store and the rows' plan are shared, not sent
-            generator=torch.Generator(),  # or it would draw from the one that dropout draws from
-        )
-        iterator: Any = iter(steps)
-        try:
-            for packed in iterator:
-                yield [batch.unpacked() for batch in packed]
-        except (RuntimeError, OSError, EOFError) as error:
-            if not _tells_of_a_death(error):
-                raise
-            raise LoaderError(
-                f"a process that makes batches ended unexpectedly ({error}); it may have run out of memory "
-                "or of /dev/shm; loader_processes = 0 makes batches without processes"
-            ) from error
-        finally:
-            # A traceback may keep the iterator alive, and so its processes; there is no public way.
-            iterator._shutdown_workers()
+    def _batches(self) -> Generator[list[Batch], None, None]:
+        if self._processes:
+            return made_in_processes(self._make, self._first, self._stop, self._processes)
+        return (self._make(step) for step in range(self._first, self._stop))
 
     def _fetch(self, made: Iterator[list[Batch]], stream: torch.cuda.Stream | None) -> _Fetched:
         host = next(made)
@@ -161,38 +128,6 @@ class Loader:
             copied = torch.cuda.Event()
             copied.record(stream)
         return _Fetched(host, on_device, copied)
-
-
-class _Steps(Dataset[list[PackedBatch]]):
-    """The steps as DataLoader counts them, each micro-batch in one tensor."""
-
-    def __init__(self, make: Callable[[int], list[Batch]], first: int, stop: int) -> None:
-        self._make, self._first, self._stop = make, first, stop
-
-    def __len__(self) -> int:
-        return self._stop - self._first
-
-    def __getitem__(self, index: int) -> list[PackedBatch]:
-        return [PackedBatch.of(batch) for batch in self._make(self._first + index)]
-
-
-def _tells_of_a_death(error: Exception) -> bool:
-    """Whether DataLoader found a process dead, or the connection broke by which its tensors come.
-
-    Errors that a process itself met say where they were caught.
-    """
-    if isinstance(error, RuntimeError):
-        return str(error).startswith("DataLoader worker")
-    return "in DataLoader worker process" not in str(error)
-
-
-def _as_it_is(item: Any) -> Any:
-    return item
-
-
-def _ignore_interrupts(_: int) -> None:
-    # Ctrl-C goes to every process of the terminal; this one's parent says when to end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _hand_over(fetched: _Fetched, device: torch.device) -> None:

@@ -81,7 +81,7 @@ class Trainer:
         self.evaluator = evaluator
         self.stop = stop
         self.measure_start = measure_start
-        self.total_steps = config.total_steps(batches.rows)
+        self.total_steps = config.total_steps(batches)
         most_shares = max(config.most_shares, self.worker.shares)
         self.parts = most_shares * config.accumulation
         self.dtype = compute_dtype(config.precision, self.worker.device)
