@@ -61,7 +61,7 @@ class _NoBatches:
 
 def trainer_on_meta(objective: Any, **settings: Any) -> Trainer:
     """A trainer in bf16 whose weights and batches lie on the meta device."""
-    defaults = {"corpus": "none", "steps": 1000, "batch_size": 8, "precision": "bf16"}
+    defaults = {"corpus": "none", "steps": 1000, "batch_size": 8, "precision": "bf16", "compile": False}
     config = PretrainConfig.model_validate(defaults | settings)
     return Trainer(objective, _NoBatches(), config, worker=Worker(device=META))  # type: ignore[arg-type]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import statistics
@@ -178,6 +179,8 @@ def train_worker(
         launched_at: seconds since the epoch when the driver launched the workers.
         observer: looks on; a run with one saves no states, since it begins anew if it is cut short.
     """
+    # Workers on one machine, and a run that goes on, take the kernels that were compiled already.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(place.folder / "compiled"))
     worker = worker.arranged(job.config.parallel)
     first = worker.rank == 0
     history = read_journal(place.journal)

@@ -14,6 +14,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
 from headway.engine.model import gpu_attention, short_attention
+from headway.engine.model.compilation import is_worth_compiling
 from headway.engine.model.dropout import use_fast_dropout
 from headway.engine.model.encoder import label_settings
 from headway.engine.model.unpadded import run_unpadded
@@ -58,7 +59,9 @@ def test_reading_a_number_back_is_an_error_on_this_device():
         float(torch.ones((), device=META))
 
 
-@pytest.mark.parametrize("settings", [{}, {"accumulation": 2, "max_grad_norm": 0.1}, {"compile": False}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"accumulation": 2, "max_grad_norm": 0.1}, {"activation_checkpointing": True}]
+)
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_a_pretraining_step_reads_nothing_back(kind, settings):
     trainer = trainer_on_meta(PretrainingObjective(model_of(kind), None), **settings)
@@ -131,10 +134,25 @@ def compiler(monkeypatch):
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_trunk_and_head_are_one_graph_each_for_200_batches_of_any_length(kind, compiler):
-    trainer = trainer_on_meta(PretrainingObjective(model_of(kind), None), compile=True)
+    trainer = trainer_on_meta(PretrainingObjective(model_of(kind), None), compile="trunk")
     generator = random.Random(0)
     for number in range(200):
         step(trainer, number, [some_batch(generator)])
     assert not counters["graph_break"]
     assert counters["stats"]["unique_graphs"] == 2
     assert compiler.frame_count <= 2 * 3  # each is compiled forward and backward
+
+
+def test_all_layers_of_a_kind_share_one_graph(compiler):
+    trainer = trainer_on_meta(PretrainingObjective(model_of("bert"), None), compile=True)
+    generator = random.Random(0)
+    for number in range(20):
+        step(trainer, number, [some_batch(generator)])
+    assert not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] == 3  # a layer that begins, one that follows, and the head
+
+
+def test_only_long_runs_on_a_gpu_are_compiled_unless_asked_for():
+    assert is_worth_compiling(META, 300)
+    assert not is_worth_compiling(META, 299)
+    assert not is_worth_compiling(torch.device("cpu"), 10_000)

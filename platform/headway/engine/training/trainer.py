@@ -20,7 +20,7 @@ from headway.data.sampling import derived_seed, parts_of
 from headway.engine.checkpoint.checkpoints import Checkpoints, Restored
 from headway.engine.hardware.device import compute_dtype, to_device
 from headway.engine.hardware.peak_rate import synchronise
-from headway.engine.model.compilation import checkpoint_activations, compile_model
+from headway.engine.model.compilation import checkpoint_activations, compile_model, is_worth_compiling
 from headway.engine.parallel.gradients import Gradients
 from headway.engine.parallel.pipeline import Pipeline, Weigh
 from headway.engine.parallel.worker import Worker, clip_gradients, hold_back_sums
@@ -99,8 +99,13 @@ class Trainer:
             checkpoint_activations(self.objective)
         is_split = self.worker.mesh is not None  # then it casts by itself
         self.compute = ComputeCopy(self.pipeline or self.objective, torch.float32 if is_split else self.dtype)
-        if config.compile:
-            compile_model(self.compute.module, by_layer=is_split or self.worker.world_size > 1)
+        wanted = config.compile
+        if wanted is None:
+            wanted = is_worth_compiling(self.worker.device, self.total_steps)
+        if wanted:
+            # Workers send off a layer's gradients, or gather its weights, while they compute another.
+            by_layer = wanted != "trunk" or is_split or self.worker.world_size > 1
+            compile_model(self.compute.module, by_layer=by_layer)
         self.gradients = Gradients(self.compute.weights, self.compute.copies, self.worker.average())
 
     def run(self) -> None:
