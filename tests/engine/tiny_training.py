@@ -114,6 +114,7 @@ def train(
     scored: bool = False,
     frozen_layers: int = 0,
     lora: bool = False,
+    validation_rows: int = 25,
     **settings: Any,
 ) -> tuple[Trainer, list[tuple[int, Metrics]]]:
     """Train, or go on; returns the trainer and what was reported, without timings.
@@ -137,8 +138,8 @@ def train(
         steps_done += 1
         return stop_after is not None and trainer.start_step + steps_done >= stop_after
 
-    # So many that one of two workers has a batch more than the other.
-    validation = tiny_batches(rows=25, batch_size=config.batch_size, pretraining=pretraining)
+    # By default so many that one of two workers has a batch more than the other.
+    validation = tiny_batches(rows=validation_rows, batch_size=config.batch_size, pretraining=pretraining)
 
     def evaluator(module: Any) -> Metrics:
         found = predict(module, validation, worker, batch_size=config.batch_size, precision=config.precision)

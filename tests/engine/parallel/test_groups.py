@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from tiny_training import same, train_in_processes
 
 Results = dict[str, dict[str, Any]]
@@ -41,3 +42,38 @@ def test_resized_group_has_the_losses_of_an_untouched_one(results: Results) -> N
     assert [step for step, _ in history] == [step for step, _ in results["untouched"]["history"]]
     for (_, metrics), (_, expected) in zip(history, results["untouched"]["history"], strict=True):
         assert metrics == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def in_bf16(tmp_path_factory):
+    """Many micro-batches in half precision, by one worker and by two; and groups with one row to validate."""
+    half = {"precision": "bf16", "batch_size": 16, "dropout": 0.0, "steps": 6}
+    scarce = {"dropout": 0.0, "validation_rows": 1, "steps": 3, "batch_size": 12}
+    return train_in_processes(
+        [
+            {"name": "one", "world": 1, "accumulation": 8, **half},
+            {"name": "two", "world": 2, "workers": 2, "accumulation": 4, **half},
+            {"name": "one row alone", "world": 1, **scarce},
+            {"name": "one row", "world": 3, "workers": 3, **scarce},
+            {"name": "one row sharded", "world": 2, "workers": 2, "parallel": {"shard": 2}, **scarce},
+        ],
+        tmp_path_factory.mktemp("bf16"),
+    )
+
+
+def losses(result, name):
+    return [metrics[name] for _, metrics in result["history"] if name in metrics]
+
+
+def test_micro_batches_in_bf16_add_up_over_workers_as_in_one_process(in_bf16):
+    one, two = (losses(in_bf16[name], "classification_loss") for name in ("one", "two"))
+    assert two == pytest.approx(one, rel=2e-5)
+    for name, weight in in_bf16["one"]["weights"].items():
+        torch.testing.assert_close(in_bf16["two"]["weights"][name], weight, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["one row", "one row sharded"])
+def test_workers_without_a_validation_row_measure_what_the_others_do(in_bf16, name):
+    alone, group = (losses(in_bf16[which], "validation_loss") for which in ("one row alone", name))
+    assert len(group) == len(alone) > 0
+    assert group == pytest.approx(alone, rel=1e-3)
