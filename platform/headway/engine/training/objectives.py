@@ -18,7 +18,7 @@ from headway.data.batch import Batch
 from headway.data.pairs import PairObjective
 from headway.engine.model.cross_entropy import Term, cross_entropy_sum
 from headway.engine.model.heads import aligned_vocabulary_logits, next_sentence_logits, sequence_logits
-from headway.engine.model.layout import SequenceLayout
+from headway.engine.model.layout import SequenceLayout, layout_of_batch
 from headway.engine.model.unpadded import run_trunk
 
 
@@ -61,7 +61,7 @@ class Objective(nn.Module):
 
     def encode(self, batch: Batch) -> tuple[Tensor, SequenceLayout]:
         """The last hidden states, shape (tokens, hidden_size), and how the sequences lie in them."""
-        layout = SequenceLayout(batch.cu_seqlens, batch.position_ids, batch.longest, len(batch.lengths))
+        layout = layout_of_batch(batch)
         seeds = None
         if self.is_seeded and self.training:
             layers = self.model.config.num_hidden_layers

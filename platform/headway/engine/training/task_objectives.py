@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from headway.data.batches import Batch
 from headway.engine.model.cross_entropy import Term
 from headway.engine.model.heads import answer_logits, mean_pooled, sequence_logits, token_logits
-from headway.engine.model.layout import SequenceLayout
+from headway.engine.model.layout import layout_of_batch
 from headway.engine.training.objectives import TaskObjective, cross_entropy
 
 
@@ -109,7 +109,7 @@ class AnswerObjective(TaskObjective):
 
     def loss(self, outputs: Tensor, batch: Batch) -> Term:
         """Labels are int64 of shape (sequences, 2): places of first and last token in each sequence."""
-        layout = SequenceLayout(batch.cu_seqlens, batch.position_ids, batch.longest, len(batch.lengths))
+        layout = layout_of_batch(batch)
         rows = len(batch.cu_seqlens) - 1  # one more than sequences, if padding fills the batch up
         nowhere = outputs.new_full((rows, batch.longest, 2), float("-inf"), dtype=torch.float32)
         # (tokens, 2) → (sequences, longest, 2)

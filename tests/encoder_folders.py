@@ -1,0 +1,47 @@
+"""Folders of tiny encoders of every kind, with random weights and a tokenizer of a few words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from tiny_encoders import CONFIGS
+from tokenizers import Tokenizer, models
+from tokenizers.processors import TemplateProcessing
+
+from headway.inference.packing import Pack
+
+HEADS = {
+    "embed": "Model",
+    "classify": "ModelForSequenceClassification",
+    "fill-mask": "ModelForMaskedLM",
+    "tokens": "ModelForTokenClassification",
+    "answer": "ModelForQuestionAnswering",
+}
+"""The operation that each head is for, and the end of its automatic class."""
+MASK = 4
+
+
+def save_encoder(folder: Path, kind: str, operation: str) -> Path:
+    """Save an encoder with the head that an operation needs."""
+    torch.manual_seed(0)
+    getattr(transformers, f"Auto{HEADS[operation]}").from_config(CONFIGS[kind]).save_pretrained(folder)
+    words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": MASK}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def random_pack(lengths: list[int], seed: int = 0) -> Pack:
+    """Sequences of random tokens, a few of them hidden."""
+    generator = np.random.default_rng(seed)
+    ids = generator.integers(5, 61, sum(lengths)).astype(np.int32)
+    ids[1::9] = MASK
+    return Pack(ids, np.zeros(len(ids), np.uint8), np.asarray(lengths, np.int64))

@@ -1,0 +1,96 @@
+"""Packs of every operation: nothing is read back from a GPU on the way."""
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from gpu_stand_in import META, Operations
+from tiny_encoders import CONFIGS
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from encoder_folders import HEADS, random_pack, save_encoder
+from headway.inference.model import EncoderModel
+from headway.inference.packing import Operation, Pack
+
+CPU = torch.device("cpu")
+LENGTHS = [5, 23, 3, 12, 23, 8]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    root, made = tmp_path_factory.mktemp("encoders"), {}
+
+    def folder(kind, operation):
+        if (kind, operation) not in made:
+            made[kind, operation] = save_encoder(root / f"{kind}-{operation}", kind, operation)
+        return made[kind, operation]
+
+    return folder
+
+
+def on_meta(folder, precision="bf16"):
+    return EncoderModel(folder, precision, META)
+
+
+# Attention weights are left out: transformers' own padded layers compute them, one sequence at a time, which
+# reads its masks back. They are asked for one text at a time, by people.
+@pytest.mark.parametrize("operation", HEADS)
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_pack_reads_nothing_back_from_a_gpu(encoder, kind, operation):
+    model, asked = on_meta(encoder(kind, operation)), Operation(operation, 5)
+    for lengths in (LENGTHS, [3], [10] * 30):
+        pack = random_pack(lengths)
+        with torch.inference_mode():
+            found = model.compute(asked, model.batch(asked, pack))
+        rows = {"tokens": sum(lengths), "answer": sum(lengths), "fill-mask": int((pack.ids == 4).sum())}
+        assert found.device == META
+        assert len(found) == rows.get(operation, len(lengths))
+
+
+class Crossings(TorchDispatchMode):
+    """Counts operations that take a tensor on the host and give one on the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), settings=None):
+        found = function(*arguments, **(settings or {}))
+        on_host = any(isinstance(one, torch.Tensor) and one.device == CPU for one in arguments)
+        self.count += on_host and isinstance(found, torch.Tensor) and found.device == META
+        return found
+
+
+@pytest.mark.parametrize("operation", HEADS)
+def test_a_pack_crosses_to_a_gpu_in_one_copy(encoder, operation):
+    model, asked = on_meta(encoder("bert", operation)), Operation(operation, 5)
+    batch = model.batch(asked, random_pack(LENGTHS))
+    with torch.inference_mode(), Crossings() as seen:
+        model.compute(asked, batch)
+    assert seen.count == 1
+
+
+def test_a_pack_of_minilm_embeds_in_at_most_180_operations_views_included(tmp_path):
+    config = transformers.BertConfig(
+        hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+    )
+    transformers.BertModel(config).save_pretrained(tmp_path)
+    model, operation = on_meta(tmp_path), Operation("embed")
+    batch = model.batch(operation, random_pack([80] * 25))
+    with torch.inference_mode(), Operations() as seen:
+        model.compute(operation, batch)
+    assert seen.counts.total() <= 180, seen.counts.most_common(20)
+
+
+def test_hidden_words_are_those_of_their_sequence_and_some_have_none(encoder):
+    model = EncoderModel(encoder("bert", "fill-mask"), "fp32", CPU)
+    pack = Pack(np.asarray([2, 9, 3, 2, 4, 4, 3], np.int32), np.zeros(7, np.uint8), np.asarray([3, 4]))
+    none, two = model.run(Operation("fill-mask", 3), pack)
+    assert none == [] and len(two) == 2
+    reference = transformers.BertForMaskedLM.from_pretrained(encoder("bert", "fill-mask")).eval()
+    with torch.inference_mode():
+        logits = reference(input_ids=torch.tensor([[2, 4, 4, 3]])).logits[0, 1:3]
+    for (ids, probabilities), row in zip(two, logits.softmax(-1), strict=True):
+        best = row.topk(3)
+        assert ids.tolist() == best.indices.tolist() and ids.dtype == np.int64
+        np.testing.assert_allclose(probabilities, best.values, atol=1e-5)
