@@ -1,4 +1,4 @@
-"""Packs of every operation: nothing is read back from a GPU on the way."""
+"""Packs of every operation: nothing is read back from a GPU on the way, and recorded ones answer the same."""
 
 import numpy as np
 import pytest
@@ -9,6 +9,8 @@ from tiny_encoders import CONFIGS
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from encoder_folders import HEADS, random_pack, save_encoder
+from headway.engine.inference.graph_sizes import graph_sizes
+from headway.engine.inference.graphs import Recording
 from headway.inference.model import EncoderModel
 from headway.inference.packing import Operation, Pack
 
@@ -82,6 +84,40 @@ def test_a_pack_of_minilm_embeds_in_at_most_180_operations_views_included(tmp_pa
     assert seen.counts.total() <= 180, seen.counts.most_common(20)
 
 
+def record(call):
+    """In the place of CUDA: computes again and writes where it wrote before."""
+    output = call()
+    return Recording(lambda: output.copy_(call()), output)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("operation", HEADS)
+def test_recorded_packs_answer_as_others_do(encoder, kind, operation):
+    folder, asked = encoder(kind, operation), Operation(operation, 5)
+    plain, recorded = EncoderModel(folder, "fp32", CPU), EncoderModel(folder, "fp32", CPU)
+    sizes = graph_sizes(recorded.description.max_length)
+    assert recorded.record_graphs(record) == len(sizes) * (1 if operation == "embed" else 2)
+    for seed, lengths in enumerate((LENGTHS, [3], [10] * 30, [16] * 16)):
+        pack = random_pack(lengths, seed)
+        for ours, theirs in zip(recorded.run(asked, pack), plain.run(asked, pack), strict=True):
+            assert_alike(ours, theirs)
+
+
+def assert_alike(found, expected):
+    if isinstance(expected, list):  # hidden words
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(ours[0], theirs[0])
+            np.testing.assert_allclose(ours[1], theirs[1], atol=1e-5)
+    else:
+        assert found.dtype == expected.dtype
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_no_graphs_are_recorded_without_a_gpu(encoder):
+    model = EncoderModel(encoder("bert", "embed"), "fp32", CPU)
+    assert model.record_graphs() == 0
+
+
 def test_hidden_words_are_those_of_their_sequence_and_some_have_none(encoder):
     model = EncoderModel(encoder("bert", "fill-mask"), "fp32", CPU)
     pack = Pack(np.asarray([2, 9, 3, 2, 4, 4, 3], np.int32), np.zeros(7, np.uint8), np.asarray([3, 4]))
@@ -94,3 +130,17 @@ def test_hidden_words_are_those_of_their_sequence_and_some_have_none(encoder):
         best = row.topk(3)
         assert ids.tolist() == best.indices.tolist() and ids.dtype == np.int64
         np.testing.assert_allclose(probabilities, best.values, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("operation", HEADS)
+def test_graphs_on_a_gpu_answer_as_the_cpu_does(encoder, kind, operation):
+    folder, asked = encoder(kind, operation), Operation(operation, 5)
+    expected, model = EncoderModel(folder, "fp32", CPU), EncoderModel(folder, "bf16", torch.device("cuda"))
+    model.record_graphs()
+    for seed, lengths in enumerate((LENGTHS, [3], [10] * 30, [16] * 16)):
+        pack = random_pack(lengths, seed)
+        for ours, theirs in zip(model.run(asked, pack), expected.run(asked, pack), strict=True):
+            if not isinstance(theirs, list):
+                np.testing.assert_allclose(ours, theirs, atol=0.05)

@@ -16,8 +16,11 @@ from headway.config.serve import Precision
 from headway.data.batch import Batch
 from headway.engine.hardware.device import begin_copy_to_host, default_device
 from headway.engine.inference.encoder import load_for_inference
+from headway.engine.inference.graph_sizes import graph_sizes
+from headway.engine.inference.graphs import PackGraphs, Recorder
+from headway.engine.model.gpu_attention import computes_no_padding
 from headway.inference.description import describe
-from headway.inference.operations import HeadOutputs, results
+from headway.inference.operations import ROWS, HeadOutputs, operations_of, results
 from headway.inference.packing import Operation, Pack
 
 _ROW_STEP = 32
@@ -48,6 +51,7 @@ class EncoderModel:
         self.model = self.trunk.model
         self._outputs = HeadOutputs(self.trunk, self.description)
         self._row_step = _ROW_STEP if self.device.type == "cpu" else 1
+        self._graphs: PackGraphs | None = None
         self._turn = _gpu_turn if self.device.type == "cuda" else contextlib.nullcontext()
         self._mask_id = self._find_mask(folder) if "fill-mask" in self.description.abilities else -1
 
@@ -70,6 +74,24 @@ class EncoderModel:
             found = finish().numpy()
         return results(operation, found, pack, batch.masked_places.numpy(), self.description)
 
+    def record_graphs(self, record: Recorder | None = None) -> int:
+        """Let small packs run as CUDA graphs, on a GPU that has a fused kernel for the model's attention.
+
+        Args:
+            record: how a computation is recorded, in the place of CUDA.
+
+        Returns:
+            How many graphs there are.
+        """
+        if record is None and not self._suits_graphs():
+            return 0
+        rows = {name: ROWS[name] for name in operations_of(self.description.abilities)}
+        sizes = graph_sizes(self.description.max_length)
+        self._row_step = 1  # a graph's row is filled up by itself
+        with torch.inference_mode():
+            self._graphs = PackGraphs(self._outputs, rows, sizes, self.device, record)
+        return len(self._graphs)
+
     def batch(self, operation: Operation, pack: Pack) -> Batch:
         """A pack with its layout, on the host, and maybe a last sequence of padding that fills its row up."""
         none = np.empty(0, np.int64)
@@ -91,10 +113,19 @@ class EncoderModel:
         """Apply an operation to a batch from the host: one tensor on the device, and nothing is read back."""
         if operation.name == "attention":
             return self._outputs.attention(batch.to(self.device), batch.lengths.tolist())
-        found = self._outputs(operation.name, batch.to(self.device))
+        found = None if self._graphs is None else self._graphs.run(operation.name, batch)
+        if found is None:
+            found = self._outputs(operation.name, batch.to(self.device))
         if operation.name == "fill-mask":
             return self._outputs.candidates(found, operation.detail)
         return found
+
+    def _suits_graphs(self) -> bool:
+        head_dim = self.description.hidden_size // self.description.heads
+        windowed = self.model.config.model_type == "modernbert"
+        return self.device.type == "cuda" and computes_no_padding(
+            self.model.dtype, head_dim, self.device, windowed
+        )
 
     @staticmethod
     def _find_mask(folder: Path) -> int:

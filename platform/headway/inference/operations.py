@@ -16,6 +16,7 @@ from torch import Tensor
 
 from headway.data.batch import Batch
 from headway.engine.inference.encoder import InferenceEncoder
+from headway.engine.inference.graph_sizes import Rows
 from headway.engine.model.heads import (
     answer_logits,
     mean_pooled,
@@ -24,8 +25,22 @@ from headway.engine.model.heads import (
     vocabulary_logits,
 )
 from headway.engine.model.layout import SequenceLayout, layout_of_batch
-from headway.inference.description import Description
+from headway.inference.description import Ability, Description
 from headway.inference.packing import Operation, Pack
+
+ROWS: dict[str, Rows] = {
+    "embed": "sequences",
+    "classify": "sequences",
+    "tokens": "tokens",
+    "answer": "tokens",
+    "fill-mask": "masked",
+}
+"""What the rows of `HeadOutputs` stand for: a sequence, a token, or a hidden word each."""
+
+
+def operations_of(abilities: Sequence[Ability]) -> tuple[str, ...]:
+    """The operations in `ROWS` that a model of these abilities is asked for."""
+    return ("embed", *(name for name in ROWS if name in abilities))
 
 
 class HeadOutputs:
@@ -39,7 +54,7 @@ class HeadOutputs:
         """Run the trunk and what follows it in an operation.
 
         Args:
-            name: of the operation.
+            name: one of `ROWS`.
             batch: on the model's device.
 
         Returns:

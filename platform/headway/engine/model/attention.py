@@ -187,7 +187,7 @@ def _attend_in_blocks(
     blocks = [_ToBlocks.apply(tensor.flatten(0, 1), places).split(sizes) for tensor in (query, key, value)]
     attended = [
         _attend_block(
-            [block.view(group.count, num_heads, group.longest, -1) for block in trio],
+            [block.view(group.count, num_heads, group.longest, block.size(1)) for block in trio],
             group,
             dropout_probability,
             window,

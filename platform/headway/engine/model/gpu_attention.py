@@ -52,12 +52,28 @@ def attend_fused(
         Same dtype and shape.
     """
     head_dim = query.size(-1)
-    fits = head_dim % 8 == 0 and head_dim <= _LARGEST_HEAD
-    if fits and query.dtype in _HALF and _has_flash_attention(query.device):
+    if _fits_flash(query.dtype, head_dim, query.device):
         return _flash(query, key, value, dropout_probability, layout, window, scale)
-    if fits and window is None and query.dtype in (*_HALF, torch.float32):
+    if _fits_memory_efficient(query.dtype, head_dim, window is not None):
         return _memory_efficient(query, key, value, dropout_probability, layout, scale)
     return _padded(query, key, value, dropout_probability, layout, window, scale)
+
+
+def computes_no_padding(dtype: torch.dtype, head_dim: int, device: torch.device, windowed: bool) -> bool:
+    """Whether a fused kernel attends; if not, padded blocks do, as large as the longest sequence asks for."""
+    return _fits_flash(dtype, head_dim, device) or _fits_memory_efficient(dtype, head_dim, windowed)
+
+
+def _fits_flash(dtype: torch.dtype, head_dim: int, device: torch.device) -> bool:
+    return _fits(head_dim) and dtype in _HALF and _has_flash_attention(device)
+
+
+def _fits_memory_efficient(dtype: torch.dtype, head_dim: int, windowed: bool) -> bool:
+    return _fits(head_dim) and not windowed and dtype in (*_HALF, torch.float32)
+
+
+def _fits(head_dim: int) -> bool:
+    return head_dim % 8 == 0 and head_dim <= _LARGEST_HEAD
 
 
 def fits_short_attention(
