@@ -25,6 +25,8 @@ def _tried(**challenger):
         ({"replicas": [3, 2]}, "should be [least, most]"),
         ({"timeout": 0}, "timeout: 0 is not allowed"),
         ({"precision": "int4"}, "precision: 'int4' is not allowed"),
+        ({"replica_gpus": -0.5}, "replica_gpus: -0.5 is not allowed"),
+        ({"replica_gpus": 2}, "replica_gpus: 2 is not allowed"),
         ({"model": None}, "give model, or models for several; one of the two"),
         ({"models": {"a": {"model": "x"}}}, "give model, or models for several; one of the two"),
         ({"model": None, "models": {"a": {"model": "x", "replicas": [2, 1]}}}, "replicas [2, 1] should be"),

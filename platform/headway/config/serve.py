@@ -17,7 +17,7 @@ def _one_or_range(value: Any) -> Any:
 
 
 Replicas = Annotated[tuple[Count, Positive], BeforeValidator(_one_or_range)]
-Precision = Literal["auto", "fp32", "bf16", "int8"]
+Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 _Percent = Annotated[float, Field(ge=0.0, le=100.0)]
 _ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -63,14 +63,32 @@ class ServeConfig(Config):
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     precision: Precision = Field(
         "auto",
-        description="auto: int8 on a processor if the model was quantised, else bf16 where it is fast",
+        description="auto: int8 on a CPU if the model was quantised, else bf16 if it is fast, "
+        "or fp16 on a GPU without it",
     )
-    max_batch_tokens: Positive = Field(4096, description="tokens a replica computes at once")
-    queue_tokens: Positive = Field(262_144, description="tokens that may wait; more are answered with 503")
-    replica_tokens: Positive = Field(8192, description="waiting tokens that are worth another replica")
+    max_batch_tokens: Positive | None = Field(
+        None, description="tokens a replica computes at once; 4,096, or 16,384 on GPUs, if not set"
+    )
+    queue_tokens: Positive | None = Field(
+        None,
+        description="tokens that may wait; more are answered with 503. "
+        "262,144, or 1,048,576 on GPUs, if not set",
+    )
+    replica_tokens: Positive | None = Field(
+        None,
+        description="waiting tokens that are worth another replica; 8,192, or 32,768 on GPUs, if not set",
+    )
     replica_cpus: Count = Field(
         0,
         description="cores reserved for each replica, for which an autoscaler starts nodes; 0: none",
+    )
+    replica_gpus: Annotated[float, Field(ge=0.0, le=1.0)] | None = Field(
+        None,
+        description="GPU of each replica; a fraction puts several on one. If not set, 1, or a fraction "
+        "if the least replicas are more than the GPUs; 0 in a cluster without",
+    )
+    cuda_graphs: bool = Field(
+        True, description="record small packs on a GPU, so that they launch in one call"
     )
     downscale_delay: Annotated[float, Field(ge=0.0)] = Field(60.0, description="seconds without need for it")
     timeout: Annotated[float, Field(gt=0.0, le=600.0)] = Field(30.0, description="seconds a client waits")

@@ -11,7 +11,8 @@ from typing import Any
 from headway.config.base import ConfigError
 from headway.config.loading import validate
 from headway.config.serve import ServeConfig
-from headway.serving.deploy import bind_application, cores_per_replica
+from headway.serving.deploy import bind_application
+from headway.serving.resources import cores_per_replica
 from headway.serving.rollout.watch import current_releases
 from headway.tracking import Tracking
 

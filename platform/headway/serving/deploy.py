@@ -18,9 +18,10 @@ from headway.cluster import connect
 from headway.config.base import ConfigError
 from headway.config.serve import ChallengerConfig, ServeConfig
 from headway.serving.http.guard import Keys
+from headway.serving.resources import gpus_per_replica, load_of
 from headway.serving.rollout.watch import AliasWatch, ChallengerWatch
 from headway.serving.scheduling.messages import Release
-from headway.serving.settings import GatewaySettings
+from headway.serving.settings import GatewaySettings, ReplicaSettings
 from headway.tracking import Tracking
 
 _APPLICATION = "headway"
@@ -55,6 +56,9 @@ def deploy(config: ServeConfig, releases: Sequence[Release], cores: int) -> str:
 
     Returns:
         The server's address.
+
+    Raises:
+        ConfigError: replicas that find no room.
     """
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
     connect.start_processes_ahead(1)  # Ray Serve's controller
@@ -63,8 +67,8 @@ def deploy(config: ServeConfig, releases: Sequence[Release], cores: int) -> str:
 
     for logger in ("ray.serve", "ray._private"):
         logging.getLogger(logger).setLevel(logging.ERROR)
-    serve.start(proxy_location="Disabled", logging_config=_QUIET)
     application = bind_application(config, releases, cores)
+    serve.start(proxy_location="Disabled", logging_config=_QUIET)
     target = serve.RunTarget(application, name=_APPLICATION, route_prefix=None, logging_config=_QUIET)
     serve.run_many([target], wait_for_applications_running=False)
     _wait_until_running()
@@ -88,13 +92,6 @@ def _wait_until_running() -> None:
         time.sleep(_LOOK_SECONDS)
 
 
-def cores_per_replica(config: ServeConfig) -> int:
-    """Cores a replica computes with: those it reserves, or the cluster's, dealt out to the least replicas."""
-    if config.replica_cpus:
-        return config.replica_cpus
-    return max(1, connect.available_cpus() // max(1, config.least_replicas))
-
-
 def bind_application(config: ServeConfig, releases: Sequence[Release], cores: int) -> Any:
     """Gateway and replicas as an application of Ray Serve; needs a connected cluster.
 
@@ -102,16 +99,20 @@ def bind_application(config: ServeConfig, releases: Sequence[Release], cores: in
         config: address, replicas and limits.
         releases: what is served first, in the order of the settings.
         cores: that a replica computes with.
+
+    Raises:
+        ConfigError: replicas that find no room.
     """
     import ray
     from ray import serve
 
     from headway.serving.http.gateway import Gateway
 
+    gpus = gpus_per_replica(config)
     served = [release._replace(folder=str(Path(release.folder).resolve())) for release in releases]
     pairs = zip(config.each().values(), served, strict=True)
     encoders = {
-        release.name: _encoder(settings, release, cores, number)
+        release.name: _encoder(settings, release, cores, gpus, number)
         for number, (settings, release) in enumerate(pairs)
     }
     # Where some node offers it, the gateway listens there: the one that a load balancer points to.
@@ -122,7 +123,7 @@ def bind_application(config: ServeConfig, releases: Sequence[Release], cores: in
         health_check_period_s=2,
         graceful_shutdown_timeout_s=_DRAIN_SECONDS,
         graceful_shutdown_wait_loop_s=0.2,
-    ).bind(_settings(config), {release.name: release for release in served}, encoders)
+    ).bind(_settings(config, gpus), {release.name: release for release in served}, encoders)
 
 
 def follow_aliases(config: ServeConfig, tracking: Tracking) -> None:
@@ -179,13 +180,14 @@ def _gateway() -> Any:
     return serve.get_deployment_handle("Gateway", _APPLICATION)
 
 
-def _settings(config: ServeConfig) -> GatewaySettings:
+def _settings(config: ServeConfig, gpus: float) -> GatewaySettings:
+    load = load_of(config, gpus)
     digests = Keys.read(config.keys, config.rate).digests if config.keys else ()
     return GatewaySettings(
         host=config.host,
         port=config.port,
-        pack_tokens=config.max_batch_tokens,
-        queue_tokens=config.queue_tokens,
+        pack_tokens=load.pack,
+        queue_tokens=load.queue,
         timeout=config.timeout,
         cache=config.cache,
         key_digests=tuple(digests),
@@ -195,13 +197,15 @@ def _settings(config: ServeConfig) -> GatewaySettings:
     )
 
 
-def _encoder(config: ServeConfig, release: Release, cores: int, number: int) -> Any:
+def _encoder(config: ServeConfig, release: Release, cores: int, gpus: float, number: int) -> Any:
     from ray import serve
     from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
     from headway.serving.scheduling.replica import Encoder
 
     least, most = config.replicas
+    versions = 2 if config.challenger is None else 3
+    settings = ReplicaSettings(cores, config.precision, versions, config.cuda_graphs)
     scaling = AutoscalingConfig(
         min_replicas=least,
         max_replicas=most,
@@ -210,7 +214,7 @@ def _encoder(config: ServeConfig, release: Release, cores: int, number: int) -> 
         upscale_delay_s=1.0,
         downscale_delay_s=config.downscale_delay,
         policy=AutoscalingPolicy(
-            policy_function=ByWaitingTokens, policy_kwargs={"tokens": config.replica_tokens}
+            policy_function=ByWaitingTokens, policy_kwargs={"tokens": load_of(config, gpus).replica}
         ),
     )
     return serve.deployment(
@@ -218,13 +222,13 @@ def _encoder(config: ServeConfig, release: Release, cores: int, number: int) -> 
         name=f"Encoder-{number}" if number else "Encoder",
         # Where nothing is reserved, replicas share the cores; asking for a whole one would keep all but
         # the first few from ever starting on a small machine.
-        ray_actor_options={"num_cpus": config.replica_cpus},
+        ray_actor_options={"num_cpus": config.replica_cpus, "num_gpus": gpus},
         max_ongoing_requests=3,
         autoscaling_config=scaling,
         health_check_period_s=2,
         graceful_shutdown_timeout_s=_DRAIN_SECONDS,
         graceful_shutdown_wait_loop_s=0.2,
-    ).bind(release, cores, config.precision, 2 if config.challenger is None else 3)
+    ).bind(release, settings)
 
 
 class ByWaitingTokens:

@@ -1,8 +1,10 @@
-"""What the gateway is told when it starts."""
+"""What the gateway and the replicas are told when they start."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from headway.config.serve import Precision
 
 
 @dataclass(frozen=True)
@@ -36,3 +38,20 @@ class GatewaySettings:
     rate: float | None = None
     certificate: str | None = None
     private_key: str | None = None
+
+
+@dataclass(frozen=True)
+class ReplicaSettings:
+    """How a replica computes.
+
+    Attributes:
+        threads: cores that it computes with.
+        precision: of weights and products.
+        versions: of the model that it keeps in memory at most.
+        cuda_graphs: whether small packs on a GPU are recorded.
+    """
+
+    threads: int
+    precision: Precision = "auto"
+    versions: int = 2
+    cuda_graphs: bool = True

@@ -16,7 +16,8 @@ from headway.data.sources import Document, read_documents
 from headway.data.splitting import drop_duplicates, split_documents
 from headway.inference.description import describe
 from headway.runs.context import Context, StepResult
-from headway.serving.deploy import check_port, cores_per_replica, deploy, follow_aliases
+from headway.serving.deploy import check_port, deploy, follow_aliases
+from headway.serving.resources import cores_per_replica
 from headway.serving.rollout.watch import current_releases
 
 _SHOWN = 5

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from headway.engine.hardware.device import compute_dtype, default_device, has_fast_bf16, precision_context
+from headway.engine.hardware.device import (
+    begin_copy_to_host,
+    compute_dtype,
+    default_device,
+    has_fast_bf16,
+    inference_dtype,
+    precision_context,
+)
 
 CPU = torch.device("cpu")
 
@@ -30,3 +37,39 @@ def test_products_are_computed_in_the_chosen_dtype_and_weights_stay_float32(dtyp
     output.float().sum().backward()
     assert layer.weight.grad is not None
     assert layer.weight.grad.dtype == torch.float32
+
+
+GPU = torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("capability", "bf16", "expected"),
+    [
+        ((9, 0), True, torch.bfloat16),
+        ((7, 5), False, torch.float16),
+        ((6, 1), False, torch.float32),  # multiplies float16 at a sixty-fourth of float32's rate
+    ],
+)
+def test_a_model_that_infers_takes_the_fastest_dtype_of_its_gpu(monkeypatch, capability, bf16, expected):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: bf16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert inference_dtype("auto", GPU) == expected
+    assert inference_dtype("fp16", GPU) == torch.float16
+    assert inference_dtype("fp32", GPU) == torch.float32
+
+
+def test_without_a_gpu_inference_is_in_the_dtype_of_training():
+    assert inference_dtype("auto", CPU) == compute_dtype("auto", CPU)
+
+
+def test_what_is_on_the_host_is_there_at_once():
+    values = torch.arange(3)
+    assert begin_copy_to_host(values)() is values
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_copy_to_the_host_holds_what_was_there_when_it_began():
+    values = torch.arange(1_000_000, device=GPU)
+    finish = begin_copy_to_host(values)
+    values.zero_()
+    assert torch.equal(finish(), torch.arange(1_000_000))

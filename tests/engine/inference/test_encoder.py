@@ -134,3 +134,9 @@ def test_pickled_weights_are_never_loaded(tmp_path):
 def test_an_unknown_class_is_one_clear_line(tmp_path):
     with pytest.raises(ConfigError, match="'NoSuchModel', which transformers does not know"):
         load_for_inference(tmp_path, "NoSuchModel", "fp32", torch.device("cpu"))
+
+
+def test_fp16_is_refused_on_a_cpu(tmp_path):
+    save("BertModel", tmp_path)
+    with pytest.raises(ConfigError, match="precision: 'fp16' is for GPUs; use 'bf16' or 'fp32' here"):
+        load_for_inference(tmp_path, "BertModel", "fp16", torch.device("cpu"))

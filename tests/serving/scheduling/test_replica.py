@@ -1,10 +1,16 @@
-"""What a replica does with the cores it was given."""
+"""What a replica does with the cores and the GPU it was given, and when that is lost."""
 
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import ray
+import torch
+from ray import serve
+
+from headway.serving.scheduling import replica
 
 SCRIPT = """
 import os, sys, torch
@@ -28,3 +34,31 @@ def test_products_take_the_cores_of_the_replica_and_no_more(cores):
     command = [sys.executable, "-c", SCRIPT, str(cores)]
     output = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
     assert int(output) == cores - 1
+
+
+@pytest.fixture
+def outside_ray(monkeypatch):
+    """A replica can be made in this process, with the resources that Ray would have given it."""
+    resources: dict[str, float] = {}
+    identity = SimpleNamespace(unique_id="replica-1")
+    context = SimpleNamespace(get_assigned_resources=lambda: resources)
+    monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(replica_id=identity))
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+
+    return resources
+
+
+@pytest.mark.parametrize(("gpus", "limits"), [(0.25, [(0.25, 0)]), (1.0, [])])
+def test_a_replica_takes_its_gpu_and_no_more_of_the_memory_than_its_fraction(
+    outside_ray, monkeypatch, gpus, limits
+):
+    taken: list[tuple[float, int]] = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *limit: taken.append(limit))
+    outside_ray["GPU"] = gpus
+    assert replica._own_device() == torch.device("cuda", 0)
+    assert taken == limits
+
+
+def test_a_replica_without_a_gpu_of_its_own_leaves_those_it_sees_to_others(outside_ray, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert replica._own_device() == torch.device("cpu")

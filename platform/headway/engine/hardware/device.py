@@ -27,6 +27,29 @@ def compute_dtype(precision: Literal["auto", "fp32", "bf16"], device: torch.devi
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
+def inference_dtype(precision: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> torch.dtype:
+    """The dtype of the weights and products of a model that does not learn.
+
+    `auto` is float16 on GPUs that multiply only that fast (Volta, Turing): a forward stays within its range,
+    and there are no gradients that would have to be scaled.
+    """
+    if precision == "fp16" or (precision == "auto" and _needs_fp16(device)):
+        return torch.float16
+    return compute_dtype(precision, device)
+
+
+def _needs_fp16(device: torch.device) -> bool:
+    if device.type != "cuda" or has_fast_bf16(device):
+        return False
+    return torch.cuda.get_device_capability(device) >= (7, 0)
+
+
+def limit_gpu_memory(device: torch.device, fraction: float) -> None:
+    """Let this process take no more than a fraction of its GPU's memory; 1 is no limit."""
+    if device.type == "cuda" and fraction < 1.0:
+        torch.cuda.set_per_process_memory_fraction(fraction, device.index or 0)
+
+
 def precision_context(dtype: torch.dtype, device: torch.device) -> torch.autocast:
     """Autocast to `dtype`; does nothing for float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)

@@ -16,7 +16,7 @@ from transformers.activations import GELUActivation
 
 from headway.config.base import ConfigError
 from headway.config.serve import Precision
-from headway.engine.hardware.device import compute_dtype
+from headway.engine.hardware.device import inference_dtype
 from headway.engine.inference.int8 import FILE, PRODUCTS, Int8Layer, has_int8_products, read_roundings
 from headway.engine.model.attention import ATTENTION_NAME, attend_projected
 from headway.engine.model.layout import SequenceLayout
@@ -167,12 +167,12 @@ def load_for_inference(
         folder: where transformers saved it.
         architecture: name of its transformers class.
         precision: of weights and products; `auto` is int8 on a processor if the model was quantised for it,
-            else bf16 where that is fast.
+            else bf16 if that is fast, or fp16 on a GPU if only that is.
         device: where it computes.
 
     Raises:
-        ConfigError: no such class, no safetensors, a kind that cannot run unpadded, or int8 where the model
-            was not quantised or the device is no processor.
+        ConfigError: no such class, no safetensors, a kind that cannot run unpadded, int8 where the model
+            was not quantised or the device is no processor, or fp16 on one.
     """
     model_class = getattr(transformers, architecture, None)
     if model_class is None:
@@ -186,7 +186,7 @@ def load_for_inference(
     check_supported(model.config)
     in_int8 = _in_int8(folder, precision, device)
     roundings = read_roundings(folder, model.config.num_hidden_layers) if in_int8 else []
-    dtype = compute_dtype("auto" if precision == "int8" else precision, device)
+    dtype = _float_dtype(precision, device)
     model = model.to(device=device, dtype=torch.float32 if in_int8 else dtype).eval()
     run_unpadded(model)
     if model.config.model_type not in _FUSABLE:
@@ -196,6 +196,13 @@ def load_for_inference(
         return InferenceEncoder(model, fused)
     pairs = zip(fused, roundings, strict=True)
     return InferenceEncoder(model, [Int8Layer(layer, rounding, dtype) for layer, rounding in pairs])
+
+
+def _float_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """Of weights, and of what is not computed in integers."""
+    if precision == "fp16" and device.type == "cpu":
+        raise ConfigError("precision: 'fp16' is for GPUs; use 'bf16' or 'fp32' here")
+    return inference_dtype("auto" if precision == "int8" else precision, device)
 
 
 def _in_int8(folder: Path, precision: Precision, device: torch.device) -> bool:

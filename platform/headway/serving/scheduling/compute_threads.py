@@ -1,4 +1,4 @@
-"""A pack on the cores of a replica: a small one on all of them together, a large one dealt out among them."""
+"""A pack on a replica's GPU or cores: a small one on all of them, a large one dealt out among them."""
 
 from __future__ import annotations
 
@@ -39,11 +39,14 @@ class Computing:
         self._cores = cores
         self._together = compute_threads(1, cores)
         self._apart = compute_threads(cores, 1)
+        self._ahead = compute_threads(2, 1)
 
     async def run(self, model: EncoderModel, operation: Operation, pack: Pack) -> list[Any]:
         """What `model.run` gives, computed off the event loop."""
         loop = asyncio.get_running_loop()
-        alone = self._cores == 1 or len(pack.lengths) == 1 or model.device.type != "cpu"
+        if model.device.type != "cpu":  # one thread prepares a pack while the other waits for the GPU
+            return await loop.run_in_executor(self._ahead, model.run, operation, pack)
+        alone = self._cores == 1 or len(pack.lengths) == 1
         if alone or len(pack.ids) < WORTH_DEALING:
             return await loop.run_in_executor(self._together, model.run, operation, pack)
         hands = dealt(pack, self._cores)

@@ -6,11 +6,14 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
+import torch
 from ray import serve
 
+from headway.engine.hardware.device import limit_gpu_memory
 from headway.inference.packing import Operation, Pack
 from headway.serving.scheduling.compute_threads import Computing
 from headway.serving.scheduling.messages import Release, Reply
+from headway.serving.settings import ReplicaSettings
 
 if TYPE_CHECKING:
     from headway.inference.model import EncoderModel
@@ -21,10 +24,10 @@ _IDLE_SECONDS = 2.0
 class Encoder:
     """Computes in threads of its own, so that the next pack is unpacked while this one is computed."""
 
-    def __init__(self, release: Release, threads: int, precision: str, versions: int) -> None:
+    def __init__(self, release: Release, settings: ReplicaSettings) -> None:
         self._replica = serve.get_replica_context().replica_id.unique_id
-        self._precision, self._versions = precision, versions
-        self._computing = Computing(threads)
+        self._settings, self._device = settings, _own_device()
+        self._computing = Computing(settings.threads)
         self._loading: asyncio.Lock | None = None
         self._models: dict[Release, EncoderModel] = {release: self._load(release)}
         self._waiting_tokens, self._told_at = 0, 0.0
@@ -74,7 +77,7 @@ class Encoder:
             async with self._loading:
                 if release not in self._models:
                     self._models[release] = await asyncio.to_thread(self._load, release)
-                    while len(self._models) > self._versions:
+                    while len(self._models) > self._settings.versions:
                         del self._models[next(iter(self._models))]
         # The one that was used last is the last to be dropped.
         self._models[release] = self._models.pop(release)
@@ -86,6 +89,21 @@ class Encoder:
         from headway.inference.golden import warm_up
         from headway.inference.model import EncoderModel
 
-        model = EncoderModel(Path(release.folder), self._precision)  # type: ignore[arg-type]
+        model = EncoderModel(Path(release.folder), self._settings.precision, self._device)
         warm_up(model, release.folder)
+        if self._settings.cuda_graphs:
+            model.record_graphs()
         return model
+
+
+def _own_device() -> torch.device:
+    """The GPU that Ray gave this replica, of whose memory it takes no more than its fraction; else the CPU.
+
+    Ray hides the other GPUs from it, unless it gave it none.
+    """
+    import ray
+
+    gpus = ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)
+    device = torch.device("cuda", 0) if gpus else torch.device("cpu")
+    limit_gpu_memory(device, gpus)
+    return device

@@ -1,0 +1,74 @@
+"""What replicas get of a cluster: GPUs if there are any, and never what no node has."""
+
+import pytest
+
+from headway.cluster import connect
+from headway.config.base import ConfigError
+from headway.config.serve import ServeConfig
+from headway.serving.resources import gpus_per_replica, load_of
+
+
+def config(**settings):
+    return ServeConfig(model="x", **settings)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "replicas", "expected"),
+    [
+        ([], (1, 4), 0.0),
+        ([1], (1, 4), 1.0),
+        ([1], (0, 4), 1.0),
+        ([2, 2], (4, 8), 1.0),
+        ([1], (2, 2), 0.5),
+        ([1], (6, 6), 0.1666),  # Ray would round a sixth up, and the last replica find no room
+        ([2], (3, 3), 0.5),
+    ],
+)
+def test_each_replica_has_a_gpu_or_an_equal_fraction_of_one(pretend_nodes, gpus, replicas, expected):
+    pretend_nodes({"CPU": 2.0}, *({"CPU": 8.0, "GPU": float(count)} for count in gpus))
+    assert gpus_per_replica(config(replicas=replicas)) == expected
+
+
+@pytest.mark.parametrize("asked", [0.0, 0.25, 0.5, 1.0])
+def test_what_is_set_is_taken(pretend_nodes, asked):
+    pretend_nodes({"CPU": 8.0, "GPU": 1.0})
+    assert gpus_per_replica(config(replica_gpus=asked)) == asked
+
+
+@pytest.mark.parametrize(
+    ("nodes", "settings", "message"),
+    [
+        ([{"CPU": 8.0}], {"replica_gpus": 0.5}, "replica_gpus: 0.5 is more than any node of the cluster has"),
+        (
+            [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 64.0}],
+            {"replica_gpus": 1, "replica_cpus": 16},
+            "replica_cpus: no node with a GPU has 16 cores; lower it",
+        ),
+        (
+            [{"CPU": 8.0, "GPU": 1.0}],
+            {"replica_gpus": 0.5, "replicas": (3, 4)},
+            "replica_gpus: 3 replicas with 0.5 of a GPU each do not fit on this machine, which has",
+        ),
+    ],
+)
+def test_what_no_node_has_is_refused_instead_of_waited_for(
+    pretend_nodes, monkeypatch, nodes, settings, message
+):
+    pretend_nodes(*nodes)
+    monkeypatch.setattr(connect, "is_local", lambda: True)
+    with pytest.raises(ConfigError) as refused:
+        gpus_per_replica(config(**settings))
+    assert str(refused.value).startswith(message) and "\n" not in str(refused.value)
+
+
+def test_a_cluster_that_can_grow_may_have_too_few_gpus_yet(pretend_nodes, monkeypatch):
+    pretend_nodes({"CPU": 8.0, "GPU": 1.0})
+    monkeypatch.setattr(connect, "is_local", lambda: False)
+    assert gpus_per_replica(config(replica_gpus=1, replicas=(3, 4))) == 1.0
+
+
+def test_packs_are_larger_on_gpus_unless_they_are_set():
+    assert load_of(config(), 0.0) == (4096, 262_144, 8192)
+    assert load_of(config(), 0.5) == (16_384, 1_048_576, 32_768)
+    settings = {"max_batch_tokens": 100, "queue_tokens": 900, "replica_tokens": 300}
+    assert load_of(config(**settings), 1.0) == (100, 900, 300)
