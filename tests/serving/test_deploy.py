@@ -24,6 +24,7 @@ from headway.inference.golden import FILE, store_golden
 from headway.serving.declared import build
 from headway.serving.deploy import deploy, follow_aliases, undeploy
 from headway.serving.load_test import apply_load, bodies
+from headway.serving.scheduling import replica
 from headway.serving.scheduling.messages import Release
 from headway.tracking import Tracking, tracking_uri
 from ports import free_port
@@ -325,6 +326,37 @@ def test_requests_in_flight_are_answered_when_the_server_stops(cluster, expected
     assert [answer.status_code for answer in answers] == [200] * 4
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/health/live", trust_env=False)
+
+
+def test_a_replica_that_loses_its_gpu_is_replaced_and_costs_no_request(
+    cluster, expected, classifiers, tmp_path, monkeypatch
+):
+    undeploy()
+    lost = tmp_path / "lost"
+
+    class LosesItsGpuOnce(replica.Encoder):
+        def _load(self, release: Release) -> Any:
+            model = super()._load(release)
+            run = model.run
+
+            def fail_once(operation: Any, pack: Any) -> Any:
+                if lost.exists():
+                    return run(operation, pack)
+                lost.touch()
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+            model.run = fail_once  # type: ignore[method-assign]
+            return model
+
+    monkeypatch.setattr(replica, "Encoder", LosesItsGpuOnce)
+    config = ServeConfig(model="x", replicas=(1, 1), port=free_port(), precision="fp32", timeout=300)
+    url = deploy(config, [Release("topics", "1", str(classifiers[0]))], 1)
+    before = replica_processes()
+    check = Checked(expected)
+    assert load_in_background(url, 20, 2, check)().failed == 0
+    assert check.wrong == 0 and check.versions == {"1": 20}
+    assert lost.exists() and replica_processes() != before
+    assert retries(url) >= 1
 
 
 def test_a_config_file_of_ray_serve_can_name_it(cluster, classifiers, tracking):

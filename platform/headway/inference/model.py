@@ -49,6 +49,7 @@ class EncoderModel:
         self.device = default_device() if device is None else device
         self.trunk = load_for_inference(folder, self.description.architecture, precision, self.device)
         self.model = self.trunk.model
+        self._vocabulary = self.model.get_input_embeddings().num_embeddings
         self._outputs = HeadOutputs(self.trunk, self.description)
         self._row_step = _ROW_STEP if self.device.type == "cpu" else 1
         self._graphs: PackGraphs | None = None
@@ -93,7 +94,14 @@ class EncoderModel:
         return len(self._graphs)
 
     def batch(self, operation: Operation, pack: Pack) -> Batch:
-        """A pack with its layout, on the host, and maybe a last sequence of padding that fills its row up."""
+        """A pack with its layout, on the host, and maybe a last sequence of padding that fills its row up.
+
+        Raises:
+            ValueError: a token that the model does not know. Once a GPU had looked for it, it could compute
+                nothing more in this process.
+        """
+        if pack.ids.max(initial=0) >= self._vocabulary:
+            raise ValueError(f"token {pack.ids.max()} is not among the model's {self._vocabulary}")
         none = np.empty(0, np.int64)
         masked = np.flatnonzero(pack.ids == self._mask_id) if operation.name == "fill-mask" else none
         rest = -len(pack.ids) % (1 if operation.name == "attention" else self._row_step)

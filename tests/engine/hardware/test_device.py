@@ -11,6 +11,7 @@ from headway.engine.hardware.device import (
     default_device,
     has_fast_bf16,
     inference_dtype,
+    is_gpu_lost,
     precision_context,
 )
 
@@ -60,6 +61,20 @@ def test_a_model_that_infers_takes_the_fastest_dtype_of_its_gpu(monkeypatch, cap
 
 def test_without_a_gpu_inference_is_in_the_dtype_of_training():
     assert inference_dtype("auto", CPU) == compute_dtype("auto", CPU)
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with ..."), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), False),
+        (RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"), False),
+        (ValueError("CUDA error"), False),
+    ],
+)
+def test_after_some_errors_a_gpu_is_lost(error, lost):
+    assert is_gpu_lost(error) == lost
 
 
 def test_what_is_on_the_host_is_there_at_once():

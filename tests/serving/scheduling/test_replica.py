@@ -1,16 +1,21 @@
 """What a replica does with the cores and the GPU it was given, and when that is lost."""
 
+import asyncio
 import os
 import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import ray
 import torch
 from ray import serve
 
+from headway.inference.packing import Operation, Pack
 from headway.serving.scheduling import replica
+from headway.serving.scheduling.messages import Release
+from headway.serving.settings import ReplicaSettings
 
 SCRIPT = """
 import os, sys, torch
@@ -36,6 +41,10 @@ def test_products_take_the_cores_of_the_replica_and_no_more(cores):
     assert int(output) == cores - 1
 
 
+class Ended(BaseException):
+    """In the place of the process's end."""
+
+
 @pytest.fixture
 def outside_ray(monkeypatch):
     """A replica can be made in this process, with the resources that Ray would have given it."""
@@ -45,7 +54,16 @@ def outside_ray(monkeypatch):
     monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(replica_id=identity))
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
 
+    def end(code):
+        raise Ended(code)
+
+    monkeypatch.setattr(os, "_exit", end)
     return resources
+
+
+def replica_of(folder) -> tuple[replica.Encoder, Release]:
+    release = Release("tiny", "1", str(folder))
+    return replica.Encoder(release, ReplicaSettings(1, "fp32")), release
 
 
 @pytest.mark.parametrize(("gpus", "limits"), [(0.25, [(0.25, 0)]), (1.0, [])])
@@ -62,3 +80,24 @@ def test_a_replica_takes_its_gpu_and_no_more_of_the_memory_than_its_fraction(
 def test_a_replica_without_a_gpu_of_its_own_leaves_those_it_sees_to_others(outside_ray, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert replica._own_device() == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
+        (torch.OutOfMemoryError("CUDA out of memory."), False),
+        (ValueError("token 9 is not among the model's 5"), False),
+    ],
+)
+def test_a_replica_ends_if_its_gpu_is_lost_and_only_then(outside_ray, folders, monkeypatch, error, ends):
+    encoder, release = replica_of(folders["embeddings"])
+
+    def fail(operation, pack):
+        raise error
+
+    monkeypatch.setattr(encoder._models[release], "run", fail)
+    pack = Pack(np.asarray([2, 3], np.int32), np.zeros(2, np.uint8), np.asarray([2]))
+    with pytest.raises(Ended if ends else type(error)):
+        asyncio.run(encoder.compute(release, Operation("embed"), pack, 0))

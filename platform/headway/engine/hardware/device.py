@@ -50,6 +50,18 @@ def limit_gpu_memory(device: torch.device, fraction: float) -> None:
         torch.cuda.set_per_process_memory_fraction(fraction, device.index or 0)
 
 
+def is_gpu_lost(error: BaseException) -> bool:
+    """Whether a GPU can compute nothing more in this process: after most of CUDA's errors, all calls fail.
+
+    Too little memory is none of them.
+    """
+    if isinstance(error, torch.OutOfMemoryError):
+        return False
+    return isinstance(error, torch.AcceleratorError) or (
+        isinstance(error, RuntimeError) and "CUDA error" in str(error)
+    )
+
+
 def precision_context(dtype: torch.dtype, device: torch.device) -> torch.autocast:
     """Autocast to `dtype`; does nothing for float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
 import torch
 from ray import serve
 
-from headway.engine.hardware.device import limit_gpu_memory
+from headway.engine.hardware.device import is_gpu_lost, limit_gpu_memory
 from headway.inference.packing import Operation, Pack
 from headway.serving.scheduling.compute_threads import Computing
 from headway.serving.scheduling.messages import Release, Reply
@@ -17,6 +19,8 @@ from headway.serving.settings import ReplicaSettings
 
 if TYPE_CHECKING:
     from headway.inference.model import EncoderModel
+
+_log = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 2.0
 
@@ -45,8 +49,12 @@ class Encoder:
             This replica's name, and a result for each sequence.
         """
         self._waiting_tokens, self._told_at = waiting_tokens, time.monotonic()
-        model = await self._model(release)
-        return Reply(self._replica, await self._computing.run(model, operation, pack))
+        try:
+            model = await self._model(release)
+            return Reply(self._replica, await self._computing.run(model, operation, pack))
+        except RuntimeError as error:
+            _end_if_lost(error)
+            raise
 
     async def prepare(self, release: Release) -> str | None:
         """Load a version beside the others, warm it up and compare it with its stored outputs.
@@ -61,6 +69,7 @@ class Encoder:
             model = await self._model(release)
             found = await asyncio.to_thread(disagreement, model, release.folder)
         except Exception as error:
+            _end_if_lost(error)
             found = f"it cannot be loaded: {error}"
         if found and not known:
             self._models.pop(release, None)
@@ -94,6 +103,18 @@ class Encoder:
         if self._settings.cuda_graphs:
             model.record_graphs()
         return model
+
+
+def _end_if_lost(error: Exception) -> None:
+    """End this process if its GPU will compute nothing more in it, as after most of CUDA's errors.
+
+    What it was computing goes to other replicas, and Ray Serve starts another at once. A replica that lived
+    on until it had failed three health checks would fail each pack the quickest, and so be sent the next,
+    until none had an attempt left. It ends without tidying up, which would call CUDA and might wait for it.
+    """
+    if is_gpu_lost(error):
+        _log.critical("the GPU is lost, and this replica ends: %s", str(error).partition("\n")[0])
+        os._exit(1)
 
 
 def _own_device() -> torch.device:
