@@ -140,7 +140,7 @@ def test_parts_of_another_model_or_file_are_not_used(tmp_path):
 
 def test_packs_hold_every_sequence_once_and_few_tokens():
     lengths = np.random.default_rng(0).integers(2, 512, 500).tolist()
-    packs = list(packed(lengths))
+    packs = list(packed(lengths, 4096))
     assert sorted(place for pack in packs for place in pack) == list(range(500))
     assert all(sum(lengths[place] for place in pack) <= 4096 for pack in packs)
 

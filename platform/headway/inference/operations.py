@@ -130,6 +130,8 @@ def results(
         masked: int64, the hidden words' positions in the pack, in order.
         description: of the model.
     """
+    if ROWS.get(operation.name) == "sequences":
+        return list(found[: len(pack.lengths)])
     ends = np.cumsum(pack.lengths)
     match operation.name:
         case "tokens" | "answer":
@@ -141,7 +143,7 @@ def results(
             sizes = pack.lengths**2 * (description.layers * description.heads)
             parts = np.split(found, np.cumsum(sizes)[:-1])
             return [part.reshape(*shape, n, n) for part, n in zip(parts, pack.lengths, strict=True)]
-    return list(found[: len(ends)])
+    raise ValueError(f"no operation {operation.name!r}")
 
 
 def _words_by_sequence(

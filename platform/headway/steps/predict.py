@@ -27,7 +27,7 @@ from headway.tracking import Tracking
 from headway.tracking.references import model_folder
 
 PART_ROWS = 1024
-_PACK_TOKENS = 4096
+_PACK_TOKENS = {"cpu": 4096, "cuda": 16_384}
 
 
 def predict_file(
@@ -138,6 +138,7 @@ class Scorer:
 
         torch.set_num_threads(cores)
         self._model = EncoderModel(Path(folder))
+        self._model.record_graphs()
         self._tokenizer = TextTokenizer(Path(folder), self._model.description.max_length)
 
     def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
@@ -148,19 +149,20 @@ class Scorer:
         operation = Operation("classify" if "classify" in description.abilities else "embed")
         sequences = [piece.sequence for piece in self._tokenizer.pieces(batch["text"].to_pylist())]
         found: list[Any] = [None] * len(sequences)
-        for places in packed([len(sequence.ids) for sequence in sequences]):
+        most = _PACK_TOKENS[self._model.device.type]
+        for places in packed([len(sequence.ids) for sequence in sequences], most):
             results = self._model.run(operation, Pack.of([sequences[place] for place in places]))
             for place, result in zip(places, results, strict=True):
                 found[place] = result
         return pyarrow.table({"part": batch["part"], **_answers(np.asarray(found), description)})
 
 
-def packed(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Places of sequences of like length, together at most a pack's tokens."""
+def packed(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Places of sequences of like length, together at most so many tokens."""
     waiting: list[int] = []
     tokens = 0
     for place in np.argsort(lengths, kind="stable").tolist():
-        if waiting and tokens + lengths[place] > _PACK_TOKENS:
+        if waiting and tokens + lengths[place] > most:
             yield waiting
             waiting, tokens = [], 0
         waiting.append(place)

@@ -142,7 +142,7 @@ class PackGraphs:
         """Record a computation; where that fails, packs run without, as they do if they are too large."""
         try:
             graph = _Graph(lambda batch: self._compute(name, batch), size, self._device, self._record)
-        except RuntimeError as error:  # out of memory, or a kernel that cannot be recorded
+        except Exception as error:  # out of memory, or a kernel that cannot be recorded
             reason = str(error).partition("\n")[0]
             _log.warning("packs of %d tokens or more run without CUDA graphs: %s", size.tokens, reason)
             return False
