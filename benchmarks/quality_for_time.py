@@ -21,12 +21,14 @@ from typing import Any
 
 import torch
 from lib.paragraphs import Paragraphs, load_paragraphs
+from lib.training_speed.setup import headway_batches, new_model
+from lib.training_speed.sizes import SIZES
 from torch import Tensor
-from train_speed import SEQUENCES, headway_batches, new_model, precision_name
 
 from headway.config.steps import PretrainConfig
 from headway.config.training import OptimizerConfig, ScheduleConfig
 from headway.data.store import TokenStore
+from headway.engine.hardware.device import has_fast_bf16
 from headway.engine.training.meter import Meter
 from headway.engine.training.objectives import PretrainingObjective
 from headway.engine.training.trainer import Trainer
@@ -35,6 +37,7 @@ LEARNING_RATE = 5e-4
 WARMUP_STEPS = 20
 SNAPSHOTS = 8
 HELD_OUT = 800
+CPU = torch.device("cpu")
 MOST_STEPS = 100_000
 
 Weights = dict[str, Tensor]
@@ -74,13 +77,13 @@ def run_headway(preset: str, paragraphs: Paragraphs, timer: Timer) -> None:
         corpus="in memory",
         objective=["mlm"],
         steps=MOST_STEPS,
-        batch_size=SEQUENCES["cpu"][preset],
+        batch_size=SIZES[preset].sequences["cpu"],
         optimizer=OptimizerConfig(learning_rate=LEARNING_RATE),
         schedule=ScheduleConfig(name="constant", warmup=WARMUP_STEPS / MOST_STEPS),
         precision="auto",
     )
     batches = headway_batches(paragraphs, config.batch_size)
-    objective = PretrainingObjective(new_model(preset, paragraphs, ours=True), pairs=None)
+    objective = PretrainingObjective(new_model(SIZES[preset], paragraphs, CPU, ours=True), pairs=None)
     trainer = Trainer(objective, batches, config)
     for step in range(MOST_STEPS):
         trainer.train_step(step, batches.micro_batches(step, 0, 1, 1), Meter())
@@ -100,9 +103,9 @@ def run_trainer(preset: str, paragraphs: Paragraphs, timer: Timer) -> None:
 
     arguments = TrainingArguments(
         output_dir="/tmp/headway-benchmark",
-        per_device_train_batch_size=SEQUENCES["cpu"][preset],
+        per_device_train_batch_size=SIZES[preset].sequences["cpu"],
         max_steps=MOST_STEPS,
-        bf16=precision_name("cpu") == "bf16",
+        bf16=precision() == "bf16",
         optim="adamw_torch_fused",
         learning_rate=LEARNING_RATE,
         weight_decay=0.01,
@@ -117,7 +120,7 @@ def run_trainer(preset: str, paragraphs: Paragraphs, timer: Timer) -> None:
         disable_tqdm=True,
     )
     HuggingFaceTrainer(
-        model=new_model(preset, paragraphs, ours=False),
+        model=new_model(SIZES[preset], paragraphs, CPU, ours=False),
         args=arguments,
         train_dataset=datasets.Dataset.from_dict({"input_ids": paragraphs.rows()}),
         data_collator=DataCollatorForLanguageModeling(paragraphs.tokenizer, mlm_probability=0.15),
@@ -125,9 +128,14 @@ def run_trainer(preset: str, paragraphs: Paragraphs, timer: Timer) -> None:
     ).train()
 
 
+def precision() -> str:
+    """What both multiply in on this machine."""
+    return "bf16" if has_fast_bf16(CPU) else "fp32"
+
+
 def held_out_loss(preset: str, paragraphs: Paragraphs, held_out: Paragraphs, weights: Weights) -> float:
     """Mean loss of the masked words of the held-out paragraphs, in float32."""
-    model = new_model(preset, paragraphs, ours=True)
+    model = new_model(SIZES[preset], paragraphs, CPU, ours=True)
     model.load_state_dict(weights)
     objective = PretrainingObjective(model, pairs=None)
     config = PretrainConfig(corpus="in memory", objective=["mlm"], steps=1, precision="fp32")
@@ -155,7 +163,7 @@ def draw(curves: dict[str, list[tuple[float, float]]], preset: str, path: Path) 
         minutes, losses = [s / 60 for s, _ in curve], [loss for _, loss in curve]
         axes.plot(minutes, losses, marker="o", label=name)
     axes.set(xlabel="minutes of training", ylabel="held-out loss of masked words")
-    axes.set_title(f"BERT-{preset} on BBC paragraphs, 2 cores, {precision_name('cpu')}")
+    axes.set_title(f"BERT-{preset} on BBC paragraphs, 2 cores, {precision()}")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)
@@ -178,7 +186,7 @@ def main() -> None:
     draw(curves, options.model, picture)
     ours, theirs = curves["headway"][-1][1], curves["trainer"][-1][1]
     figures = {"benchmark": "quality_for_time", "model": options.model, "minutes": options.minutes}
-    figures["precision"] = precision_name("cpu")
+    figures["precision"] = precision()
     figures |= {"loss_headway": round(ours, 4), "loss_trainer": round(theirs, 4)}
     print(json.dumps(figures | {"margin": round(theirs - ours, 4)}))
 

