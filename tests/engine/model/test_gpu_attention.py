@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from headway.engine.model import gpu_attention
+from headway.engine.model import gpu_attention, window_attention
 from headway.engine.model.gpu_attention import attend_fused
 from headway.engine.model.layout import layout_of_lengths
 
@@ -102,14 +102,28 @@ class Operators(TorchDispatchMode):
     ("dtype", "head_dim", "dropout", "window", "kernel"),
     [
         (torch.bfloat16, 64, 0.0, None, "torch_attn._varlen_attn.default"),
-        (torch.bfloat16, 64, 0.0, 64, "torch_attn._varlen_attn.default"),
+        (torch.bfloat16, 64, 0.0, 65, "headway.attend_window.default"),
+        (torch.float16, 128, 0.0, 129, "headway.attend_window.default"),
+        (torch.bfloat16, 64, 0.0, 130, "torch_attn._varlen_attn.default"),
+        (torch.bfloat16, 136, 0.0, 65, "torch_attn._varlen_attn.default"),
         (torch.float16, 64, 0.1, 64, "aten._flash_attention_forward.default"),
         (torch.float32, 64, 0.1, None, "aten._efficient_attention_forward.default"),
         (torch.float32, 64, 0.0, 64, "aten.index_copy.default"),
         (torch.bfloat16, 20, 0.0, None, "aten.index_copy.default"),
     ],
 )
-def test_the_fastest_kernel_that_can_do_it_is_taken(dtype, head_dim, dropout, window, kernel):
+def test_the_fastest_kernel_that_can_do_it_is_taken(dtype, head_dim, dropout, window, kernel, monkeypatch):
+    monkeypatch.setattr(gpu_attention, "window_attention", window_attention)
+    assert kernel in operators_of_attention(dtype, head_dim, dropout, window)
+
+
+def test_flash_attention_takes_windows_where_triton_is_missing(monkeypatch):
+    monkeypatch.setattr(gpu_attention, "window_attention", None)
+    assert "torch_attn._varlen_attn.default" in operators_of_attention(torch.bfloat16, 64, 0.0, 65)
+
+
+def operators_of_attention(dtype, head_dim, dropout, window):
+    """Names of those that run forward and backward on the device that stands for a GPU."""
     layout = layout_of_lengths(torch.tensor(LENGTHS), torch.device("meta"))
     query, key, value = (
         torch.empty(sum(LENGTHS), 4, head_dim, dtype=dtype, device="meta", requires_grad=True)
@@ -118,6 +132,6 @@ def test_the_fastest_kernel_that_can_do_it_is_taken(dtype, head_dim, dropout, wi
     with Operators() as seen:
         attended = attend_fused(query, key, value, dropout, layout, window, None)
         attended.sum().backward()
-    assert kernel in seen.names
     assert query.grad is not None
     assert attended.shape == query.shape == query.grad.shape
+    return seen.names

@@ -13,7 +13,7 @@ from tiny_encoders import CONFIGS
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
-from headway.engine.model import gpu_attention, short_attention
+from headway.engine.model import gpu_attention, short_attention, window_attention
 from headway.engine.model.compilation import is_worth_compiling
 from headway.engine.model.dropout import use_fast_dropout
 from headway.engine.model.encoder import label_settings
@@ -35,6 +35,7 @@ VOCABULARY = 61
 def _as_on_a_gpu(monkeypatch):
     allow_fused_optimizers(monkeypatch)
     monkeypatch.setattr(gpu_attention, "short_attention", short_attention)
+    monkeypatch.setattr(gpu_attention, "window_attention", window_attention)
 
 
 def model_of(kind, head="MaskedLM", **settings):
@@ -49,8 +50,8 @@ def ready(model):
     return model
 
 
-def some_batch(generator, most=20):
-    lengths = [generator.randint(3, 23) for _ in range(generator.randint(2, most))]
+def some_batch(generator, most=20, longest=23):
+    lengths = [generator.randint(3, longest) for _ in range(generator.randint(2, most))]
     return random_batch(lengths, VOCABULARY)
 
 
@@ -107,9 +108,11 @@ def test_a_step_of_an_embedder_reads_nothing_back(loss):
 
 
 def test_a_step_with_sequences_too_long_for_one_tile_reads_nothing_back():
-    config = type(CONFIGS["modernbert"]).from_dict(CONFIGS["modernbert"].to_dict())
-    model = ready(transformers.AutoModelForMaskedLM.from_config(config))
-    step(trainer_on_meta(PretrainingObjective(model, None)), 0, [random_batch([200, 9, 300], VOCABULARY)])
+    trainer = trainer_on_meta(PretrainingObjective(model_of("modernbert"), None))
+    with Operations() as seen:
+        step(trainer, 0, [random_batch([200, 9, 300], VOCABULARY)])
+    assert seen.counts["headway.attend_window.default"] == 1  # of two layers, one sees a window
+    assert seen.counts["torch_attn._varlen_attn.default"] == 1
 
 
 def test_a_step_of_bert_base_is_at_most_1500_operations():
@@ -156,3 +159,15 @@ def test_only_long_runs_on_a_gpu_are_compiled_unless_asked_for():
     assert is_worth_compiling(META, 300)
     assert not is_worth_compiling(META, 299)
     assert not is_worth_compiling(torch.device("cpu"), 10_000)
+
+
+@pytest.mark.parametrize(("how", "graphs"), [("trunk", 2), (True, 3)])
+def test_graphs_fit_long_sequences_and_windows_of_any_length(how, graphs, compiler):
+    trainer = trainer_on_meta(PretrainingObjective(model_of("modernbert"), None), compile=how)
+    generator = random.Random(0)
+    for number in range(20):
+        batch = some_batch(generator, longest=500)
+        assert batch.longest > short_attention.LONGEST
+        step(trainer, number, [batch])
+    assert not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] == graphs

@@ -3,8 +3,10 @@
 Which kernel runs depends on the numbers and on what is asked for:
 
 - half precision, no dropout, no sequence longer than 128 tokens: `short_attention`.
-- half precision: FlashAttention, windows and dropout included (Dao 2023, "FlashAttention-2"). Dropout in
-  attention costs about a third of its time: each weight draws a random number, forward and backward.
+- half precision, no dropout, a window of at most 128 tokens on either side: `window_attention`.
+- half precision otherwise: FlashAttention, windows and dropout included (Dao 2023, "FlashAttention-2").
+  Dropout in attention costs about a third of its time: each weight draws a random number, forward and
+  backward.
 - float32, and GPUs older than Ampere: the memory-efficient kernel (Rabe and Staats 2021).
 - a window in float32, or heads of an odd width: padded blocks with a mask, which pay for the padding.
 """
@@ -21,8 +23,9 @@ from torch.nn.attention.varlen import varlen_attn
 from headway.engine.model.layout import SequenceLayout
 
 short_attention: Any = None
+window_attention: Any = None
 if torch.version.cuda is not None:  # PyTorch's other builds bring no Triton, and have no use for it
-    from headway.engine.model import short_attention
+    from headway.engine.model import short_attention, window_attention
 
 _HALF = (torch.float16, torch.bfloat16)
 _LARGEST_HEAD = 256
@@ -52,6 +55,8 @@ def attend_fused(
         Same dtype and shape.
     """
     head_dim = query.size(-1)
+    if window is not None and _fits_window_attention(query, dropout_probability, window):
+        return window_attention.attend_window(query, key, value, layout.cu_seqlens, window, scale=scale)
     if _fits_flash(query.dtype, head_dim, query.device):
         return _flash(query, key, value, dropout_probability, layout, window, scale)
     if _fits_memory_efficient(query.dtype, head_dim, window is not None):
@@ -88,6 +93,17 @@ def fits_short_attention(
         and head_dim <= 128
         and projected.device.type != "cpu"
         and _has_flash_attention(projected.device)
+    )
+
+
+def _fits_window_attention(query: Tensor, dropout_probability: float, window: int) -> bool:
+    return (
+        window_attention is not None
+        and window <= window_attention.LARGEST_WINDOW
+        and dropout_probability == 0.0
+        and query.size(-1) <= window_attention.LARGEST_HEAD
+        and query.device.type != "cpu"
+        and _fits_flash(query.dtype, query.size(-1), query.device)
     )
 
 
