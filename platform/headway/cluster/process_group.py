@@ -9,7 +9,8 @@ from typing import Any
 import psutil
 import ray
 from ray.train.torch import TorchConfig
-from ray.train.torch.config import _TorchBackend
+
+_DefaultBackend: Any = TorchConfig().backend_cls
 
 
 @dataclass
@@ -21,12 +22,12 @@ class AtNodeAddresses(TorchConfig):
     """
 
     @property
-    def backend_cls(self) -> type[_TorchBackend]:
+    def backend_cls(self) -> type[Any]:
         """What starts the group."""
         return _AtNodeAddresses
 
 
-class _AtNodeAddresses(_TorchBackend):
+class _AtNodeAddresses(_DefaultBackend):
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         worker_group.execute(_use_interface_of_node)
         super().on_start(worker_group, backend_config)

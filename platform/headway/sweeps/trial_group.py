@@ -91,11 +91,11 @@ def _give_back_what_is_left(mark: Path) -> None:
 
     Ray frees it with the whole job only, and Ray Train's cleaner needs the dashboard.
     """
-    from ray._raylet import PlacementGroupID
+    import ray
     from ray.util.placement_group import PlacementGroup, remove_placement_group
 
     if mark.exists() and (reserved := mark.read_text()):
-        remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(reserved)))
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(reserved)))
 
 
 def end_group(trial: Trial) -> None:
