@@ -13,7 +13,7 @@ from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.tune.execution.class_cache import _ActorClassCache
 
-from headway.cluster import prestart
+from headway.cluster import prestart, ray_internals
 from headway.cluster.fork_server import server
 from waiting import wait_until
 
@@ -62,7 +62,7 @@ def of_tune() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("actor_class", "environment"), [(plain, lambda: None), (of_tune, prestart.trial_environment)]
+    ("actor_class", "environment"), [(plain, lambda: None), (of_tune, ray_internals.trial_environment)]
 )
 def test_an_actor_takes_a_process_that_was_started_ahead(ray_cluster, actor_class, environment):
     waiting = idle_after_one_more(environment())
@@ -73,7 +73,9 @@ def test_an_actor_takes_a_process_that_was_started_ahead(ray_cluster, actor_clas
 
 def test_training_workers_take_processes_that_were_started_ahead(ray_cluster, tmp_path):
     environment = prestart.worker_environment(1)
-    waiting = idle_after_one_more(prestart.control_environment() | environment)
+    control = ray_internals.train_environment()
+    assert control is not None
+    waiting = idle_after_one_more(control | environment)
 
     def write(folder: str) -> None:
         import os

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from headway.cluster import local, prestart
+from headway.cluster import local, prestart, ray_internals
 from headway.cluster.address import address_problem
 from headway.cluster.fork_server import launch as forking
 from headway.config.base import ConfigError
@@ -131,10 +131,7 @@ def quieten() -> None:
     """Ray's own progress, hints and warnings would drown Headway's; its log files keep them."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
-    os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
-    # How soon Ray Train notices that its workers are done; 2 s where not set.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    ray_internals.set_train_defaults()
     warnings.filterwarnings("ignore", module="ray")
     for name in ("ray", "ray.train", "ray.tune", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)

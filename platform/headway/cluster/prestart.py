@@ -9,13 +9,11 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-import os
+
+from headway.cluster import ray_internals
 
 CONTROL_PROCESSES = 3
 """Actors of Ray Train besides the workers: its controller, synchronisation, and what cleans up after it."""
-
-_HOOK = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"
-_KEPT_SECONDS = 300
 
 logger = logging.getLogger(__name__)
 
@@ -25,35 +23,19 @@ def preload() -> None:
     importlib.import_module("ray.train.torch")
 
 
-def control_environment() -> dict[str, str]:
-    """The environment that Ray Train gives its controller, and all that it starts."""
-    from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR
-    from ray.train.v2._internal.constants import get_env_vars_to_propagate
-
-    return {RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR: "0"} | get_env_vars_to_propagate()
-
-
 def worker_environment(threads: int) -> dict[str, str]:
     """What a training worker's environment has besides: Ray calls `preload` as its process starts.
 
     Ray would set the number of threads for an actor only, after torch is loaded: too late for the thread
     that computes gradients.
     """
-    return {_HOOK: f"{__name__}.{preload.__name__}", "OMP_NUM_THREADS": str(threads)}
-
-
-def trial_environment() -> dict[str, str]:
-    """The environment that Ray Tune gives its trials."""
-    from ray.tune.execution.class_cache import DEFAULT_ENV_VARS, ENV_VARS_TO_PROPAGATE
-
-    return DEFAULT_ENV_VARS | {name: os.environ[name] for name in ENV_VARS_TO_PROPAGATE if name in os.environ}
+    return ray_internals.setup_hook(f"{__name__}.{preload.__name__}") | {"OMP_NUM_THREADS": str(threads)}
 
 
 def start_processes(processes: int, environment: dict[str, str] | None = None) -> None:
     """Have this machine's Ray node start so many processes.
 
-    Ray has no public call for it. Should a later version refuse this one, all starts as it would have
-    without, only later.
+    If the node refuses, all starts as it would have without, only later.
 
     Args:
         processes: how many.
@@ -61,7 +43,7 @@ def start_processes(processes: int, environment: dict[str, str] | None = None) -
             without one of their own; Ray Serve gives its replicas one that adds nothing.
     """
     try:
-        _request(processes, _serialized(environment))
+        ray_internals.start_processes(processes, _serialized(environment), _own_node())
     except Exception:  # whatever a changed internal interface raises
         logger.warning("processes could not be started ahead", exc_info=True)
 
@@ -78,20 +60,9 @@ def _serialized(environment: dict[str, str] | None) -> str:
     return json.dumps(both, sort_keys=True, separators=(",", ":"))
 
 
-def _request(processes: int, serialized_environment: str) -> None:
+def _own_node() -> str:
+    """The address at which this machine's node takes requests."""
     import ray
-    from ray._private.grpc_utils import init_grpc_channel
-    from ray._private.worker import global_worker
-    from ray.core.generated import common_pb2, node_manager_pb2, node_manager_pb2_grpc
 
     [node] = [node for node in ray.nodes() if node["NodeID"] == ray.get_runtime_context().get_node_id()]
-    request = node_manager_pb2.PrestartWorkersRequest(
-        language=common_pb2.PYTHON,
-        num_workers=processes,
-        keep_alive_duration_secs=_KEPT_SECONDS,
-        job_id=global_worker.current_job_id.binary(),
-    )
-    request.runtime_env_info.serialized_runtime_env = serialized_environment
-    address = f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
-    service = node_manager_pb2_grpc.NodeManagerServiceStub(init_grpc_channel(address, asynchronous=False))
-    service.PrestartWorkers(request, timeout=10)
+    return f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headway.cluster import connect, prestart
+from headway.cluster import connect, prestart, ray_internals
 from headway.config.base import ConfigError
 
 Workers = int | tuple[int, int]
@@ -83,8 +83,7 @@ def require_workers(workers: Workers, address: str | None, tracking_uri: str) ->
 def start_workers_ahead(workers: int, share: Share | None = None) -> None:
     """On a local cluster, start the processes of so many training workers while the driver goes on."""
     share = share or share_of(workers)
-    if share.is_local:
-        control = prestart.control_environment()
+    if share.is_local and (control := ray_internals.train_environment()) is not None:
         prestart.start_processes(prestart.CONTROL_PROCESSES, control)
         prestart.start_processes(workers, control | prestart.worker_environment(share.cpus))
 
@@ -185,15 +184,6 @@ def _on_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(max(1, cpus))
     # Without a GPU of its own, a worker leaves those that it sees to others.
     device = ray.train.torch.get_device() if ray.get_gpu_ids() else torch.device("cpu")
-    worker = Worker(context.get_world_rank(), context.get_world_size(), device, is_leaving=_is_leaving)
+    rank, size = context.get_world_rank(), context.get_world_size()
+    worker = Worker(rank, size, device, is_leaving=ray_internals.is_leaving)
     config["function"](*config["arguments"], worker, config["launched_at"])
-
-
-def _is_leaving() -> bool:
-    """Whether a node of this worker's group is being drained: a spot notice, or an operator's wish.
-
-    Ray's public call for it is a barrier of all workers; this only looks, and they agree by themselves.
-    """
-    from ray.train.v2._internal.execution.context import get_train_context
-
-    return get_train_context().preemption_context.preemption_info is not None

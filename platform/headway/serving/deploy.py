@@ -65,8 +65,7 @@ def deploy(config: ServeConfig, releases: Sequence[Release], cores: int) -> str:
     connect.start_processes_ahead(1 + config.least_replicas, {})  # the gateway and the replicas
     from ray import serve
 
-    for logger in ("ray.serve", "ray._private"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     application = bind_application(config, releases, cores)
     serve.start(proxy_location="Disabled", logging_config=_QUIET)
     target = serve.RunTarget(application, name=_APPLICATION, route_prefix=None, logging_config=_QUIET)

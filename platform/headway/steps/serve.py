@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from headway.cluster import connect
+from headway.cluster import connect, ray_internals
 from headway.config.base import ConfigError
 from headway.config.serve import ServeConfig
 from headway.data.sources import Document, read_documents
@@ -37,8 +36,7 @@ def run_serve(config: ServeConfig, context: Context) -> StepResult:
         can = ", ".join(abilities[first])
         raise ConfigError(f"demo_texts: {config.model!r} is no classifier; it can: {can}")
     started = time.monotonic()
-    # Ray's workers run at low priority where not told otherwise: any other process would delay answers.
-    os.environ.setdefault("RAY_worker_niceness", "0")
+    ray_internals.run_at_normal_priority()  # or any other process would delay answers
     connect.connect(context.address, context.tracking.uri)
     url = deploy(config, releases, cores_per_replica(config))
     follow_aliases(config, context.tracking)

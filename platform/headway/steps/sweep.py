@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from headway.cluster import connect, prestart
+from headway.cluster import connect, ray_internals
 from headway.cluster.worker_group import start_workers_ahead
 from headway.config.base import ConfigError
 from headway.config.steps import FinetuneConfig, PretrainConfig, SweepConfig
@@ -213,7 +213,9 @@ def _held_by_trial(shares: TrialShares) -> dict[str, float]:
 
 def _start_ahead(shares: TrialShares) -> None:
     """Have the processes of the first trials start while the driver goes on."""
-    connect.start_processes_ahead(shares.concurrency, prestart.trial_environment())
+    environment = ray_internals.trial_environment()
+    if environment is not None:
+        connect.start_processes_ahead(shares.concurrency, environment)
     if shares.workers:
         start_workers_ahead(shares.concurrency * shares.workers, shares.share)
 

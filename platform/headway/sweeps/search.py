@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from headway.cluster import ray_internals
 from headway.config.steps import SweepConfig
 from headway.data.sampling import derived_seed
 from headway.sweeps.ledger import Ledger, Trial
@@ -209,7 +210,8 @@ def _bracketed(config: SweepConfig) -> Any:
             shares = np.asarray([float(_REDUCTION) ** -bracket for bracket in range(_BRACKETS)])
             rng = np.random.default_rng(derived_seed(config.seed, trial.config["point"]["number"]))
             bracket = rng.choice(_BRACKETS, p=shares / shares.sum())
-            self._trial_info[trial.trial_id] = self._brackets[bracket]
+            if not ray_internals.put_in_bracket(self, trial, int(bracket)):
+                super().on_trial_add(controller, trial)
 
     return Bracketed
 

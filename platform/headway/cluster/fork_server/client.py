@@ -66,9 +66,12 @@ def _is_plain_python(context: dict[str, Any], arguments: list[str]) -> bool:
 
 
 def _leave_to_ray(arguments: list[str]) -> None:
-    from ray._private.workers import setup_worker
+    from headway.cluster.ray_internals import setup_script
 
-    os.execv(sys.executable, [sys.executable, setup_worker.__file__, *arguments])
+    script = setup_script()
+    if script is None:  # `local` would not have had this file started
+        sys.exit("this release of Ray has no script that sets such a process up")
+    os.execv(sys.executable, [sys.executable, script, *arguments])
 
 
 def _set_variables(variables: dict[str, str]) -> None:
