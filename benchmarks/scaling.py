@@ -184,8 +184,8 @@ def fitted(alone: Found, apart: Found, shape: Encoder, sequences: int, link: Lin
 
 
 # One H200, measured: a bf16 product runs at 756 TFLOP/s, BERT-large's step reaches 0.607 of that, and memory
-# moves 4.3 TB/s. NVIDIA's data sheets: NVLink 900 GB/s both ways together, PCIe 5 64 GB/s each way; ConnectX-7,
-# 400 Gb/s for each GPU. How much of the links is reached is assumed.
+# moves 4.3 TB/s. NVIDIA's data sheets: NVLink 900 GB/s both ways together, PCIe 5 64 GB/s each way;
+# ConnectX-7, 400 Gb/s for each GPU. How much of the links is reached is assumed.
 PRODUCT_RATE, UTILISATION, MEMORY_RATE, REACHED = 756e12, 0.607, 4.3e12, 0.75
 LOADER_PROCESSES = 4
 BYTES_OF_UPDATE = 36  # weights and two moments read and written, gradients in both precisions, the copy
