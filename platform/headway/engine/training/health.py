@@ -23,8 +23,8 @@ class TrainingError(RuntimeError):
 class StepHealth:
     """Watches the gradients' norms without waiting for them, if the optimizer can skip a step by itself.
 
-    A fused optimizer is told by a number on the GPU to leave the weights alone. From the first norm that is
-    not finite on it is told so, and at the next look the weights are still those before that step. Other
+    AdamW and LAMB are told by a number on the GPU to leave the weights alone. From the first norm that is not
+    finite on they are told so, and at the next look the weights are still those before that step. Other
     optimizers are only let run once the norm has been read.
     """
 
@@ -73,5 +73,4 @@ class StepHealth:
 
 def _takes_found_inf(optimizer: Any) -> bool:
     """Whether the optimizer skips a step if `found_inf` is 1, as `torch.amp.GradScaler` asks for."""
-    fused = all(group.get("fused") for group in optimizer.param_groups)
-    return fused and bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))

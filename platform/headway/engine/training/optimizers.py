@@ -1,4 +1,4 @@
-"""Optimizers by name, all from libraries that are kept well."""
+"""Optimizers by name: those of libraries, and our own where a library's would make a GPU wait."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Adafactor, AdamW, Optimizer
 
 from headway.config.training import OptimizerConfig
+from headway.engine.training.lamb import Lamb
 from headway.engine.training.parameter_groups import parameter_groups, split_hidden_matrices, with_layer_decay
 
 
@@ -22,6 +23,8 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
             return Adafactor(groups, lr=config.learning_rate)
         case "adamw":
             return _adamw(groups, config)
+        case "lamb":
+            return _lamb(groups, config)
         case "muon":
             return _muon(split_hidden_matrices(model, groups), config)
         case _:
@@ -39,6 +42,12 @@ def _adamw(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
         fused=not is_split,
         foreach=False if is_split else None,
     )
+
+
+def _lamb(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
+    for group in groups:
+        group["adapt"] = all(parameter.dim() >= 2 for parameter in group["params"])
+    return Lamb(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps)
 
 
 def _muon(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
@@ -60,19 +69,12 @@ def _muon(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
 
 def _from_library(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
     # Imported only when asked for: the library takes a second to load.
-    from pytorch_optimizer import Lamb, Lion, ScheduleFreeAdamW
+    from pytorch_optimizer import Lion, ScheduleFreeAdamW
 
     rate, betas, eps = config.learning_rate, config.betas, config.eps
-    match config.name:
-        case "lion":
-            return Lion(groups, lr=rate, betas=betas)
-        case "schedule_free_adamw":
-            return ScheduleFreeAdamW(groups, lr=rate, betas=betas, eps=eps)
-        case _:
-            # You et al. 2019, algorithm 2: the decay is part of the update that the trust ratio scales.
-            # Without `adam_debias` the library divides the scaled step by 1 - beta1^t: ten times the rate
-            # at the start.
-            return Lamb(groups, lr=rate, betas=betas, eps=eps, weight_decouple=False, adam_debias=True)
+    if config.name == "lion":
+        return Lion(groups, lr=rate, betas=betas)
+    return ScheduleFreeAdamW(groups, lr=rate, betas=betas, eps=eps)
 
 
 def use_result_weights(optimizer: Any) -> None:
