@@ -71,7 +71,7 @@ def test_a_pretraining_step_reads_nothing_back(kind, settings):
         step(trainer, number, [some_batch(generator) for _ in range(trainer.parts)])
 
 
-@pytest.mark.parametrize("name", ["lamb"])
+@pytest.mark.parametrize("name", ["lamb", "muon"])
 def test_a_step_of_an_optimizer_of_our_own_reads_nothing_back(name):
     settings = {"optimizer": {"name": name}, "accumulation": 2}
     trainer = trainer_on_meta(PretrainingObjective(model_of("bert"), None), **settings)

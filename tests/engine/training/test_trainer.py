@@ -103,7 +103,7 @@ def test_the_same_job_gives_the_same_bits(job):
     assert_equal(train(with_dropout(job))[0], train(with_dropout(job))[0])
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb", "muon"])
 def test_a_run_broken_off_and_resumed_is_bit_identical(optimizer, job, tmp_path):
     """With dropout: its random numbers, too, are functions of seed and step."""
     config = job.config.optimizer.model_copy(update={"name": optimizer})

@@ -23,9 +23,9 @@ class TrainingError(RuntimeError):
 class StepHealth:
     """Watches the gradients' norms without waiting for them, if the optimizer can skip a step by itself.
 
-    AdamW and LAMB are told by a number on the GPU to leave the weights alone. From the first norm that is not
-    finite on they are told so, and at the next look the weights are still those before that step. Other
-    optimizers are only let run once the norm has been read.
+    AdamW, LAMB and Muon are told by a number on the GPU to leave the weights alone. From the first norm that
+    is not finite on they are told so, and at the next look the weights are still those before that step.
+    Other optimizers are only let run once the norm has been read.
     """
 
     def __init__(self, optimizer: Any, worker: Worker) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from headway.engine.training.moments import run_adam
+from headway.engine.training.moments import run_adam, zeros_like_each
 
 
 class Lamb(Optimizer):
@@ -54,8 +54,7 @@ class Lamb(Optimizer):
     def _move(self, weights: list[Tensor], group: dict[str, Any]) -> None:
         rate, decay = group["lr"], group["weight_decay"]
         # Zeros take Adam's step; with found_inf they stay zeros.
-        updates = torch._foreach_abs(weights)
-        torch._foreach_zero_(updates)
+        updates = zeros_like_each(weights)
         run_adam(torch._fused_adam_, updates, weights, self.state, group, rate=-1.0, found_inf=self.found_inf)
         if decay:
             torch._foreach_add_(updates, weights, alpha=decay)
@@ -70,7 +69,7 @@ class Lamb(Optimizer):
             torch._foreach_add_(weights, updates, alpha=-rate)
 
 
-def _trust_ratios(weights: Sequence[Tensor], updates: Sequence[Tensor]) -> Tensor:
+def _trust_ratios(weights: list[Tensor], updates: list[Tensor]) -> Tensor:
     """||weight|| / ||update|| of each, and 1 if either is 0; float32, shape (weights,)."""
     of_weights = torch.stack(torch._foreach_norm(weights))
     of_updates = torch.stack(torch._foreach_norm(updates))

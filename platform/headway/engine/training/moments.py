@@ -9,6 +9,13 @@ import torch
 from torch import Tensor
 
 
+def zeros_like_each(weights: Sequence[Tensor]) -> list[Tensor]:
+    """Zeros, never negative ones, of the shapes of `weights`; two kernels for all of them."""
+    zeros = list(torch._foreach_abs(list(weights)))
+    torch._foreach_zero_(zeros)
+    return zeros
+
+
 def run_adam(
     kernel: Callable[..., None],
     values: Sequence[Tensor],

@@ -90,7 +90,7 @@ class Trainer:
             self.pipeline = Pipeline(self.objective, self.worker, self.dtype)
         else:
             self.worker.split(self.objective, self.dtype)
-        self.optimizer = build_optimizer(self.objective, config.optimizer)
+        self.optimizer = build_optimizer(self.objective, config.optimizer, self.worker)
         self.schedule = build_schedule(self.optimizer, config.schedule, self.total_steps)
         self.health = StepHealth(self.optimizer, self.worker)
         self.restored = self._resume()
