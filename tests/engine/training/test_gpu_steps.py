@@ -71,9 +71,10 @@ def test_a_pretraining_step_reads_nothing_back(kind, settings):
         step(trainer, number, [some_batch(generator) for _ in range(trainer.parts)])
 
 
-@pytest.mark.parametrize("name", ["lamb", "muon"])
-def test_a_step_of_an_optimizer_of_our_own_reads_nothing_back(name):
-    settings = {"optimizer": {"name": name}, "accumulation": 2}
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", ["adamw", "lamb", "muon"])
+def test_a_step_of_each_optimizer_that_skips_by_itself_reads_nothing_back(name, precision):
+    settings = {"optimizer": {"name": name}, "accumulation": 2, "precision": precision}
     trainer = trainer_on_meta(PretrainingObjective(model_of("bert"), None), **settings)
     for number in range(2):
         step(trainer, number, [some_batch(random.Random(number)) for _ in range(trainer.parts)])
