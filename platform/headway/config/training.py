@@ -108,6 +108,10 @@ class TrainingConfig(Config):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 where it is fast, else fp16 on a GPU that is fast at it"
     )
+    tf32: bool = Field(
+        default=False,
+        description="on a GPU, multiply float32 matrices in TF32: faster, with 10 bits of a fraction, not 23",
+    )
     compile: bool | Literal["trunk"] | None = Field(
         default=None,
         description="torch.compile each layer, or the trunk as one graph, slower to start and a little "

@@ -55,6 +55,12 @@ def is_gpu_lost(error: BaseException) -> bool:
     )
 
 
+def use_tf32(wanted: bool) -> None:
+    """Whether GPUs multiply float32 matrices in TF32, in this process; whatever was set before."""
+    # Of PyTorch's three ways to set this, the only one after which none of them refuses to be read.
+    torch.backends.cuda.matmul.allow_tf32 = wanted
+
+
 def precision_context(dtype: torch.dtype, device: torch.device) -> torch.autocast:
     """Autocast to `dtype`; does nothing for float32."""
     is_half = dtype in (torch.bfloat16, torch.float16)

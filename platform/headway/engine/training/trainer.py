@@ -18,7 +18,7 @@ from headway.data.batch import Batch
 from headway.data.batches import BatchSource
 from headway.data.sampling import derived_seed, parts_of
 from headway.engine.checkpoint.checkpoints import Checkpoints, Own, Restored
-from headway.engine.hardware.device import compute_dtype, to_device
+from headway.engine.hardware.device import compute_dtype, to_device, use_tf32
 from headway.engine.hardware.peak_rate import synchronise
 from headway.engine.model.compilation import checkpoint_activations, compile_model, is_worth_compiling
 from headway.engine.parallel.gradients import Gradients
@@ -85,6 +85,7 @@ class Trainer:
         self.total_steps = config.total_steps(batches)
         most_shares = max(config.most_shares, self.worker.shares)
         self.parts = most_shares * config.accumulation
+        use_tf32(config.tf32)
         self.dtype = compute_dtype(config.precision, self.worker.device)
         if self.dtype == torch.float16 and self.worker.mesh is not None:
             self.dtype = torch.float32  # FSDP gives gradients that nothing has divided
