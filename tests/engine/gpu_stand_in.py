@@ -35,8 +35,9 @@ class Operations(TorchDispatchMode):
 
 
 def allow_fused_optimizers(monkeypatch: Any) -> None:
-    """Let AdamW take the path that it takes on a GPU; here it would refuse, for want of a kernel."""
+    """Let optimizers take the path that they take on a GPU; here they would refuse, for want of a kernel."""
     monkeypatch.setattr(adam, "_device_dtype_check_for_fused", lambda *_, **__: None)
+    monkeypatch.setattr(torch, "_fused_sgd_", lambda *_, **__: None)
 
 
 def random_batch(lengths: list[int], vocab_size: int, labels: torch.Tensor | None = None) -> Batch:

@@ -61,15 +61,16 @@ def _cores() -> Finding:
 def _accelerators() -> list[Finding]:
     import torch
 
-    from headway.engine.hardware.device import default_device, has_fast_bf16
+    from headway.engine.hardware.device import compute_dtype, default_device, has_fast_bf16
 
     device = default_device()
     gpus = torch.cuda.device_count()
     names = {torch.cuda.get_device_name(i) for i in range(gpus)}
     bf16 = has_fast_bf16(device)
+    otherwise = "trains in fp16" if compute_dtype("auto", device) == torch.float16 else "trains in fp32"
     return [
         Finding("GPUs", f"{gpus} {', '.join(names)}".strip(), "good" if gpus else "trains on the processor"),
-        Finding("bf16", "fast" if bf16 else "no", "used" if bf16 else "trains in fp32"),
+        Finding("bf16", "fast" if bf16 else "no", "used" if bf16 else otherwise),
     ]
 
 

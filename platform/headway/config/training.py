@@ -105,7 +105,13 @@ class TrainingConfig(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it is fast")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 where it is fast, else fp16 on a GPU that is fast at it"
+    )
+    tf32: bool = Field(
+        default=False,
+        description="on a GPU, multiply float32 matrices in TF32: faster, with 10 bits of a fraction, not 23",
+    )
     compile: bool | Literal["trunk"] | None = Field(
         default=None,
         description="torch.compile each layer, or the trunk as one graph, slower to start and a little "
@@ -189,6 +195,8 @@ class TrainingConfig(Config):
             raise ValueError(
                 f"parallel.shard, tensor and pipeline need optimizer.name adamw, not {self.optimizer.name!r}"
             )
+        if self.parallel.splits_model and self.precision == "fp16":
+            raise ValueError("parallel.shard, tensor and pipeline need precision bf16 or fp32, not 'fp16'")
         if self.accumulation < self.parallel.pipeline:
             raise ValueError(
                 f"parallel.pipeline {self.parallel.pipeline} needs as many micro-batches, "

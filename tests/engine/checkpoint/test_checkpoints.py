@@ -64,6 +64,19 @@ def test_resumed_run_is_bit_identical(tmp_path: Path, name: str, stop_after: int
     assert [entry for entry in before if entry[0] <= stop_after] + after == history
 
 
+def test_a_state_does_not_say_how_steps_are_computed(tmp_path: Path) -> None:
+    """The optimizer of a split model is not fused; that of a whole one which goes on from there is."""
+    model, optimizer = model_and_optimizer(1.0)
+    for group in optimizer.param_groups:
+        group.update(fused=False, foreach=False)
+    checkpoints = checkpoints_in(tmp_path)
+    checkpoints.save(1, model, optimizer)
+    checkpoints.wait()
+    model, optimizer = model_and_optimizer(0.0)
+    checkpoints.restore(model, optimizer)
+    assert [group["fused"] for group in optimizer.param_groups] == [True, True]
+
+
 def test_run_without_a_saved_state_starts_at_the_beginning(tmp_path: Path) -> None:
     assert restored_from(tmp_path / "none").step == 0
 

@@ -10,7 +10,6 @@ from headway.engine.hardware.device import (
     compute_dtype,
     default_device,
     has_fast_bf16,
-    inference_dtype,
     is_gpu_lost,
     precision_context,
 )
@@ -23,13 +22,14 @@ def test_the_device_is_a_gpu_where_there_is_one():
 
 
 def test_auto_takes_bf16_only_where_it_is_fast():
-    expected = torch.bfloat16 if has_fast_bf16(CPU) else torch.float32
+    expected = torch.bfloat16 if has_fast_bf16(CPU) else torch.float32  # never float16 without a GPU
     assert compute_dtype("auto", CPU) == expected
     assert compute_dtype("fp32", CPU) == torch.float32
     assert compute_dtype("bf16", CPU) == torch.bfloat16
+    assert compute_dtype("fp16", CPU) == torch.float16
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_products_are_computed_in_the_chosen_dtype_and_weights_stay_float32(dtype):
     layer = torch.nn.Linear(4, 4)
     with precision_context(dtype, CPU):
@@ -51,16 +51,12 @@ GPU = torch.device("cuda")
         ((6, 1), False, torch.float32),  # multiplies float16 at a sixty-fourth of float32's rate
     ],
 )
-def test_a_model_that_infers_takes_the_fastest_dtype_of_its_gpu(monkeypatch, capability, bf16, expected):
+def test_auto_takes_the_fastest_dtype_of_a_gpu(monkeypatch, capability, bf16, expected):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: bf16)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert inference_dtype("auto", GPU) == expected
-    assert inference_dtype("fp16", GPU) == torch.float16
-    assert inference_dtype("fp32", GPU) == torch.float32
-
-
-def test_without_a_gpu_inference_is_in_the_dtype_of_training():
-    assert inference_dtype("auto", CPU) == compute_dtype("auto", CPU)
+    assert compute_dtype("auto", GPU) == expected
+    assert compute_dtype("fp16", GPU) == torch.float16
+    assert compute_dtype("fp32", GPU) == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder = tmp_path_factory.mktemp("groups")
     of_three, resized = str(folder / "of_three"), str(folder / "resized")
     elastic = {"workers": [1, 3], "batch_size": 13}
+    muon = {"optimizer": {"name": "muon", "learning_rate": 1e-3}, "dropout": 0.0}
     return train_in_processes(
         [
+            {"name": "muon alone", "world": 1, **muon},
+            {"name": "muon of two", "world": 2, **muon},
             {"name": "untouched", "world": 3, "batch_size": 13},
             {"name": "stopped", "world": 3, "batch_size": 13, "states": of_three, "stop_after": 7},
             {"name": "resumed", "world": 3, "batch_size": 13, "states": of_three},
@@ -33,6 +36,12 @@ def test_stopped_group_resumes_bit_identical(results: Results) -> None:
     assert results["resumed"]["start"] == 7
     assert same(results["resumed"]["weights"], results["untouched"]["weights"])
     assert results["stopped"]["history"] + results["resumed"]["history"] == results["untouched"]["history"]
+
+
+def test_workers_that_share_muons_work_have_the_losses_of_one(results: Results) -> None:
+    pairs = zip(results["muon of two"]["history"], results["muon alone"]["history"], strict=True)
+    for (_, metrics), (_, expected) in pairs:
+        assert metrics == pytest.approx(expected, rel=2e-3)
 
 
 def test_resized_group_has_the_losses_of_an_untouched_one(results: Results) -> None:

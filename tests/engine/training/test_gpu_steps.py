@@ -71,6 +71,15 @@ def test_a_pretraining_step_reads_nothing_back(kind, settings):
         step(trainer, number, [some_batch(generator) for _ in range(trainer.parts)])
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", ["adamw", "lamb", "muon"])
+def test_a_step_of_each_optimizer_that_skips_by_itself_reads_nothing_back(name, precision):
+    settings = {"optimizer": {"name": name}, "accumulation": 2, "precision": precision}
+    trainer = trainer_on_meta(PretrainingObjective(model_of("bert"), None), **settings)
+    for number in range(2):
+        step(trainer, number, [some_batch(random.Random(number)) for _ in range(trainer.parts)])
+
+
 def test_a_step_with_sentence_pairs_and_dropout_in_attention_reads_nothing_back():
     config = type(CONFIGS["bert"]).from_dict(
         CONFIGS["bert"].to_dict() | {"attention_probs_dropout_prob": 0.1}

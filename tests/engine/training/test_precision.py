@@ -1,4 +1,4 @@
-"""The bfloat16 copy that is computed with, and the float32 weights it follows."""
+"""The copy in half precision that is computed with, and the float32 weights it follows."""
 
 from typing import Any
 

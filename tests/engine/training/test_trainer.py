@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from headway.config.steps import PretrainConfig
 from headway.engine.checkpoint.checkpoints import Checkpoints
 from headway.engine.checkpoint.storage import Folder
+from headway.engine.hardware.device import use_tf32
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.health import TrainingError
 from headway.engine.training.trainer import Metrics, Trainer
@@ -103,7 +104,7 @@ def test_the_same_job_gives_the_same_bits(job):
     assert_equal(train(with_dropout(job))[0], train(with_dropout(job))[0])
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb", "muon"])
 def test_a_run_broken_off_and_resumed_is_bit_identical(optimizer, job, tmp_path):
     """With dropout: its random numbers, too, are functions of seed and step."""
     config = job.config.optimizer.model_copy(update={"name": optimizer})
@@ -214,6 +215,22 @@ def test_a_loss_that_explodes_ends_the_run_with_the_step(job):
     trainer = Trainer(_Exploding(), job.batches()[0], job.config, worker=Worker())
     with pytest.raises(TrainingError, match="step 1 is not finite; try a lower learning_rate"):
         trainer.run()
+
+
+@pytest.mark.parametrize("before", ["ieee", "tf32"])
+@pytest.mark.parametrize("wanted", [False, True])
+def test_float32_products_are_in_tf32_only_if_asked_for(before, wanted, job):
+    matmul = torch.backends.cuda.matmul
+    matmul.fp32_precision = before
+    Trainer(job.objective(), job.batches()[0], changed(job, tf32=wanted).config)
+    assert matmul.fp32_precision == ("tf32" if wanted else "ieee")
+    assert matmul.allow_tf32 == wanted
+    assert torch.get_float32_matmul_precision() == ("high" if wanted else "highest")
+    use_tf32(False)
+
+
+def test_tf32_is_off_when_not_set(job):
+    assert not job.config.tf32
 
 
 def test_bf16_learns_too(job):

@@ -16,6 +16,9 @@ from torch.optim import Optimizer
 
 from headway.engine.parallel.worker import Worker
 
+_IMPLEMENTATION = ("fused", "foreach")
+"""Settings of a group that say how a step is computed, not what it does."""
+
 
 def training_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
     """Parameters, buffers and optimizer state by the names they have in an unsharded model.
@@ -42,6 +45,9 @@ def load_optimizer(
     """
     if [group["params"] for group in state["param_groups"]] != [group["params"] for group in groups]:
         state["param_groups"] = groups
+    for saved, present in zip(state["param_groups"], groups, strict=True):
+        # How the step is computed depends on the layout of now, not of then.
+        saved |= {name: present[name] for name in _IMPLEMENTATION if name in present}
     set_optimizer_state_dict(model, optimizer, state)
 
 

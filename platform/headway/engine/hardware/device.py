@@ -20,28 +20,21 @@ def has_fast_bf16(device: torch.device) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def compute_dtype(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> torch.dtype:
-    """The dtype of matrix products; weights and sums stay float32."""
-    if precision == "auto":
-        precision = "bf16" if has_fast_bf16(device) else "fp32"
-    return torch.bfloat16 if precision == "bf16" else torch.float32
+def has_fast_fp16(device: torch.device) -> bool:
+    """Whether the device is a GPU with fast products of float16 matrices: Volta or later."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
 
 
-def inference_dtype(precision: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> torch.dtype:
-    """The dtype of the weights and products of a model that does not learn.
+def compute_dtype(precision: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> torch.dtype:
+    """The dtype of matrix products; while training, weights and sums stay float32.
 
-    `auto` is float16 on GPUs that multiply only that fast (Volta, Turing): a forward stays within its range,
-    and there are no gradients that would have to be scaled.
+    `auto` is float16 on GPUs that multiply only that fast, Volta and Turing.
     """
-    if precision == "fp16" or (precision == "auto" and _needs_fp16(device)):
-        return torch.float16
-    return compute_dtype(precision, device)
-
-
-def _needs_fp16(device: torch.device) -> bool:
-    if device.type != "cuda" or has_fast_bf16(device):
-        return False
-    return torch.cuda.get_device_capability(device) >= (7, 0)
+    if precision == "auto":
+        if has_fast_bf16(device):
+            return torch.bfloat16
+        return torch.float16 if has_fast_fp16(device) else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
 def limit_gpu_memory(device: torch.device, fraction: float) -> None:
@@ -62,9 +55,16 @@ def is_gpu_lost(error: BaseException) -> bool:
     )
 
 
+def use_tf32(wanted: bool) -> None:
+    """Whether GPUs multiply float32 matrices in TF32, in this process; whatever was set before."""
+    # Of PyTorch's three ways to set this, the only one after which none of them refuses to be read.
+    torch.backends.cuda.matmul.allow_tf32 = wanted
+
+
 def precision_context(dtype: torch.dtype, device: torch.device) -> torch.autocast:
     """Autocast to `dtype`; does nothing for float32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+    is_half = dtype in (torch.bfloat16, torch.float16)
+    return torch.autocast(device.type, dtype=dtype if is_half else torch.bfloat16, enabled=is_half)
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

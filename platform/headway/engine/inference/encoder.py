@@ -16,7 +16,7 @@ from transformers.activations import GELUActivation
 
 from headway.config.base import ConfigError
 from headway.config.serve import Precision
-from headway.engine.hardware.device import inference_dtype
+from headway.engine.hardware.device import compute_dtype
 from headway.engine.inference.int8 import FILE, PRODUCTS, Int8Layer, has_int8_products, read_roundings
 from headway.engine.model.attention import ATTENTION_NAME, attend_projected
 from headway.engine.model.layout import SequenceLayout
@@ -202,7 +202,7 @@ def _float_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     """Of weights, and of what is not computed in integers."""
     if precision == "fp16" and device.type == "cpu":
         raise ConfigError("precision: 'fp16' is for GPUs; use 'bf16' or 'fp32' here")
-    return inference_dtype("auto" if precision == "int8" else precision, device)
+    return compute_dtype("auto" if precision == "int8" else precision, device)
 
 
 def _in_int8(folder: Path, precision: Precision, device: torch.device) -> bool:

@@ -65,8 +65,15 @@ class Gradients:
             with self._averaging():
                 yield
 
-    def give(self) -> None:
-        """Let the weights have the sums; those that backward did not reach keep none."""
+    @torch.no_grad()
+    def give(self, divisor: Tensor | None = None) -> None:
+        """Let the weights have the sums; those that backward did not reach keep none.
+
+        Args:
+            divisor: of all gradients, a float32 scalar on their device, if the copies' loss was scaled by it.
+        """
+        if divisor is not None and self._filled:
+            torch._foreach_div_([self._views[index] for index in self._filled], divisor)
         for index in self._filled:
             self._weights[index].grad = self._views[index]
         self._filled = set()

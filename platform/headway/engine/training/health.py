@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from headway.data.batch import Batch
 from headway.engine.parallel.worker import Worker
+from headway.engine.training.loss_scale import LossScale
 
 _NONE = -1
 
@@ -23,14 +23,22 @@ class TrainingError(RuntimeError):
 class StepHealth:
     """Watches the gradients' norms without waiting for them, if the optimizer can skip a step by itself.
 
-    A fused optimizer is told by a number on the GPU to leave the weights alone. From the first norm that is
-    not finite on it is told so, and at the next look the weights are still those before that step. Other
-    optimizers are only let run once the norm has been read.
+    AdamW, LAMB and Muon are told by a number on the GPU to leave the weights alone. From the first norm that
+    is not finite on they are told so, and at the next look the weights are still those before that step.
+    Other optimizers are only let run once the norm has been read.
+
+    In float16 a gradient that is not finite is no error: that one step is skipped, and the loss scale halves.
+    It is one if even the smallest scale does not help.
+
+    Attributes:
+        skips_step: whether the step that was seen last is known to be skipped: do not run the optimizer.
     """
 
-    def __init__(self, optimizer: Any, worker: Worker) -> None:
-        self._optimizer, self._worker = optimizer, worker
-        self._skips_by_itself = worker.device.type != "cpu" and _takes_found_inf(optimizer)
+    def __init__(self, optimizer: Any, worker: Worker, scale: LossScale | None = None) -> None:
+        self._optimizer, self._worker, self._scale = optimizer, worker, scale
+        reads_freely = worker.device.type == "cpu" and scale is None
+        self._skips_by_itself = _takes_found_inf(optimizer) and not reads_freely
+        self.skips_step = False
         self._bad_step = torch.full((), _NONE, dtype=torch.int64, device=worker.device)
         self._rows: deque[tuple[int, Sequence[Tensor]]] = deque()
 
@@ -41,37 +49,41 @@ class StepHealth:
             `step` if it is known already that the weights must not be moved by it.
         """
         self._rows.append((step, [batch.row_ids for batch in micro_batches]))
-        if not self._skips_by_itself:
-            if not math.isfinite(float(norm)):
-                return step
-            self._rows.clear()
+        is_good = norm.isfinite()
+        first = torch.where(self._bad_step == _NONE, step, self._bad_step)
+        good = self._bad_step if self._scale is None else torch.full_like(first, _NONE)
+        self._bad_step = torch.where(is_good, good, first)
+        found_inf = (self._bad_step != _NONE).float()
+        if self._scale is not None:
+            self._scale.update(found_inf)
+        if self._skips_by_itself:
+            self._optimizer.found_inf = found_inf
             return None
-        was_good = self._bad_step == _NONE
-        self._bad_step = torch.where(was_good & ~norm.isfinite(), step, self._bad_step)
-        self._optimizer.found_inf = (self._bad_step != _NONE).float()
-        return None
+        self.skips_step = bool(found_inf)
+        return step if self.skips_step and self._scale is None else None
 
     def look(self) -> int | None:
-        """The step whose gradients were not finite, if there was one; waits for the device."""
-        if not self._skips_by_itself:
-            return None
+        """The first step that should not have been skipped, if there was one; waits for the device."""
         found = int(self._bad_step)
         if found == _NONE:
             self._rows.clear()
             return None
-        return found
+        return found if self._scale is None or self._scale.is_exhausted else None
 
     def error(self, step: int) -> TrainingError:
         """What to raise for a step that `saw` or `look` named."""
         rows = next((row_ids for number, row_ids in self._rows if number == step), [])
         named = torch.cat(list(rows)).tolist()[:16] if rows else []
+        problem, remedy = "is not finite", "try a lower learning_rate"
+        if self._scale is not None:
+            problem += ", however small the loss scale"
+            remedy += ", or precision bf16 or fp32"
         return TrainingError(
-            f"the gradient of step {step + 1} is not finite; try a lower learning_rate "
+            f"the gradient of step {step + 1} {problem}; {remedy} "
             f"(worker {self._worker.rank}, rows {named}; the state before the step is saved)"
         )
 
 
 def _takes_found_inf(optimizer: Any) -> bool:
     """Whether the optimizer skips a step if `found_inf` is 1, as `torch.amp.GradScaler` asks for."""
-    fused = all(group.get("fused") for group in optimizer.param_groups)
-    return fused and bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))

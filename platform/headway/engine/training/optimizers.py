@@ -1,4 +1,4 @@
-"""Optimizers by name, all from libraries that are kept well."""
+"""Optimizers by name: those of libraries, and our own where a library's would make a GPU wait."""
 
 from __future__ import annotations
 
@@ -9,21 +9,36 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Adafactor, AdamW, Optimizer
 
 from headway.config.training import OptimizerConfig
+from headway.engine.parallel.worker import Worker
+from headway.engine.training.lamb import Lamb
+from headway.engine.training.muon import Muon
 from headway.engine.training.parameter_groups import parameter_groups, split_hidden_matrices, with_layer_decay
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
-    """The named optimizer over the model's trainable parameters; biases and norms are not decayed."""
+def build_optimizer(model: nn.Module, config: OptimizerConfig, worker: Worker | None = None) -> Optimizer:
+    """The named optimizer over the model's trainable parameters; biases and norms are not decayed.
+
+    Args:
+        model: what is trained.
+        config: which optimizer.
+        worker: this process among those that have the same model, if there are several.
+    """
+    rate, betas, eps = config.learning_rate, config.betas, config.eps
     groups = parameter_groups(model, config.weight_decay)
     if config.layer_decay < 1.0:
         groups = with_layer_decay(model, groups, config.learning_rate, config.layer_decay)
     match config.name:
         case "adafactor":
-            return Adafactor(groups, lr=config.learning_rate)
+            return Adafactor(groups, lr=rate)
         case "adamw":
             return _adamw(groups, config)
+        case "lamb":
+            for group in groups:
+                group["adapt"] = all(parameter.dim() >= 2 for parameter in group["params"])
+            return Lamb(groups, lr=rate, betas=betas, eps=eps)
         case "muon":
-            return _muon(split_hidden_matrices(model, groups), config)
+            hidden = split_hidden_matrices(model, groups)
+            return Muon(hidden, lr=rate, betas=betas, eps=eps, worker=worker)
         case _:
             return _from_library(groups, config)
 
@@ -41,38 +56,14 @@ def _adamw(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
     )
 
 
-def _muon(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
-    """Jordan et al. 2024 for matrices inside layers, AdamW for embeddings, norms and heads.
-
-    Both take the same learning rate: updates are scaled to AdamW's size (Liu et al. 2025, "Muon is
-    Scalable for LLM Training", section 2.2).
-    """
-    from pytorch_optimizer import Muon
-
-    for group in groups:
-        group.setdefault("lr", config.learning_rate)
-        if group["use_muon"]:
-            group["use_adjusted_lr"] = True
-        else:
-            group |= {"betas": config.betas, "eps": config.eps}
-    return Muon(groups)
-
-
 def _from_library(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
     # Imported only when asked for: the library takes a second to load.
-    from pytorch_optimizer import Lamb, Lion, ScheduleFreeAdamW
+    from pytorch_optimizer import Lion, ScheduleFreeAdamW
 
     rate, betas, eps = config.learning_rate, config.betas, config.eps
-    match config.name:
-        case "lion":
-            return Lion(groups, lr=rate, betas=betas)
-        case "schedule_free_adamw":
-            return ScheduleFreeAdamW(groups, lr=rate, betas=betas, eps=eps)
-        case _:
-            # You et al. 2019, algorithm 2: the decay is part of the update that the trust ratio scales.
-            # Without `adam_debias` the library divides the scaled step by 1 - beta1^t: ten times the rate
-            # at the start.
-            return Lamb(groups, lr=rate, betas=betas, eps=eps, weight_decouple=False, adam_debias=True)
+    if config.name == "lion":
+        return Lion(groups, lr=rate, betas=betas)
+    return ScheduleFreeAdamW(groups, lr=rate, betas=betas, eps=eps)
 
 
 def use_result_weights(optimizer: Any) -> None:

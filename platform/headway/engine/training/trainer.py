@@ -17,8 +17,8 @@ from headway.config.training import TrainingConfig
 from headway.data.batch import Batch
 from headway.data.batches import BatchSource
 from headway.data.sampling import derived_seed, parts_of
-from headway.engine.checkpoint.checkpoints import Checkpoints, Restored
-from headway.engine.hardware.device import compute_dtype, to_device
+from headway.engine.checkpoint.checkpoints import Checkpoints, Own, Restored
+from headway.engine.hardware.device import compute_dtype, to_device, use_tf32
 from headway.engine.hardware.peak_rate import synchronise
 from headway.engine.model.compilation import checkpoint_activations, compile_model, is_worth_compiling
 from headway.engine.parallel.gradients import Gradients
@@ -28,6 +28,7 @@ from headway.engine.training.evaluation import mean_losses
 from headway.engine.training.flops import TrainingFlops
 from headway.engine.training.health import StepHealth
 from headway.engine.training.loader import Loader, loader_processes
+from headway.engine.training.loss_scale import LossScale
 from headway.engine.training.meter import Meter, Metrics
 from headway.engine.training.objectives import Term
 from headway.engine.training.optimizers import build_optimizer, use_result_weights, use_training_weights
@@ -84,15 +85,19 @@ class Trainer:
         self.total_steps = config.total_steps(batches)
         most_shares = max(config.most_shares, self.worker.shares)
         self.parts = most_shares * config.accumulation
+        use_tf32(config.tf32)
         self.dtype = compute_dtype(config.precision, self.worker.device)
+        if self.dtype == torch.float16 and self.worker.mesh is not None:
+            self.dtype = torch.float32  # FSDP gives gradients that nothing has divided
+        self.scale = LossScale(self.worker.device) if self.dtype == torch.float16 else None
         self.pipeline: Pipeline | None = None
         if self.worker.stages > 1:
             self.pipeline = Pipeline(self.objective, self.worker, self.dtype)
         else:
             self.worker.split(self.objective, self.dtype)
-        self.optimizer = build_optimizer(self.objective, config.optimizer)
+        self.optimizer = build_optimizer(self.objective, config.optimizer, self.worker)
         self.schedule = build_schedule(self.optimizer, config.schedule, self.total_steps)
-        self.health = StepHealth(self.optimizer, self.worker)
+        self.health = StepHealth(self.optimizer, self.worker, self.scale)
         self.restored = self._resume()
         self.start_step = self.restored.step
         if config.activation_checkpointing:
@@ -114,7 +119,8 @@ class Trainer:
         The objective's weights are the result's from the last report on.
 
         Raises:
-            TrainingError: a gradient that is not finite; the state before that step is saved.
+            TrainingError: a gradient that is not finite, in float16 one that no loss scale makes finite; the
+                state before that step is saved.
             Stopped: some worker was asked to stop.
         """
         if self.start_step == 0 and self.measure_start:
@@ -134,6 +140,8 @@ class Trainer:
                 metrics: Metrics = {}
                 if self._reports_after(step):
                     metrics |= meter.metrics(self.worker, self.dtype)
+                    if self.scale is not None:
+                        metrics["loss_scale"] = float(self.scale.value)
                     meter = Meter()
                 if self._evaluates_after(step):
                     metrics |= self.evaluate()
@@ -221,11 +229,13 @@ class Trainer:
             is_last = index == len(batches) - 1
             losses = weigh(module(batch))
             total = torch.stack(list(losses.values())).sum() * scale
+            if self.scale is not None:
+                total = total * self.scale.value
             hold_back_sums(module, not is_last)
             with self.gradients.collected(is_last):
                 total.backward()
             sums = {name: sums.get(name, 0.0) + loss.detach() for name, loss in losses.items()}
-        self.gradients.give()
+        self.gradients.give(self.scale.value if self.scale is not None else None)
         return sums
 
     def _update(self, step: int, micro_batches: Sequence[Batch], meter: Meter) -> None:
@@ -234,9 +244,11 @@ class Trainer:
         norm = clip_gradients(self.objective, self.config.max_grad_norm, self.worker, borrowed)
         self._end_if_unhealthy(self.health.saw(step, norm, micro_batches))
         meter.steps += 1
-        meter.gradient_norm = norm
+        # What is not finite is no measure; in float16 the step is skipped, and said so by the loss scale.
+        meter.gradient_norm = torch.where(norm.isfinite(), norm, meter.gradient_norm)
         meter.learning_rate = self.optimizer.param_groups[0]["lr"]
-        self.optimizer.step()
+        if not self.health.skips_step:
+            self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.compute.follow()
@@ -245,6 +257,8 @@ class Trainer:
         """Save the state before a step whose gradient is not finite, and end the run."""
         if bad_step is None:
             return
+        if self.scale is not None:
+            self.scale.reset()
         self._save(bad_step, Meter(), None)
         self.finish_saving()
         raise self.health.error(bad_step)
@@ -290,6 +304,8 @@ class Trainer:
             return Restored()
         restored = self.checkpoints.restore(self.objective, self.optimizer)
         skip_to(self.schedule, restored.step)
+        if self.scale is not None and restored.own and "loss_scale" in restored.own[0]:
+            self.scale.load_state(restored.own[0]["loss_scale"])
         return restored
 
     def _resumed_meter(self) -> Meter:
@@ -299,7 +315,9 @@ class Trainer:
 
     def _save(self, step: int, meter: Meter, validation_loss: float | None) -> None:
         if self.checkpoints is not None:
-            own = {"share": self.worker.share, "meter": meter.state()}
+            own: Own = {"share": self.worker.share, "meter": meter.state()}
+            if self.scale is not None:
+                own["loss_scale"] = self.scale.state()
             self.checkpoints.save(step, self.objective, self.optimizer, own, validation_loss)
 
     def finish_saving(self) -> None:
