@@ -21,10 +21,10 @@ def take_steps(worker: Worker | None, steps: int = 3) -> tuple[dict[str, Any], i
     computed = 0
     alone = muon.newton_schulz
 
-    def counting(matrices: torch.Tensor) -> torch.Tensor:
+    def counting(matrices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         nonlocal computed
         computed += int((matrices.flatten(1) != 0).any(1).sum())
-        return alone(matrices)
+        return alone(matrices, dtype)
 
     muon.newton_schulz = counting
     objective = tiny_objective()

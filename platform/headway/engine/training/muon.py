@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
+from headway.engine.hardware.device import has_fast_bf16
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.moments import run_adam, zeros_like_each
 
@@ -144,36 +145,40 @@ def _begin_batch(matrices: list[Tensor], worker: Worker) -> tuple[Tensor, dist.W
     """Orthogonalise this worker's part of matrices of one shape, and begin to gather all of them.
 
     Returns:
-        Bfloat16, shape (at least all matrices, shorter side, longer side), once the work is done, if any.
+        Half precision, shape (at least all matrices, shorter side, longer side), once the work is done.
     """
+    device = matrices[0].device
     size = -(-len(matrices) // worker.world_size)
     mine = matrices[worker.rank * size :][:size]
-    batch = torch.zeros(size, *matrices[0].shape, dtype=torch.bfloat16, device=matrices[0].device)
+    batch = torch.zeros(size, *matrices[0].shape, device=device)
     if mine:
         torch._foreach_copy_(list(batch[: len(mine)].unbind()), mine)
     if batch.size(1) > batch.size(2):
         batch = batch.mT.contiguous()
-    if mine:
-        batch = newton_schulz(batch)
+    # GPUs without bfloat16 have float16, whose range is enough for what has a norm of 1.
+    is_old = device.type == "cuda" and not has_fast_bf16(device)
+    batch = newton_schulz(batch, torch.float16 if is_old else torch.bfloat16)
     if worker.world_size == 1:
         return batch, None
     everywhere = batch.new_empty(worker.world_size * size, *batch.shape[1:])
     return everywhere, dist.all_gather_into_tensor(everywhere, batch, async_op=True)
 
 
-def newton_schulz(matrices: Tensor) -> Tensor:
+def newton_schulz(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     """Bring all singular values of each matrix near 1, between 0.7 and 1.2.
 
     Jordan et al. 2024: x ← a x + b (x xᵀ) x + c (x xᵀ)² x, five times.
 
     Args:
-        matrices: shape (matrices, rows, columns), not taller than wide.
+        matrices: floating, shape (matrices, rows, columns), not taller than wide; zeros stay zeros.
+        dtype: of the products.
 
     Returns:
-        Same dtype and shape.
+        Of that dtype, same shape.
     """
     linear, cubic, quintic = _COEFFICIENTS
-    matrices = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp_min(_LEAST_NORM)
+    norms = matrices.norm(dim=(1, 2), keepdim=True)
+    matrices = (matrices / norms.clamp_min(_LEAST_NORM)).to(dtype)
     for _ in range(_ITERATIONS):
         squares = torch.bmm(matrices, matrices.mT)
         powers = torch.baddbmm(squares, squares, squares, beta=cubic, alpha=quintic)
