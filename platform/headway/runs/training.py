@@ -267,9 +267,9 @@ def _remove_others(folder: Path, kept: str) -> None:
 
 def selection_of(config: TrainingConfig, keep: Callable[[int], None] = lambda step: None) -> Selection | None:
     """What follows a run's evaluations; None where the last model is the one to keep."""
-    if config.best_by is None and config.early_stopping is None:
+    if config.best_by is None and config.early_stopping_patience is None:
         return None
-    return Selection(config.best_by or "loss", config.early_stopping, keep)
+    return Selection(config.best_by or "loss", config.early_stopping_patience, keep)
 
 
 def chosen_metrics(entries: list[Entry], config: TrainingConfig) -> Metrics:
