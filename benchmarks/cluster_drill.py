@@ -136,7 +136,7 @@ def cut(hosts: NetworkHosts, laptop: Laptop, log: Log) -> None:
     log("worker-1: the head has given it up; its link is joined again")
     hosts.join("worker-1")
     wait_for(lambda: address in laptop.alive(), "worker-1's return")
-    log("worker-1: back, its Ray started anew by the launcher on the head")
+    log("worker-1: back, its Ray started again by the launcher on the head")
 
 
 def kill(hosts: NetworkHosts, laptop: Laptop, log: Log) -> None:
@@ -146,7 +146,7 @@ def kill(hosts: NetworkHosts, laptop: Laptop, log: Log) -> None:
     wait_for(lambda: address not in laptop.alive(), "the head to miss worker-2")
     log("worker-2: the head has given it up")
     wait_for(lambda: address in laptop.alive(), "worker-2's return")
-    log("worker-2: back, its Ray started anew by the launcher on the head")
+    log("worker-2: back, its Ray started again by the launcher on the head")
 
 
 def on_local_cluster(folder: Path, rng: random.Random, log: Log) -> tuple[list[Fault], RunRecord, RunRecord]:

@@ -121,7 +121,7 @@ def main() -> None:
         "model": {"preset": options.preset, "dropout": 0.0},
         "steps": options.steps,
         "batch_size": options.batch_size,
-        "accumulation": MICRO_BATCHES,
+        "gradient_accumulation": MICRO_BATCHES,
         "log_every": 1,
         "precision": "fp32",
     }

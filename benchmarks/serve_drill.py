@@ -126,11 +126,11 @@ def drill(root: Path, requests: int, moves: int) -> dict[str, Any]:
             "port": free_port(),
             "replicas": [1, REPLICAS],
             "precision": "fp32",
-            "watch": 0.5,
-            "timeout": 110.0,
+            "watch_interval_s": 0.5,
+            "request_timeout_s": 110.0,
             "max_batch_tokens": 512,
-            "replica_tokens": 300,
-            "downscale_delay": 5.0,
+            "target_queued_tokens": 300,
+            "downscale_delay_s": 5.0,
         }
     )
     name, version = tracking.registered_version("models:/drill@champion")

@@ -172,7 +172,9 @@ def serve_headway(port: int, model: Path) -> None:
     serve.start(proxy_location="Disabled", logging_config=quiet)
     free = {"num_cpus": 0}
     encoder = serve.deployment(ZeroEncoder, ray_actor_options=free, max_ongoing_requests=3).bind()
-    settings = GatewaySettings("127.0.0.1", port, pack_tokens=4096, queue_tokens=262_144, timeout=30.0)
+    settings = GatewaySettings(
+        "127.0.0.1", port, pack_tokens=4096, queue_tokens=262_144, request_timeout_s=30.0
+    )
     release = Release("zero", "1", str(model.resolve()))
     gateway = serve.deployment(Gateway, ray_actor_options=free).bind(
         settings, {"zero": release}, {"zero": encoder}

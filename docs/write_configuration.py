@@ -18,7 +18,6 @@ from headway.config.steps import STEP_CONFIGS, PipelineConfig
 PAGE = Path(__file__).with_name("configuration.md")
 
 SHARED = {
-    "accumulation": "micro-batches an optimizer step, on each worker",
     "alias": "alias that is moved to the new version",
     "alpha": "scale of what is trained beside the weights, divided by `rank`",
     "answers_column": "column with the answers",
@@ -30,6 +29,7 @@ SHARED = {
     "epochs": "passes over the training rows; may be a fraction. One if neither it nor `steps` is set",
     "eps": "added to the denominator of the update",
     "few_labels": "labels a class, each a comparison of its own; needs `encoder`",
+    "gradient_accumulation": "micro-batches an optimizer step, on each worker",
     "hidden_size": "width; a multiple of `num_attention_heads`. That of the preset when not set",
     "host": "address that is listened on",
     "kind": "which kind of task this is",

@@ -80,7 +80,7 @@ def test_the_service_names_an_application_and_settings_that_there_are():
     config = validate(ServeConfig, arguments)
     [head] = pods(spec["rayClusterConfig"])[0]["containers"]
     assert config.port in [port["containerPort"] for port in head["ports"]]
-    assert str(config.keys).startswith(tuple(mount["mountPath"] for mount in head["volumeMounts"]))
+    assert str(config.api_keys_file).startswith(tuple(mount["mountPath"] for mount in head["volumeMounts"]))
 
 
 def test_the_service_leads_to_the_node_with_the_gateway():

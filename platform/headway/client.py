@@ -173,7 +173,7 @@ class Client:
             response = self._http.request(method, f"/v1/{operation}", json=body)
         except httpx.TimeoutException as error:
             raise DeadlineError(0, "deadline_passed", f"no answer in time: {error}") from error
-        except httpx.TransportError as error:  # the server may be starting anew; inference may be asked twice
+        except httpx.TransportError as error:  # the server may be restarting; inference may be asked twice
             raise UnavailableError(0, "unreachable", f"{self._http.base_url}: {error}") from error
         if not response.is_success:
             raise _error_of(response)

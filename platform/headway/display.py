@@ -51,7 +51,7 @@ class Display:
             self.console.print(text)
 
     def live_table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """A table that is drawn anew with each call on a terminal; elsewhere nothing until `table`."""
+        """A table that is redrawn with each call on a terminal; elsewhere nothing until `table`."""
         if self.console.is_terminal:
             self._show(_table(title, columns, rows))
 

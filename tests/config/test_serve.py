@@ -14,16 +14,19 @@ def _tried(**challenger):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"host": "0.0.0.0"}, "host '0.0.0.0' can be reached from elsewhere; keys must be set for that"),
-        ({"host": "example.org"}, "keys must be set"),
-        ({"rate": 3.0}, "rate is a limit on keys; set keys too"),
-        ({"certificate": "a.pem"}, "certificate and private_key belong together"),
         (
-            {"keys": "k", "demo_texts": 3, "demo_source": {"source": "t.csv"}},
+            {"host": "0.0.0.0"},
+            "host '0.0.0.0' can be reached from elsewhere; api_keys_file must be set for that",
+        ),
+        ({"host": "example.org"}, "api_keys_file must be set"),
+        ({"requests_per_second": 3.0}, "requests_per_second is a limit on keys; set api_keys_file too"),
+        ({"ssl_certfile": "a.pem"}, "ssl_certfile and ssl_keyfile belong together"),
+        (
+            {"api_keys_file": "k", "demo_texts": 3, "demo_source": {"source": "t.csv"}},
             "demo_texts are asked in clear text and without a key; leave them out",
         ),
         ({"replicas": [3, 2]}, "should be [least, most]"),
-        ({"timeout": 0}, "timeout: 0 is not allowed"),
+        ({"request_timeout_s": 0}, "request_timeout_s: 0 is not allowed"),
         ({"precision": "int4"}, "precision: 'int4' is not allowed"),
         ({"replica_gpus": -0.5}, "replica_gpus: -0.5 is not allowed"),
         ({"replica_gpus": 2}, "replica_gpus: 2 is not allowed"),
@@ -31,7 +34,10 @@ def _tried(**challenger):
         ({"models": {"a": {"model": "x"}}}, "give model, or models for several; one of the two"),
         ({"model": None, "models": {"a": {"model": "x", "replicas": [2, 1]}}}, "replicas [2, 1] should be"),
         ({"model": None, "models": {"a/b": {"model": "x"}}}, "models.a/b"),
-        ({"model": None, "models": {"a": {"model": "x", "cache": 3}}}, "models.a.cache: unknown setting"),
+        (
+            {"model": None, "models": {"a": {"model": "x", "cache_size": 3}}},
+            "models.a.cache_size: unknown setting",
+        ),
         (
             {"challenger": {"alias": "c", "percent": 5}},
             "challenger goes with models:/name@alias, not with 'm'",
@@ -39,7 +45,7 @@ def _tried(**challenger):
         (_tried(alias="champion", percent=5), "alias 'champion' is the one that is served"),
         (_tried(alias="c"), "challenger: percent or shadow_percent must be above 0"),
         (_tried(alias="c", percent=101), "challenger.percent: 101 is not allowed"),
-        (_tried(alias="c", percent=5) | {"watch": 0}, "challenger needs watch above 0"),
+        (_tried(alias="c", percent=5) | {"watch_interval_s": 0}, "challenger needs watch_interval_s above 0"),
         (
             {"model": None, "models": {"a": {"model": "x", "challenger": {"alias": "c", "percent": 5}}}},
             "challenger goes with models:/name@alias, not with 'x'",
@@ -54,8 +60,8 @@ def test_what_does_not_go_together_is_refused(settings, message):
 
 def test_each_of_several_models_has_its_own_scaling():
     models = {"a": {"model": "x", "replicas": [0, 2]}, "b": {"model": "y", "precision": "fp32"}}
-    each = validate(ServeConfig, {"models": models, "replicas": 3, "cache": 7}).each()
-    assert {name: (one.model, one.replicas, one.precision, one.cache) for name, one in each.items()} == {
+    each = validate(ServeConfig, {"models": models, "replicas": 3, "cache_size": 7}).each()
+    assert {name: (one.model, one.replicas, one.precision, one.cache_size) for name, one in each.items()} == {
         "a": ("x", (0, 2), "auto", 7),
         "b": ("y", (3, 3), "fp32", 7),
     }
@@ -66,4 +72,7 @@ def test_each_of_several_models_has_its_own_scaling():
 def test_loopback_needs_no_key_and_no_replica_may_wait():
     for host in ("127.0.0.1", "::1", "localhost", "127.0.0.9"):
         assert validate(ServeConfig, {"model": "m", "host": host, "replicas": [0, 2]}).replicas == (0, 2)
-    assert validate(ServeConfig, {"model": "m", "host": "0.0.0.0", "keys": "keys.txt"}).keys is not None
+    assert (
+        validate(ServeConfig, {"model": "m", "host": "0.0.0.0", "api_keys_file": "keys.txt"}).api_keys_file
+        is not None
+    )

@@ -15,6 +15,11 @@ MISTAKES = [
     ("pretrain", {"corpus": "c", "stepz": 3}, "x.stepz: unknown setting; did you mean 'steps'?"),
     (
         "pretrain",
+        {"corpus": "c", "accumulation": 2},
+        "x.accumulation: unknown setting; did you mean 'gradient_accumulation'?",
+    ),
+    (
+        "pretrain",
         {"corpus": "c", "steps": "many"},
         "x.steps: 'many' is not allowed; it should be a valid int",
     ),
@@ -34,12 +39,12 @@ MISTAKES = [
     (
         "pretrain",
         {"corpus": "c", "batch_size": 2, "workers": 4},
-        "x: batch_size 2 is less than workers x acc",
+        "x: batch_size 2 is less than workers x gradient_acc",
     ),
     (
         "pretrain",
-        {"corpus": "c", "batch_tokens": 4096, "accumulation": 3},
-        "x: batch_tokens 4096 should be a multiple of workers x accumulation, 3",
+        {"corpus": "c", "batch_tokens": 4096, "gradient_accumulation": 3},
+        "x: batch_tokens 4096 should be a multiple of workers x gradient_accumulation, 3",
     ),
     (
         "pretrain",
@@ -133,7 +138,9 @@ class TokenRows:
 def test_steps_of_so_many_tokens_follow_from_what_an_epoch_fills():
     assert TrainingConfig(batch_tokens=4096, steps=7).total_steps(TokenRows()) == 7
     assert TrainingConfig(batch_tokens=4096, epochs=10).total_steps(TokenRows()) == 55
-    assert TrainingConfig(batch_tokens=4096, epochs=10, accumulation=2).total_steps(TokenRows()) == 28
+    assert (
+        TrainingConfig(batch_tokens=4096, epochs=10, gradient_accumulation=2).total_steps(TokenRows()) == 28
+    )
     assert TrainingConfig(batch_size=10).total_steps(TokenRows()) == 100
 
 

@@ -127,9 +127,9 @@ def test_nodes_come_with_replicas_and_go_with_them(address, encoder):
             replica_cpus=CORES,
             port=free_port(),
             max_batch_tokens=256,
-            replica_tokens=200,
-            downscale_delay=2.0,
-            timeout=300.0,
+            target_queued_tokens=200,
+            downscale_delay_s=2.0,
+            request_timeout_s=300.0,
         )
         url = deploy(config, [Release("tiny", "1", str(encoder))], CORES)
         assert nodes() == 1

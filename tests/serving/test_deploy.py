@@ -101,7 +101,7 @@ def server(cluster: None, tracking: Tracking, classifiers: list[Path]) -> Iterat
         replicas=(2, 2),
         port=free_port(),
         precision="fp32",
-        watch=0.3,
+        watch_interval_s=0.3,
         max_batch_tokens=128,
     )
     name, version = tracking.registered_version("models:/topics@champion")
@@ -237,7 +237,7 @@ def test_a_second_alias_is_tried_on_a_share_of_requests(cluster, expected, class
     challenger = {"alias": "challenger", "percent": 40, "shadow_percent": 100}
     config = ServeConfig.model_validate(
         {"model": "models:/tried@champion", "challenger": challenger, "replicas": 1, "port": free_port()}
-        | {"precision": "fp32", "watch": 0.2}
+        | {"precision": "fp32", "watch_interval_s": 0.2}
     )
     folder = tracking.download_weights("models:/tried@champion")
     url = deploy(config, [Release("tried", "1", str(folder))], 1)
@@ -275,9 +275,9 @@ def test_a_second_alias_is_tried_on_a_share_of_requests(cluster, expected, class
 def test_several_models_scale_on_their_own_and_requests_choose(cluster, expected, classifiers, folders):
     undeploy()
     models = {"one": {"model": "x"}, "words": {"model": "x", "replicas": [0, 1]}}
-    settings = {"replicas": 1, "port": free_port(), "precision": "fp32", "downscale_delay": 1.0}
+    settings = {"replicas": 1, "port": free_port(), "precision": "fp32", "downscale_delay_s": 1.0}
     # A replica that has to start first may take its time where other tests run beside it.
-    config = ServeConfig.model_validate(settings | {"models": models, "timeout": 300})
+    config = ServeConfig.model_validate(settings | {"models": models, "request_timeout_s": 300})
     places = {"one": classifiers[0], "words": folders["tokens"]}
     url = deploy(config, [Release(name, "1", str(path)) for name, path in places.items()], 1)
     with httpx.Client(base_url=url, trust_env=False, timeout=310) as client:
@@ -349,7 +349,9 @@ def test_a_replica_that_loses_its_gpu_is_replaced_and_costs_no_request(
             return model
 
     monkeypatch.setattr(replica, "Encoder", LosesItsGpuOnce)
-    config = ServeConfig(model="x", replicas=(1, 1), port=free_port(), precision="fp32", timeout=300)
+    config = ServeConfig(
+        model="x", replicas=(1, 1), port=free_port(), precision="fp32", request_timeout_s=300
+    )
     url = deploy(config, [Release("topics", "1", str(classifiers[0]))], 1)
     before = replica_processes()
     check = Checked(expected)

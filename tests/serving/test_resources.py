@@ -70,5 +70,5 @@ def test_a_cluster_that_can_grow_may_have_too_few_gpus_yet(pretend_nodes, monkey
 def test_packs_are_larger_on_gpus_unless_they_are_set():
     assert load_of(config(), 0.0) == (4096, 262_144, 8192)
     assert load_of(config(), 0.5) == (16_384, 1_048_576, 32_768)
-    settings = {"max_batch_tokens": 100, "queue_tokens": 900, "replica_tokens": 300}
+    settings = {"max_batch_tokens": 100, "queue_tokens": 900, "target_queued_tokens": 300}
     assert load_of(config(**settings), 1.0) == (100, 900, 300)

@@ -24,7 +24,7 @@ from headway.tracking import tracking_uri
 @pytest.fixture
 def config(classifier, labelled_file) -> CompressConfig:
     settings = {"model": str(classifier), "texts": {"source": str(labelled_file)}, "samples": 50}
-    return CompressConfig.model_validate(settings | {"least_cosine": 0.9})
+    return CompressConfig.model_validate(settings | {"min_cosine": 0.9})
 
 
 def test_a_classifier_in_int8_answers_as_before_and_its_weights_stay(
@@ -66,14 +66,14 @@ def test_what_float_answered_is_close_enough_for_a_server_to_take_the_integers(c
 
 
 def test_quantize_in_python(classifier, labelled_file, runs):
-    folder = headway.quantize(classifier, labelled_file, samples=20, least_cosine=0.9, runs=runs, quiet=True)
+    folder = headway.quantize(classifier, labelled_file, samples=20, min_cosine=0.9, runs=runs, quiet=True)
     assert (folder / "int8.json").is_file()
 
 
 def test_a_result_that_departs_too_far_is_refused_and_nothing_is_kept(config, make_context, runs):
     context = make_context("compress-refused", runs)
-    strict = config.model_copy(update={"least_cosine": 1.0})
-    with pytest.raises(ConfigError, match=r"^least_cosine: 1\.0, but the int8 embeddings of .* mean cosine"):
+    strict = config.model_copy(update={"min_cosine": 1.0})
+    with pytest.raises(ConfigError, match=r"^min_cosine: 1\.0, but the int8 embeddings of .* mean cosine"):
         run_compress(strict, context)
     assert list(context.folder.iterdir()) == []
 

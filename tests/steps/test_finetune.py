@@ -113,7 +113,7 @@ def test_a_run_that_gets_no_better_ends_early(encoder, labelled_file, make_conte
         labelled_file,
         steps=60,
         evaluate_every=2,
-        early_stopping=3,
+        early_stopping_patience=3,
         optimizer={"learning_rate": 1e-9},
         best_by="accuracy",
     )

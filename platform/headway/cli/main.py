@@ -38,7 +38,7 @@ def _exit_codes(function: Callable[..., None]) -> Callable[..., None]:
             click.echo("\n".join(f"error: {line}" for line in str(error).splitlines()), err=True)
             _leave(2)
         except KeyboardInterrupt:
-            click.echo("interrupted; the same command goes on from here", err=True)
+            click.echo("interrupted; run the same command again to continue", err=True)
             _leave(130)
         except Exception as error:
             if os.environ.get("HEADWAY_DEBUG"):

@@ -31,7 +31,7 @@ def add_serving_commands(group: click.Group, exit_codes: Callable[..., Any]) -> 
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8000, show_default=True, type=int)
 @click.option("--replicas", default="1,4", show_default=True, help="Least and most replicas.")
-@click.option("--keys", type=click.Path(path_type=Path), help="Digests of the keys that may ask.")
+@click.option("--api-keys-file", type=click.Path(path_type=Path), help="Digests of the keys that may ask.")
 @SET
 @RUNS
 @ADDRESS
@@ -40,7 +40,7 @@ def serve(
     host: str,
     port: int,
     replicas: str,
-    keys: Path | None,
+    api_keys_file: Path | None,
     overrides: tuple[str, ...],
     runs: Path,
     address: str | None,
@@ -62,7 +62,7 @@ def serve(
         "host": host,
         "port": port,
         "replicas": bounds * (3 - len(bounds)),
-        "keys": keys,
+        "api_keys_file": api_keys_file,
     }
     config = validate(ServeConfig, apply_overrides(settings, overrides))
     display = Display()
@@ -92,7 +92,7 @@ def _named(models: Sequence[str]) -> dict[str, Any]:
 
 @click.argument("name")
 def make_key(name: str) -> None:
-    """Make a bearer key for NAME: the key itself on stderr, the line for the file of --keys on stdout."""
+    """Make a bearer key for NAME: the key itself on stderr, the line for --api-keys-file on stdout."""
     key = secrets.token_urlsafe(32)
     click.echo(f"key, shown only now: {key}", err=True)
     click.echo(f"{hashlib.sha256(key.encode()).hexdigest()} {name}")

@@ -99,7 +99,7 @@ def train_on_workers(
 ) -> None:
     """Call `function(*arguments, worker, launched_at)` on each of a group of Ray Train workers.
 
-    A group that fails is started anew, and `function` goes on from what it saved. More than `retries`
+    A group that fails is started again, and `function` goes on from what it saved. More than `retries`
     failures in a row end it, unless there was progress between them.
 
     Args:
@@ -109,7 +109,7 @@ def train_on_workers(
         storage: folder for Ray Train's own files.
         progress: a number that grows with what is saved.
         share: of each worker; the largest they can all have when None.
-        retries: times that a group without progress is started anew.
+        retries: times that a group without progress is started again.
 
     Raises:
         RuntimeError: the function failed on a worker, for the last time.

@@ -43,7 +43,9 @@ class ServedModelConfig(Config):
 
     model: str = Field(min_length=1)
     replicas: Replicas | None = None
-    replica_tokens: Positive | None = Field(None, description="waiting tokens that are worth another replica")
+    target_queued_tokens: Positive | None = Field(
+        None, description="waiting tokens that are worth another replica"
+    )
     precision: Precision | None = Field(None, description="as for all models when not set")
     challenger: ChallengerConfig | None = Field(None, description="a version that is tried")
 
@@ -74,7 +76,7 @@ class ServeConfig(Config):
         description="tokens that may wait; more are answered with 503. "
         "262,144, or 1,048,576 on GPUs, if not set",
     )
-    replica_tokens: Positive | None = Field(
+    target_queued_tokens: Positive | None = Field(
         None,
         description="waiting tokens that are worth another replica; 8,192, or 32,768 on GPUs, if not set",
     )
@@ -90,17 +92,25 @@ class ServeConfig(Config):
     cuda_graphs: bool = Field(
         True, description="record small packs on a GPU, so that they launch in one call"
     )
-    downscale_delay: Annotated[float, Field(ge=0.0)] = Field(60.0, description="seconds without need for it")
-    timeout: Annotated[float, Field(gt=0.0, le=600.0)] = Field(30.0, description="seconds a client waits")
-    cache: Count = Field(0, description="embeddings kept for texts that come again")
-    watch: Annotated[float, Field(ge=0.0)] = Field(
+    downscale_delay_s: Annotated[float, Field(ge=0.0)] = Field(
+        60.0, description="seconds without need for it"
+    )
+    request_timeout_s: Annotated[float, Field(gt=0.0, le=600.0)] = Field(
+        30.0, description="seconds a client waits"
+    )
+    cache_size: Count = Field(0, description="embeddings kept for texts that come again")
+    watch_interval_s: Annotated[float, Field(ge=0.0)] = Field(
         5.0, description="seconds between looks at the alias of models:/name@alias; 0 never looks again"
     )
     challenger: ChallengerConfig | None = Field(None, description="a version that is tried")
-    keys: Path | None = Field(None, description="file of keys' SHA-256 digests; needed beyond loopback")
-    rate: Annotated[float, Field(gt=0.0)] | None = Field(None, description="requests a second of each key")
-    certificate: Path | None = Field(None, description="PEM file, for TLS")
-    private_key: Path | None = Field(None, description="PEM file, for TLS")
+    api_keys_file: Path | None = Field(
+        None, description="file of keys' SHA-256 digests; needed beyond loopback"
+    )
+    requests_per_second: Annotated[float, Field(gt=0.0)] | None = Field(
+        None, description="requests a second of each key"
+    )
+    ssl_certfile: Path | None = Field(None, description="PEM file, for TLS")
+    ssl_keyfile: Path | None = Field(None, description="PEM file, for TLS")
     demo_texts: Count = Field(0, description="held-out texts to ask once it is up")
     demo_source: SourceConfig | None = Field(None, description="where the demo texts come from")
 
@@ -117,14 +127,16 @@ class ServeConfig(Config):
             raise ValueError("demo_texts goes with a single model")
         if self.demo_texts and self.demo_source is None:
             raise ValueError("demo_texts needs a demo_source to take the texts from")
-        if self.demo_texts and (self.keys or self.certificate):
+        if self.demo_texts and (self.api_keys_file or self.ssl_certfile):
             raise ValueError("demo_texts are asked in clear text and without a key; leave them out")
-        if (self.certificate is None) != (self.private_key is None):
-            raise ValueError("certificate and private_key belong together; give both or neither")
-        if self.keys is None and not _is_loopback(self.host):
-            raise ValueError(f"host {self.host!r} can be reached from elsewhere; keys must be set for that")
-        if self.rate is not None and self.keys is None:
-            raise ValueError("rate is a limit on keys; set keys too")
+        if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
+            raise ValueError("ssl_certfile and ssl_keyfile belong together; give both or neither")
+        if self.api_keys_file is None and not _is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host!r} can be reached from elsewhere; api_keys_file must be set for that"
+            )
+        if self.requests_per_second is not None and self.api_keys_file is None:
+            raise ValueError("requests_per_second is a limit on keys; set api_keys_file too")
         return self
 
     @property
@@ -155,8 +167,8 @@ def _check_challenger(one: ServeConfig) -> None:
         raise ValueError(f"challenger goes with models:/name@alias, not with {model!r}")
     if model.endswith(f"@{one.challenger.alias}"):
         raise ValueError(f"challenger's alias {one.challenger.alias!r} is the one that is served")
-    if not one.watch:
-        raise ValueError("challenger needs watch above 0: its alias must be looked at")
+    if not one.watch_interval_s:
+        raise ValueError("challenger needs watch_interval_s above 0: its alias must be looked at")
 
 
 def _is_loopback(host: str) -> bool:

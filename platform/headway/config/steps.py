@@ -233,7 +233,7 @@ class CompressConfig(Config):
     )
     samples: Positive = Field(128, description="texts for each of the two, if the source has so many")
     max_length: Annotated[int, Field(ge=8)] = Field(128, description="tokens a text is cut at")
-    least_cosine: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+    min_cosine: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
         0.98, description="mean cosine between its embeddings and the original's below which it is refused"
     )
 

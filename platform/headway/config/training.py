@@ -17,7 +17,7 @@ class OptimizerConfig(Config):
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0.0)] = 1e-6
-    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+    layerwise_lr_decay: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         default=1.0, description="each layer's learning rate as a share of that of the layer above it"
     )
 
@@ -101,7 +101,7 @@ class TrainingConfig(Config):
         "each micro-batch has the same number, the last few of them padding",
     )
     batch_warmup: BatchWarmupConfig | None = None
-    accumulation: Positive = Field(1, description="micro-batches an optimizer step, on each worker")
+    gradient_accumulation: Positive = Field(1, description="micro-batches an optimizer step, on each worker")
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
@@ -147,7 +147,7 @@ class TrainingConfig(Config):
     best_by: str | None = Field(
         None, description="measure on the validation rows whose best model is kept; the last when not set"
     )
-    early_stopping: Positive | None = Field(
+    early_stopping_patience: Positive | None = Field(
         None, description="evaluations without a better `best_by` (`loss` when not set) that end the run"
     )
 
@@ -157,13 +157,13 @@ class TrainingConfig(Config):
             raise ValueError("give steps or epochs, not both")
         if self.evaluate_every is not None and self.evaluate_at is not None:
             raise ValueError("give evaluate_every or evaluate_at, not both")
-        least = self.most_shares * self.accumulation
+        least = self.most_shares * self.gradient_accumulation
         if self.batch_tokens is not None:
             return self._in_tokens(least)
         smallest = self.batch_warmup.start if self.batch_warmup else self.batch_size
         if smallest < least:
             name = "batch_warmup.start" if self.batch_warmup else "batch_size"
-            raise ValueError(f"{name} {smallest} is less than workers x accumulation, {least}")
+            raise ValueError(f"{name} {smallest} is less than workers x gradient_accumulation, {least}")
         if smallest > self.batch_size:
             raise ValueError(f"batch_warmup.start {smallest} is more than batch_size {self.batch_size}")
         return self
@@ -174,7 +174,8 @@ class TrainingConfig(Config):
             raise ValueError("give batch_tokens or batch_warmup, not both")
         if self.batch_tokens % parts:
             raise ValueError(
-                f"batch_tokens {self.batch_tokens} should be a multiple of workers x accumulation, {parts}"
+                f"batch_tokens {self.batch_tokens} should be a multiple of "
+                f"workers x gradient_accumulation, {parts}"
             )
         return self
 
@@ -197,10 +198,10 @@ class TrainingConfig(Config):
             )
         if self.parallel.splits_model and self.precision == "fp16":
             raise ValueError("parallel.shard, tensor and pipeline need precision bf16 or fp32, not 'fp16'")
-        if self.accumulation < self.parallel.pipeline:
+        if self.gradient_accumulation < self.parallel.pipeline:
             raise ValueError(
                 f"parallel.pipeline {self.parallel.pipeline} needs as many micro-batches, "
-                f"accumulation {self.accumulation} is less"
+                f"gradient_accumulation {self.gradient_accumulation} is less"
             )
         return self
 
@@ -226,6 +227,6 @@ class TrainingConfig(Config):
         if self.batch_tokens is not None:
             if isinstance(rows, int):
                 raise TypeError("how many steps batch_tokens makes depends on the rows' lengths")
-            return max(1, round(epochs * rows.steps_an_epoch(self.most_shares * self.accumulation)))
+            return max(1, round(epochs * rows.steps_an_epoch(self.most_shares * self.gradient_accumulation)))
         number = rows if isinstance(rows, int) else rows.rows
         return max(1, round(epochs * number / self.batch_size))

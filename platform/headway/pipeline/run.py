@@ -2,7 +2,7 @@
 
 A step is a pure function of its settings, of the steps it refers to and of the files it reads. A digest
 of these names its folder, `runs/<pipeline>/<step>/<digest>`; `result.json` there is written last, so a
-folder with it is finished and one without it is gone on with.
+folder with it is finished and one without it is continued.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class TrainingPlace:
         base = config.checkpoint_folder
         if base is None:
             return cls.at(folder)
-        # Named after the run, not the settings: a run that starts anew finds no states of an earlier one.
+        # Named after the run, not the settings: a run from scratch finds no states of an earlier one.
         token = (folder / "token").read_text(encoding="utf-8")
         path, query, options = base.partition("?")
         name = f"{context.experiment}-{context.step}-{token[:12]}"

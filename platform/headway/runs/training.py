@@ -63,7 +63,7 @@ class TrainingJob(Protocol):
 
 @contextmanager
 def tracked(config: TrainingConfig, context: Context) -> Iterator[Run]:
-    """The step's MLflow run; one that an earlier driver of this step began is gone on with.
+    """The step's MLflow run; one that an earlier driver of this step began is continued.
 
     Training workers start meanwhile.
 
@@ -177,7 +177,7 @@ def train_worker(
         place: where states, journal and model go.
         worker: this process's place among them.
         launched_at: seconds since the epoch when the driver launched the workers.
-        observer: looks on; a run with one saves no states, since it begins anew if it is cut short.
+        observer: looks on; a run with one saves no states, since it starts from scratch if it is cut short.
     """
     # Workers on one machine, and a run that goes on, take the kernels that were compiled already.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(place.folder / "compiled"))
@@ -236,7 +236,7 @@ def train_worker(
     except Stopped:
         if place.stop_sign.exists():
             return
-        raise  # a machine leaves: the group starts anew on others
+        raise  # a machine leaves: the group starts again on others
     except NoProgress:
         trainer.finish_saving()
     if selection is None:
@@ -267,9 +267,9 @@ def _remove_others(folder: Path, kept: str) -> None:
 
 def selection_of(config: TrainingConfig, keep: Callable[[int], None] = lambda step: None) -> Selection | None:
     """What follows a run's evaluations; None where the last model is the one to keep."""
-    if config.best_by is None and config.early_stopping is None:
+    if config.best_by is None and config.early_stopping_patience is None:
         return None
-    return Selection(config.best_by or "loss", config.early_stopping, keep)
+    return Selection(config.best_by or "loss", config.early_stopping_patience, keep)
 
 
 def chosen_metrics(entries: list[Entry], config: TrainingConfig) -> Metrics:

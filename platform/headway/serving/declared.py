@@ -20,7 +20,7 @@ from headway.tracking import Tracking
 def build(arguments: dict[str, Any]) -> Any:
     """The application of one model, or several; Ray Serve calls this where a config file names it.
 
-    An alias is looked up when this is called, and not followed: deploying anew looks it up again.
+    An alias is looked up when this is called, and not followed: deploy again to look it up again.
 
     Args:
         arguments: the settings of the step `serve`, and `runs`, the folder that all machines share, where

@@ -71,7 +71,7 @@ def deploy(config: ServeConfig, releases: Sequence[Release], cores: int) -> str:
     target = serve.RunTarget(application, name=_APPLICATION, route_prefix=None, logging_config=_QUIET)
     serve.run_many([target], wait_for_applications_running=False)
     _wait_until_running()
-    return f"{'https' if config.certificate else 'http'}://{config.host}:{config.port}"
+    return f"{'https' if config.ssl_certfile else 'http'}://{config.host}:{config.port}"
 
 
 def _wait_until_running() -> None:
@@ -128,12 +128,14 @@ def bind_application(config: ServeConfig, releases: Sequence[Release], cores: in
 def follow_aliases(config: ServeConfig, tracking: Tracking) -> None:
     """Serve what the models' aliases point to, also when they move, until `undeploy`."""
     for name, settings in config.each().items():
-        if settings.model is None or "@" not in settings.model or not settings.watch:
+        if settings.model is None or "@" not in settings.model or not settings.watch_interval_s:
             continue
-        _start(AliasWatch(settings.model, tracking, settings.watch, _switch, name))
+        _start(AliasWatch(settings.model, tracking, settings.watch_interval_s, _switch, name))
         if settings.challenger is not None:
             alias, challenge = settings.challenger.alias, partial(_challenge, settings.challenger)
-            _start(ChallengerWatch(settings.model, alias, tracking, settings.watch, challenge, name))
+            _start(
+                ChallengerWatch(settings.model, alias, tracking, settings.watch_interval_s, challenge, name)
+            )
 
 
 def undeploy() -> None:
@@ -181,18 +183,20 @@ def _gateway() -> Any:
 
 def _settings(config: ServeConfig, gpus: float) -> GatewaySettings:
     load = load_of(config, gpus)
-    digests = Keys.read(config.keys, config.rate).digests if config.keys else ()
+    digests = (
+        Keys.read(config.api_keys_file, config.requests_per_second).digests if config.api_keys_file else ()
+    )
     return GatewaySettings(
         host=config.host,
         port=config.port,
         pack_tokens=load.pack,
         queue_tokens=load.queue,
-        timeout=config.timeout,
-        cache=config.cache,
+        request_timeout_s=config.request_timeout_s,
+        cache_size=config.cache_size,
         key_digests=tuple(digests),
-        rate=config.rate,
-        certificate=str(config.certificate) if config.certificate else None,
-        private_key=str(config.private_key) if config.private_key else None,
+        requests_per_second=config.requests_per_second,
+        ssl_certfile=str(config.ssl_certfile) if config.ssl_certfile else None,
+        ssl_keyfile=str(config.ssl_keyfile) if config.ssl_keyfile else None,
     )
 
 
@@ -211,7 +215,7 @@ def _encoder(config: ServeConfig, release: Release, cores: int, gpus: float, num
         metrics_interval_s=0.5,
         look_back_period_s=2.0,
         upscale_delay_s=1.0,
-        downscale_delay_s=config.downscale_delay,
+        downscale_delay_s=config.downscale_delay_s,
         policy=AutoscalingPolicy(
             policy_function=ByWaitingTokens, policy_kwargs={"tokens": load_of(config, gpus).replica}
         ),

@@ -15,7 +15,7 @@ _TRIAL_FIGURES = {
     "compared": "Texts that the version that answers and the challenger both answered.",
     "agreement": "Share of them with the same outcome.",
     "greatest_difference": "Between two probabilities of the same outcome.",
-    "least_cosine": "Between two embeddings of the same text.",
+    "min_cosine": "Between two embeddings of the same text.",
 }
 
 

@@ -36,7 +36,7 @@ def load_of(config: ServeConfig, gpus: float) -> Load:
     return Load(
         config.max_batch_tokens or usual.pack,
         config.queue_tokens or usual.queue,
-        config.replica_tokens or usual.replica,
+        config.target_queued_tokens or usual.replica,
     )
 
 

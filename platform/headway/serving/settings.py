@@ -16,28 +16,28 @@ class GatewaySettings:
         port: to listen on.
         pack_tokens: tokens a replica computes at once.
         queue_tokens: tokens that may wait for a replica.
-        timeout: seconds a client waits at most.
-        cache: embeddings kept.
+        request_timeout_s: seconds a client waits at most.
+        cache_size: embeddings kept.
         max_body: bytes of a request's body.
         body_timeout: seconds in which a body must have come.
         key_digests: SHA-256 of the keys that may ask; none lets everybody.
-        rate: requests a second of each key; None for any number.
-        certificate: file, for TLS.
-        private_key: file, for TLS.
+        requests_per_second: requests a second of each key; None for any number.
+        ssl_certfile: file, for TLS.
+        ssl_keyfile: file, for TLS.
     """
 
     host: str
     port: int
     pack_tokens: int
     queue_tokens: int
-    timeout: float
-    cache: int = 0
+    request_timeout_s: float
+    cache_size: int = 0
     max_body: int = 32 * 1024 * 1024
     body_timeout: float = 10.0
     key_digests: tuple[str, ...] = ()
-    rate: float | None = None
-    certificate: str | None = None
-    private_key: str | None = None
+    requests_per_second: float | None = None
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,9 @@ def run_compress(config: CompressConfig, context: Context) -> StepResult:
         shutil.copytree(original, draft, copy_function=link_or_copy, dirs_exist_ok=True)
         write_roundings(draft, calibrate(exact, packs[::2]))
         summary = _compared(exact, EncoderModel(draft, "int8"), packs[1::2])
-        if summary["cosine"] < config.least_cosine:
+        if summary["cosine"] < config.min_cosine:
             raise ConfigError(
-                f"least_cosine: {config.least_cosine}, but the int8 embeddings of {str(original)!r} have a "
+                f"min_cosine: {config.min_cosine}, but the int8 embeddings of {str(original)!r} have a "
                 f"mean cosine of {summary['cosine']:.4f} to the original's; nothing is kept"
             )
     with context.tracking.run(context.experiment, context.step, config.model_dump(mode="json")) as run:
@@ -83,7 +83,7 @@ def _compared(exact: EncoderModel, rounded: EncoderModel, packs: Sequence[Pack])
     summary = {
         "texts": len(cosines),
         "cosine": float(np.mean(cosines)),
-        "least_cosine": min(cosines),
+        "min_cosine": min(cosines),
         "speed_ratio_vs_fp32": seconds[exact] / seconds[rounded],
     }
     return summary | ({"same_class": float(np.mean(same))} if same else {})
@@ -110,6 +110,6 @@ def _seconds(model: EncoderModel, packs: Sequence[Pack]) -> float:
 def _headline(summary: dict[str, Any]) -> str:
     same = f", {summary['same_class']:.1%} in the same class" if "same_class" in summary else ""
     return (
-        f"int8: cosine {summary['cosine']:.4f} to the original ({summary['least_cosine']:.4f} at least) on "
+        f"int8: cosine {summary['cosine']:.4f} to the original ({summary['min_cosine']:.4f} at least) on "
         f"{summary['texts']} texts{same}; {summary['speed_ratio_vs_fp32']:.2f} x as fast as fp32 here"
     )

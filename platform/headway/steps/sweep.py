@@ -58,7 +58,7 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
     within `tolerance` of the best by the first.
 
     Called again in the same folder after the driver died, it goes on: trials that ended are not run
-    again, those that had begun begin anew.
+    again, those that had begun start from scratch.
 
     Raises:
         ConfigError: a search over settings that do not exist or are not allowed.
@@ -196,7 +196,7 @@ def _tune(
             name="tune",
             storage_path=str(context.folder.resolve()),
             callbacks=[board.callback()],
-            # A trial whose process died begins anew.
+            # A trial whose process died starts from scratch.
             failure_config=tune.FailureConfig(max_failures=2),
             verbose=0,
         ),

@@ -201,7 +201,7 @@ def rung_steps(steps_per_round: int, total_steps: int) -> tuple[int, ...]:
 
 
 def _bracketed(config: SweepConfig) -> Any:
-    """ASHA whose trials are dealt over brackets by their numbers, not anew by chance after a restart."""
+    """ASHA whose trials are dealt over brackets by their numbers, not by chance again after a restart."""
     from ray.tune import schedulers
 
     class Bracketed(schedulers.ASHAScheduler):

@@ -35,7 +35,7 @@ def train_on_group(part: Part, share: Share, hand_on: HandOn) -> None:
         hand_on: is told of all that is measured, in order; it passes over what it knows.
 
     Raises:
-        RuntimeError: a worker died; the trial begins anew.
+        RuntimeError: a worker died; the trial starts from scratch.
         SystemExit: the scheduler stops the trial.
     """
     place = part.place
@@ -87,7 +87,7 @@ def _train_member(part: Part, worker: Worker, launched_at: float) -> None:
 
 
 def _give_back_what_is_left(mark: Path) -> None:
-    """Free what a group reserved whose trial's actor was killed; the trial begins anew, and needs it.
+    """Free what a group reserved whose trial's actor was killed; the trial starts again, and needs it.
 
     Ray frees it with the whole job only, and Ray Train's cleaner needs the dashboard.
     """

@@ -117,7 +117,7 @@ def _evaluated_by_round(job: Any, trial: Trial, settings: TrialSettings) -> tupl
     update: dict[str, Any] = {}
     every = config.evaluate_every or math.ceil(total / settings.reports)
     # To keep the best model, or to stop by it, a trial needs all its evaluations.
-    looked_at_inside = config.best_by is not None or config.early_stopping is not None
+    looked_at_inside = config.best_by is not None or config.early_stopping_patience is not None
     if config.evaluate_every is None and config.evaluate_at is None:
         if settings.at_rungs_only and not looked_at_inside:
             update = {"evaluate_at": rung_steps(every, total)}

@@ -135,7 +135,7 @@ class Tracking:
     ) -> Iterator[Run]:
         """A run that ends with the block: FINISHED, FAILED if the block raises, KILLED if it is stopped.
 
-        A run started with the same `token` before, by a process that may be dead, is gone on with.
+        A run started with the same `token` before, by a process that may be dead, is continued.
         """
         run = self._continued_run(experiment, token, params) or self.start_run(
             experiment, name, params, token=token

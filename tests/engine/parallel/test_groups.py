@@ -60,8 +60,8 @@ def in_bf16(tmp_path_factory):
     scarce = {"dropout": 0.0, "validation_rows": 1, "steps": 3, "batch_size": 12}
     return train_in_processes(
         [
-            {"name": "one", "world": 1, "accumulation": 8, **half},
-            {"name": "two", "world": 2, "workers": 2, "accumulation": 4, **half},
+            {"name": "one", "world": 1, "gradient_accumulation": 8, **half},
+            {"name": "two", "world": 2, "workers": 2, "gradient_accumulation": 4, **half},
             {"name": "one row alone", "world": 1, **scarce},
             {"name": "one row", "world": 3, "workers": 3, **scarce},
             {"name": "one row sharded", "world": 2, "workers": 2, "parallel": {"shard": 2}, **scarce},

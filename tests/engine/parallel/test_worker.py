@@ -39,7 +39,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "pipeline 2, tensor 2": {"world": 4, "parallel": {"pipeline": 2, "tensor": 2}},
 }
 # Dropout draws by share of the batch, so it is left out where shares differ.
-SHARED = {"dropout": 0.0, "optimizer": {"name": "adamw", "learning_rate": 1e-3}, "accumulation": 3}
+SHARED = {"dropout": 0.0, "optimizer": {"name": "adamw", "learning_rate": 1e-3}, "gradient_accumulation": 3}
 MOVES = ["shard 2, tensor 2", "pipeline 2", "data 2", "pipeline 2, data 2", "tensor 2", "shard 2"]
 
 
@@ -163,5 +163,7 @@ def test_layout_that_does_not_fit_the_workers_is_refused() -> None:
         tiny_config(workers=[1, 2], parallel={"shard": 2})
     with pytest.raises(ValueError, match=r"need optimizer\.name adamw, not 'muon'"):
         tiny_config(workers=2, parallel={"shard": 2}, optimizer={"name": "muon"})
-    with pytest.raises(ValueError, match="pipeline 2 needs as many micro-batches, accumulation 1 is less"):
+    with pytest.raises(
+        ValueError, match="pipeline 2 needs as many micro-batches, gradient_accumulation 1 is less"
+    ):
         tiny_config(workers=2, parallel={"pipeline": 2})

@@ -61,7 +61,7 @@ def test_reading_a_number_back_is_an_error_on_this_device():
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"accumulation": 2, "max_grad_norm": 0.1}, {"activation_checkpointing": True}]
+    "settings", [{}, {"gradient_accumulation": 2, "max_grad_norm": 0.1}, {"activation_checkpointing": True}]
 )
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_a_pretraining_step_reads_nothing_back(kind, settings):
@@ -74,7 +74,7 @@ def test_a_pretraining_step_reads_nothing_back(kind, settings):
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("name", ["adamw", "lamb", "muon"])
 def test_a_step_of_each_optimizer_that_skips_by_itself_reads_nothing_back(name, precision):
-    settings = {"optimizer": {"name": name}, "accumulation": 2, "precision": precision}
+    settings = {"optimizer": {"name": name}, "gradient_accumulation": 2, "precision": precision}
     trainer = trainer_on_meta(PretrainingObjective(model_of("bert"), None), **settings)
     for number in range(2):
         step(trainer, number, [some_batch(random.Random(number)) for _ in range(trainer.parts)])

@@ -27,10 +27,10 @@ def losses(history: list[tuple[int, dict[str, float]]]) -> list[float]:
     return [value for _, metrics in history for name, value in metrics.items() if name.endswith("_loss")]
 
 
-@pytest.mark.parametrize("accumulation", [1, 3])
-def test_losses_are_near_those_of_float32(accumulation: int) -> None:
-    _, half = train(None, **FP16, accumulation=accumulation)
-    _, full = train(None, **(FP16 | {"precision": "fp32"}), accumulation=accumulation)
+@pytest.mark.parametrize("gradient_accumulation", [1, 3])
+def test_losses_are_near_those_of_float32(gradient_accumulation: int) -> None:
+    _, half = train(None, **FP16, gradient_accumulation=gradient_accumulation)
+    _, full = train(None, **(FP16 | {"precision": "fp32"}), gradient_accumulation=gradient_accumulation)
     assert losses(half) == pytest.approx(losses(full), rel=5e-3)
     norms = [
         [metrics["gradient_norm"] for _, metrics in history if "gradient_norm" in metrics]
@@ -156,8 +156,8 @@ def test_gradients_that_no_scale_makes_finite_end_the_run(
 def test_two_workers_learn_what_one_does(tmp_path: Path) -> None:
     results = train_in_processes(
         [
-            {"name": "alone", "world": 1, "accumulation": 2, **FP16},
-            {"name": "two", "world": 2, "accumulation": 2, **FP16},
+            {"name": "alone", "world": 1, "gradient_accumulation": 2, **FP16},
+            {"name": "two", "world": 2, "gradient_accumulation": 2, **FP16},
         ],
         tmp_path,
     )

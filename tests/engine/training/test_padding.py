@@ -29,7 +29,7 @@ def losses(processes: int) -> list[float]:
     config = tiny_config(
         steps=60,
         batch_tokens=192,
-        accumulation=2,
+        gradient_accumulation=2,
         log_every=1,
         loader_processes=processes,
         optimizer=optimizer,

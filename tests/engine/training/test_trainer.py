@@ -131,7 +131,7 @@ def test_a_finished_run_is_not_trained_further(job, tmp_path):
 
 def test_a_batch_in_parts_teaches_what_the_whole_batch_does(job):
     whole, reports = train(job)
-    parts, part_reports = train(changed(job, accumulation=3))
+    parts, part_reports = train(changed(job, gradient_accumulation=3))
     assert_close(whole, parts)
     for (_, *one), (_, *other) in zip(losses(reports), losses(part_reports), strict=True):
         assert one == pytest.approx(other, rel=1e-4)

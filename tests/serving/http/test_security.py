@@ -81,9 +81,9 @@ def server(
         model="x",
         replicas=(1, 1),
         port=free_port(),
-        keys=folder / "keys.txt",
-        certificate=certificate,
-        private_key=private_key,
+        api_keys_file=folder / "keys.txt",
+        ssl_certfile=certificate,
+        ssl_keyfile=private_key,
     )
     url = deploy(config, [Release("tiny", "1", str(folders["embeddings"]))], 1)
     yield Server(url, made.stderr.split()[-1], certificate, folder)

@@ -110,7 +110,7 @@ def test_vectors_of_both_are_compared_by_their_cosine(serving, folders):
                 await wait_until(lambda: "embeddings" in trial.comparisons)
                 figures = (await report(server))["operations"]["embeddings"]
                 # A long request is compared on its beginning.
-                assert figures["compared"] == 8 and figures["least_cosine"] == pytest.approx(1.0, abs=1e-4)
+                assert figures["compared"] == 8 and figures["min_cosine"] == pytest.approx(1.0, abs=1e-4)
                 # Neither version's figure comes from the cache.
                 assert [pack[0].release.version for pack in server.replica.packs] == ["7", "7", "8"]
 

@@ -179,7 +179,7 @@ def load_model(
     if random_weights:
         config = _from_folder(AutoConfig, folder, **settings)
         return _made_ours(auto_class.from_config(config))
-    # A head over other labels than the folder's begins anew.
+    # A head over other labels than the folder's starts from random weights.
     return _made_ours(_from_folder(auto_class, folder, ignore_mismatched_sizes=True, **settings))
 
 
@@ -197,7 +197,7 @@ def _from_folder(auto_class: Any, folder: Path, **settings: Any) -> Any:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without transformers' progress bars, and its report of heads that begin anew, as they shall."""
+    """Without transformers' progress bars, and its report of heads that are new, as intended."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

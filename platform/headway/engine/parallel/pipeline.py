@@ -151,7 +151,7 @@ class Pipeline(nn.Module):
         return dict(zip(names, sums, strict=True))
 
     def _schedule_for(self, micro_batches: int, room: int) -> Schedule1F1B:
-        """A schedule that passes on hidden states of up to `room` tokens; made anew for larger ones."""
+        """A schedule that passes on hidden states of up to `room` tokens; made again for larger ones."""
         if room <= self._room:
             return self._schedule
         self._room = room

@@ -3,7 +3,7 @@
 Shoeybi et al. 2019, "Megatron-LM", section 3: of a pair of products the first is split by its outputs, the
 second by its inputs, so that a pair needs one sum over the workers forward and one backward. The weights
 are PyTorch's `DTensor`s, as states and optimisers need them; what is multiplied is each worker's plain part.
-Products of `DTensor`s are planned anew for every number of tokens, and unpadded rows seldom have the same.
+Products of `DTensor`s are planned again for each number of tokens, and unpadded rows seldom have the same.
 """
 
 from __future__ import annotations

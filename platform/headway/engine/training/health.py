@@ -17,7 +17,7 @@ _NONE = -1
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on: the loss is no number any more."""
+    """Training cannot go on: the loss is no longer a finite number."""
 
 
 class StepHealth:

@@ -12,7 +12,11 @@ from headway.config.training import OptimizerConfig
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.lamb import Lamb
 from headway.engine.training.muon import Muon
-from headway.engine.training.parameter_groups import parameter_groups, split_hidden_matrices, with_layer_decay
+from headway.engine.training.parameter_groups import (
+    parameter_groups,
+    split_hidden_matrices,
+    with_layerwise_lr_decay,
+)
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig, worker: Worker | None = None) -> Optimizer:
@@ -25,8 +29,8 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, worker: Worker | 
     """
     rate, betas, eps = config.learning_rate, config.betas, config.eps
     groups = parameter_groups(model, config.weight_decay)
-    if config.layer_decay < 1.0:
-        groups = with_layer_decay(model, groups, config.learning_rate, config.layer_decay)
+    if config.layerwise_lr_decay < 1.0:
+        groups = with_layerwise_lr_decay(model, groups, config.learning_rate, config.layerwise_lr_decay)
     match config.name:
         case "adafactor":
             return Adafactor(groups, lr=rate)

@@ -20,10 +20,10 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-def with_layer_decay(
-    model: nn.Module, groups: list[dict[str, Any]], learning_rate: float, layer_decay: float
+def with_layerwise_lr_decay(
+    model: nn.Module, groups: list[dict[str, Any]], learning_rate: float, layerwise_lr_decay: float
 ) -> list[dict[str, Any]]:
-    """Groups split by depth: each layer's rate is `layer_decay` times that of the one above it.
+    """Groups split by depth: each layer's rate is `layerwise_lr_decay` times that of the one above it.
 
     Howard and Ruder 2018, section 3.2; heads have the full rate, the embeddings the lowest.
     """
@@ -32,7 +32,7 @@ def with_layer_decay(
     for number, group in enumerate(groups):
         for parameter in group["params"]:
             depth = depths[id(parameter)]
-            rate = learning_rate * layer_decay**depth
+            rate = learning_rate * layerwise_lr_decay**depth
             split.setdefault((number, depth), group | {"params": [], "lr": rate})["params"].append(parameter)
     return list(split.values())
 

@@ -84,7 +84,7 @@ class Trainer:
         self.measure_start = measure_start
         self.total_steps = config.total_steps(batches)
         most_shares = max(config.most_shares, self.worker.shares)
-        self.parts = most_shares * config.accumulation
+        self.parts = most_shares * config.gradient_accumulation
         use_tf32(config.tf32)
         self.dtype = compute_dtype(config.precision, self.worker.device)
         if self.dtype == torch.float16 and self.worker.mesh is not None:

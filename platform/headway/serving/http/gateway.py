@@ -120,7 +120,7 @@ class Gateway:
         """Take no new connections, and return when what has come is answered."""
         if self._server is not None:
             self._draining = self._server.should_exit = True
-            await asyncio.wait(self._tasks[:1], timeout=self._settings.timeout)
+            await asyncio.wait(self._tasks[:1], timeout=self._settings.request_timeout_s)
 
     async def __del__(self) -> None:
         """Ray Serve awaits this before it stops a replica."""
@@ -131,7 +131,7 @@ class Gateway:
             self._models[name] = self._make(release)
         self._show_versions()
         services = {name: model.service for name, model in self._models.items()}
-        app = build_app(services, self._metrics, self._settings.timeout, lambda: True)
+        app = build_app(services, self._metrics, self._settings.request_timeout_s, lambda: True)
         self._server = _server(self._settings, self._guard(app))
         listener = _listener(self._settings.host, self._settings.port)
         self._tasks = [
@@ -146,12 +146,16 @@ class Gateway:
 
     def _guard(self, app: Any) -> Guard:
         settings = self._settings
-        keys = Keys(frozenset(settings.key_digests), settings.rate) if settings.key_digests else None
+        keys = (
+            Keys(frozenset(settings.key_digests), settings.requests_per_second)
+            if settings.key_digests
+            else None
+        )
         return Guard(ShortWay(app), self._metrics, keys, settings.max_body, settings.body_timeout)
 
     def _make(self, release: LoadedRelease) -> _Model:
         settings, name = self._settings, release.release.name
-        queue = TokenQueue(settings.pack_tokens, settings.queue_tokens, settings.cache)
+        queue = TokenQueue(settings.pack_tokens, settings.queue_tokens, settings.cache_size)
         encoder = self._encoders[name]
 
         async def call(kind: Kind, pack: Pack) -> Reply:
@@ -245,9 +249,9 @@ def _server(settings: GatewaySettings, app: Any) -> _Server:
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=int(settings.timeout),
-        ssl_certfile=settings.certificate,
-        ssl_keyfile=settings.private_key,
+        timeout_graceful_shutdown=int(settings.request_timeout_s),
+        ssl_certfile=settings.ssl_certfile,
+        ssl_keyfile=settings.ssl_keyfile,
         lifespan="off",
     )
     return _Server(config)

@@ -67,12 +67,12 @@ class Keys:
         try:
             lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"keys: {str(path)!r} cannot be read: {error}") from error
+            raise ConfigError(f"api_keys_file: {str(path)!r} cannot be read: {error}") from error
         for number, (digest, *_) in enumerate(lines, 1):
             if len(digest) != _DIGEST_LENGTH or set(digest) - set("0123456789abcdef"):
-                raise ConfigError(f"keys: line {number} of {str(path)!r} is not a SHA-256 digest")
+                raise ConfigError(f"api_keys_file: line {number} of {str(path)!r} is not a SHA-256 digest")
         if not lines:
-            raise ConfigError(f"keys: {str(path)!r} holds no digest")
+            raise ConfigError(f"api_keys_file: {str(path)!r} holds no digest")
         return cls(frozenset(digest for digest, *_ in lines), per_second)
 
     def admit(self, authorization: bytes) -> tuple[int, float]:

@@ -35,7 +35,7 @@ class Trial:
     A request goes to the challenger by a hash of its content and of the challenger's version, so the same
     question is answered by the same version while the trial lasts, and a greater share only adds questions.
 
-    Comparisons wait until a replica is idle. Both versions are then asked anew, one after the other: the
+    Comparisons wait until a replica is idle. Both versions are then asked again, one after the other: the
     user's own answer waited among others, and its latency would make the challenger look quick.
 
     Args:

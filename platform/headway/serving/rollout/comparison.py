@@ -20,14 +20,14 @@ class Comparison:
         compared: texts, questions or queries that both versions answered.
         agreed: those with the same outcome: label, first word of each mask, entities, answer, first document.
         greatest_difference: between probabilities or scores of the same outcome.
-        least_cosine: between a text's two embeddings.
+        min_cosine: between a text's two embeddings.
         seconds: of each of the last requests, by the version that answers and by the one that is tried.
     """
 
     compared: int = 0
     agreed: int = 0
     greatest_difference: float = 0.0
-    least_cosine: float = 1.0
+    min_cosine: float = 1.0
     seconds: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_LATENCIES_KEPT))
 
     def embeddings(self, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> None:
@@ -40,7 +40,7 @@ class Comparison:
             if one.shape != other.shape:
                 raise ValueError(f"vectors of {len(one)} and {len(other)} numbers cannot be compared")
             self.compared += 1
-            self.least_cosine = min(self.least_cosine, float(one @ other))
+            self.min_cosine = min(self.min_cosine, float(one @ other))
 
     def scored(self, ours: Sequence[dict[Any, float]], theirs: Sequence[dict[Any, float]]) -> None:
         """Add scores by outcome; those agree whose highest score is of the same outcome."""
@@ -56,7 +56,7 @@ class Comparison:
         """For people: shares, and milliseconds of a request."""
         times = np.asarray(self.seconds) * 1000.0
         quality: dict[str, Any] = (
-            {"least_cosine": round(self.least_cosine, 5)}
+            {"min_cosine": round(self.min_cosine, 5)}
             if operation == "embeddings"
             else {
                 "agreement": round(self.agreed / max(1, self.compared), 5),

@@ -72,7 +72,7 @@ class AliasWatch:
             self._thread.join()
 
     def look(self) -> None:
-        """Look once. A gateway that has started anew is told again what it should serve."""
+        """Look once. A gateway that has restarted is told again what it should serve."""
         name, version = self._tracking.registered_version(self._model_uri)
         release = self._release(name, version)
         self._tell(release, self._switch(release))

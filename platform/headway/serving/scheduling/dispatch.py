@@ -135,7 +135,7 @@ class Dispatcher:
                 self.queue.finish(job, result)
 
     async def _send_again(self, jobs: list[Job], error: Exception) -> None:
-        """Jobs of a lost replica go back to their places; the count of replicas is learnt anew."""
+        """Jobs of a lost replica go back to their places; the replicas are counted again."""
         _log.warning("a pack of %d is sent again: %s", len(jobs), type(error).__name__)
         self.on_retry()
         self._seen.clear()
