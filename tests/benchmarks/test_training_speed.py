@@ -16,8 +16,15 @@ from lib.training_speed.report import row, summary
 from lib.training_speed.results import Conditions, Failure, Job, Machine, Outcome, Speed
 from lib.training_speed.worker import GO_ON_ELSEWHERE
 
+ROOT = Path(__file__).parents[2]
 MACHINE = Machine("a CPU", "fp32", "2", "5")
 JOBS = [Job("tiny", name) for name in ("headway", "hangs", "dies", "breaks", "trainer", "loop")]
+
+
+@pytest.fixture(autouse=True)
+def _found_by_spawned_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They import this module by its name, and `pytest` alone does not put the project on the path."""
+    monkeypatch.syspath_prepend(str(ROOT))
 
 
 def speed(tokens_per_second: float) -> Speed:
