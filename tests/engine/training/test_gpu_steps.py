@@ -145,10 +145,10 @@ def compiler(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_trunk_and_head_are_one_graph_each_for_200_batches_of_any_length(kind, compiler):
+def test_trunk_and_head_are_one_graph_each_for_batches_of_any_length(kind, compiler):
     trainer = trainer_on_meta(PretrainingObjective(model_of(kind), None), compile="trunk")
     generator = random.Random(0)
-    for number in range(200):
+    for number in range(200 if kind in ("bert", "modernbert") else 30):
         step(trainer, number, [some_batch(generator)])
     assert not counters["graph_break"]
     assert counters["stats"]["unique_graphs"] == 2
