@@ -286,11 +286,9 @@ def headway_attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    layout: SequenceLayout | None = None,
-    sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Run `multi_head_attention` for a transformers layer, which hands its heads over split.
+    """Run `multi_head_attention` for a transformers layer on padded rows; it hands its heads over split.
 
     Args:
         module: the attention layer that calls.
@@ -300,27 +298,15 @@ def headway_attention(
         attention_mask: broadcastable to (batch, num_heads, length, length), or None.
         dropout: probability of dropping a weight; transformers gives 0 outside training.
         scaling: factor on the scores.
-        layout: present when the batch is one row of unpadded sequences (batch is then 1).
-        sliding_window: keys as many places away, or more, are not seen (ModernBERT's local layers).
 
     Returns:
         The attended values, shape (batch, length, num_heads, head_dim), and None for the weights,
         which are never formed.
     """
     batch, num_heads, length, head_dim = query.shape
-    merged = [tensor.transpose(1, 2).flatten(2) for tensor in (query, key, value)]
-    if layout is not None:
-        merged = [tensor.squeeze(0) for tensor in merged]
+    query, key, value = (tensor.transpose(1, 2).flatten(2) for tensor in (query, key, value))
     attended = multi_head_attention(
-        merged[0],
-        merged[1],
-        merged[2],
-        num_heads,
-        dropout,
-        attention_mask=attention_mask,
-        layout=layout,
-        window=sliding_window if layout is not None else None,
-        scale=scaling,
+        query, key, value, num_heads, dropout, attention_mask=attention_mask, scale=scaling
     )
     return attended.view(batch, length, num_heads, head_dim), None
 

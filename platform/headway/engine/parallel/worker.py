@@ -170,8 +170,7 @@ def clip_gradients(
         if not gradients:  # all is frozen
             return torch.zeros((), device=worker.device if worker is not None else None)
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        torch._foreach_mul_(gradients, (most / (norm + _LEAST_NORM)).clamp(max=1.0))
-        return norm
+        return _scaled_down(gradients, norm, most)
     elsewhere = {id(parameter) for parameter in borrowed}
     squares = torch.zeros((), device=worker.device)
     parts = []
@@ -181,9 +180,13 @@ def clip_gradients(
         if id(parameter) not in elsewhere:
             squares += part.float().square().sum() / copies
     dist.all_reduce(squares)
-    norm = squares.sqrt()
-    if parts:  # a stage may have frozen layers only
-        torch._foreach_mul_(parts, (most / (norm + _LEAST_NORM)).clamp(max=1.0))
+    return _scaled_down(parts, squares.sqrt(), most)
+
+
+def _scaled_down(gradients: list[Any], norm: Tensor, most: float) -> Tensor:
+    """`norm`, after gradients were multiplied, in place, so that theirs is at most `most`."""
+    if gradients:  # a stage may have frozen layers only
+        torch._foreach_mul_(gradients, (most / (norm + _LEAST_NORM)).clamp(max=1.0))
     return norm
 
 
