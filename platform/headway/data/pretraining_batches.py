@@ -52,8 +52,7 @@ class PretrainingBatches(DealtBatches):
         self.masking = masking
         self.vocabulary = _vocabulary(tokenizer)
         self.cls, self.sep = tokenizer.cls_token_id, tokenizer.sep_token_id
-        # A view of the mapped file; indexing the map itself would make a map of each result.
-        self._tokens = np.asarray(store.tokens)
+        self._store = store
         self._segments: Segments | None = None
         self._splitter: PairSplitter | None = None
         self.truncated_fraction = 0.0
@@ -105,7 +104,9 @@ class PretrainingBatches(DealtBatches):
         framed = Ragged(lengths.ravel())
         # Special tokens are written over whatever stands beside a segment in the store.
         sources = np.arange(framed.total) + np.repeat(starts.ravel() - framed.starts, framed.lengths)
-        input_ids = self._tokens.take(sources, mode="clip").astype(np.int64)
+        # A view of the mapped file; indexing the map itself would make a map of each result.
+        tokens = np.asarray(self._store.tokens)
+        input_ids = tokens.take(sources, mode="clip").astype(np.int64)
         input_ids[framed.starts[:: len(segments)]] = self.cls
         input_ids[framed.ends - 1] = self.sep
         types = np.tile(np.arange(len(segments)), len(lengths))

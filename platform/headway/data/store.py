@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +18,18 @@ class TokenStore:
         tokens: int32, shape (tokens,), mapped from disk.
         sentences: int64, shape (sentences + 1,): where each begins in `tokens`, and the end.
         documents: int64, shape (documents + 1,): where each begins in `sentences`, and the end.
+        folder: where it lies, if it was opened; pickled, it is opened there again instead of copied.
     """
 
     tokens: np.ndarray
     sentences: np.ndarray
     documents: np.ndarray
+    folder: Path | None = None
+
+    def __reduce__(self) -> tuple[Callable[..., TokenStore], tuple[Any, ...]]:
+        if self.folder is None:
+            return TokenStore, (self.tokens, self.sentences, self.documents)
+        return open_store, (self.folder,)
 
     @property
     def num_sentences(self) -> int:
@@ -61,7 +69,7 @@ def open_store(folder: Path) -> TokenStore:
     tokens = (
         np.memmap(folder / "tokens.bin", dtype=np.int32, mode="r") if sentences[-1] else np.empty(0, np.int32)
     )
-    return TokenStore(tokens, sentences, np.load(folder / "documents.npy"))
+    return TokenStore(tokens, sentences, np.load(folder / "documents.npy"), folder)
 
 
 def _offsets(lengths: list[int]) -> np.ndarray:

@@ -9,11 +9,14 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
 import psutil
 import pytest
 import torch
+from failing_batches import dies_at_step_4, fails_at_step_4
 
 from headway.config.steps import MaskingConfig
 from headway.data.batch import Batch
@@ -39,11 +42,14 @@ def make(corpus: Any) -> Callable[[int], list[Batch]]:
         batch_sizes=BatchSizes(12),
         seed=0,
     )
-    return lambda step: source.micro_batches(step, 0, 1, 2)
+    return partial(source.micro_batches, rank=0, world_size=1, parts=2)
 
 
 @pytest.fixture(autouse=True)
 def no_process_is_left() -> Iterator[None]:
+    """But for Python's own two, which start the others and end with the program."""
+    batch_processes.start_fork_server()
+    resource_tracker.ensure_running()
     before = set(psutil.Process().children(recursive=True))
     yield
     left = set(psutil.Process().children(recursive=True)) - before
@@ -103,15 +109,11 @@ def test_no_steps_are_an_empty_loop(processes, make):
 @pytest.mark.parametrize("kind", [ValueError, RuntimeError, FileNotFoundError])
 @pytest.mark.parametrize("processes", [0, 2])
 def test_an_error_in_a_batch_surfaces_with_its_message_at_its_step(processes, kind, make):
-    def fails_at_step_4(step: int) -> list[Batch]:
-        if step == 4:
-            raise kind("row 17 is broken")
-        return make(step)
-
+    fails = partial(fails_at_step_4, make=make, kind=kind)
     seen = []
     with (
         pytest.raises(kind, match="row 17 is broken") as raised,
-        Loader(fails_at_step_4, 0, 9, device=CPU, processes=processes) as loader,
+        Loader(fails, 0, 9, device=CPU, processes=processes) as loader,
     ):
         for step, _, _ in loader:
             seen.append(step)
@@ -120,22 +122,21 @@ def test_an_error_in_a_batch_surfaces_with_its_message_at_its_step(processes, ki
 
 
 def test_a_killed_process_is_an_error_and_no_hang(make):
-    parent = os.getpid()
-
-    def dies_at_step_4(step: int) -> list[Batch]:
-        if step == 4:
-            assert os.getpid() != parent
-            os.kill(os.getpid(), signal.SIGKILL)
-        return make(step)
-
+    dies = partial(dies_at_step_4, make=make, parent=os.getpid())
     started = time.monotonic()
     with (
         pytest.raises(LoaderProcessError, match=r"ended unexpectedly .*; it may have run out of memory"),
-        Loader(dies_at_step_4, 0, 9, device=CPU, processes=2) as loader,
+        Loader(dies, 0, 9, device=CPU, processes=2) as loader,
     ):
         for _ in loader:
             pass
     assert time.monotonic() - started < 30
+
+
+def server_pid() -> int:
+    """The process from which those that make batches are forked."""
+    server: Any = forkserver._forkserver
+    return int(server._forkserver_pid)
 
 
 @pytest.mark.parametrize("processes", [0, 2])
@@ -146,7 +147,8 @@ def test_a_loop_that_is_left_early_ends_the_processes(processes, make):
     ):
         for step, _, _ in loader:
             if step == 2:
-                assert len(psutil.Process().children()) >= processes
+                [server] = [child for child in psutil.Process().children() if child.pid == server_pid()]
+                assert len(server.children()) == processes
                 raise KeyError("consumer")
 
 
@@ -165,17 +167,18 @@ def test_processes_end_when_their_parent_is_killed(signal_number, tmp_path):
                 return [Batch.of(input_ids=row, token_type_ids=row, lengths=torch.tensor([4]), labels=row[:1],
                                  masked_places=row[:1], masked_labels=row[:1], row_ids=row[:1])]
 
-            for step, _, _ in Loader(make, 0, 10**9, device=torch.device("cpu"), processes=2):
-                if step == 3:
-                    print(*(child.pid for child in psutil.Process().children()), flush=True)
-                    time.sleep(600)
+            if __name__ == "__main__":
+                for step, _, _ in Loader(make, 0, 10**9, device=torch.device("cpu"), processes=2):
+                    if step == 3:
+                        print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
+                        time.sleep(600)
             """
         )
     )
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         pids = [int(pid) for pid in parent.stdout.readline().split()]
-        assert len(pids) == 2
+        assert len(pids) == 4  # Python starts two to start these two
         parent.send_signal(signal_number)
     deadline = time.monotonic() + PATIENCE
     while any(map(psutil.pid_exists, pids)) and time.monotonic() < deadline:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import mmap
+import multiprocessing
+import os
 import signal
+import tempfile
+import threading
 from collections.abc import Callable, Generator
+from multiprocessing import forkserver
+from multiprocessing.reduction import DupFd
 from typing import Any
 
 import numpy as np
@@ -19,6 +25,24 @@ _CELL_BYTES = 1 << 26
 """Of address space for the batches of a step: two million tokens. Memory is taken as it is written to."""
 
 
+def start_fork_server() -> None:
+    """Start what the processes are forked from, if it isn't there yet: it loads PyTorch, for seconds."""
+    _fork_server()
+    forkserver.ensure_running()
+
+
+def _fork_server() -> Any:
+    """What starts the processes: they are forked, but not from this one.
+
+    A fork of a process that is connected to Ray holds Ray's objects, and when it collects garbage their ends
+    are written to connections that the two share; this process then waits for good for an answer that was
+    given to the other.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", __name__, "headway.data.pretraining_batches"])
+    return context
+
+
 class LoaderProcessError(RuntimeError):
     """A process that makes batches ended before its time."""
 
@@ -26,9 +50,9 @@ class LoaderProcessError(RuntimeError):
 def made_in_processes(
     make: Callable[[int], list[Batch]], first: int, stop: int, processes: int
 ) -> Generator[list[Batch], None, None]:
-    """Yield `make(step)` for each step from `first` up to `stop`, in order, made by forked processes.
+    """Yield `make(step)` for each step from `first` up to `stop`, in order, made by processes.
 
-    The processes end with the generator, and with this process however it ends.
+    The processes end with the generator, and with this process however it ends. `make` is pickled for them.
 
     Raises:
         LoaderProcessError: a process ended, killed or out of memory.
@@ -43,8 +67,8 @@ def made_in_processes(
         num_workers=processes,
         prefetch_factor=_STEPS_AHEAD,
         collate_fn=_as_it_is,
-        worker_init_fn=_ignore_interrupts,
-        multiprocessing_context="fork",  # the store, the rows' plan and the cells are shared, not sent
+        worker_init_fn=_end_with_parent,
+        multiprocessing_context=_fork_server(),
         generator=torch.Generator(),  # or it would draw from the one that dropout draws from
     )
     iterator: Any = iter(loader)
@@ -72,7 +96,7 @@ class _Steps(Dataset[list[tuple[Packing, int | Tensor]]]):
 
     def __init__(self, make: Callable[[int], list[Batch]], first: int, stop: int, cells: int) -> None:
         self._make, self._first, self._stop = make, first, stop
-        self._cells = [_shared_memory(_CELL_BYTES) for _ in range(cells)]
+        self._cells = _SharedMemory(cells, _CELL_BYTES)
 
     def __len__(self) -> int:
         return self._stop - self._first
@@ -82,7 +106,7 @@ class _Steps(Dataset[list[tuple[Packing, int | Tensor]]]):
 
         One that the cell has no space for comes as a tensor, which DataLoader sends.
         """
-        cell = self._cells[index % len(self._cells)]
+        cell = self._cells.of(index)
         start = 0
         sent: list[tuple[Packing, int | Tensor]] = []
         for batch in self._make(self._first + index):
@@ -101,13 +125,44 @@ class _Steps(Dataset[list[tuple[Packing, int | Tensor]]]):
         """A micro-batch as `__getitem__` sent it, out of its cell, which will be written to again."""
         if isinstance(start, Tensor):
             return packing.read(start)
-        cell = self._cells[index % len(self._cells)]
-        return packing.read(cell[start : start + packing.size].clone())
+        return packing.read(self._cells.of(index)[start : start + packing.size].clone())
 
 
-def _shared_memory(size: int) -> Tensor:
-    """Bytes that this process and those forked from it share; no file, so no limit of /dev/shm."""
-    return torch.from_numpy(np.frombuffer(mmap.mmap(-1, size), np.uint8))
+class _SharedMemory:
+    """Cells of memory that this process and those that it is pickled for share.
+
+    The file behind them has no name and lies in memory, where no limit of /dev/shm holds.
+    """
+
+    def __init__(self, cells: int, cell_bytes: int, file: int | None = None) -> None:
+        self._shape = cells, cell_bytes
+        if file is None:
+            file = _nameless_file()
+            os.ftruncate(file, cells * cell_bytes)
+        self._file = file
+        memory = np.frombuffer(mmap.mmap(file, cells * cell_bytes), np.uint8)
+        self._cells = torch.from_numpy(memory).view(self._shape)
+
+    def of(self, index: int) -> Tensor:
+        """The bytes for an item, uint8."""
+        return self._cells[index % len(self._cells)]
+
+    def __del__(self) -> None:
+        os.close(self._file)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, (*self._shape, DupFd(self._file))
+
+
+def _received(cells: int, cell_bytes: int, sent: Any) -> _SharedMemory:
+    return _SharedMemory(cells, cell_bytes, sent.detach())
+
+
+def _nameless_file() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("headway-batches")
+    with tempfile.TemporaryFile() as file:  # macOS has no such files
+        return os.dup(file.fileno())
 
 
 def _tells_of_a_death(error: Exception) -> bool:
@@ -124,6 +179,15 @@ def _as_it_is(item: Any) -> Any:
     return item
 
 
-def _ignore_interrupts(_: int) -> None:
+def _end_with_parent(_: int) -> None:
     # Ctrl-C goes to every process of the terminal; this one's parent says when to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # DataLoader would notice only that the server ended, which lives as long as those that it forked.
+    threading.Thread(target=_end_after_parent, daemon=True).start()
+
+
+def _end_after_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

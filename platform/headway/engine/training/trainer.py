@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from headway.engine.model.compilation import checkpoint_activations, compile_mod
 from headway.engine.parallel.gradients import Gradients
 from headway.engine.parallel.pipeline import Pipeline, Weigh
 from headway.engine.parallel.worker import Worker, clip_gradients, hold_back_sums
+from headway.engine.training.batch_processes import start_fork_server
 from headway.engine.training.evaluation import mean_losses
 from headway.engine.training.flops import TrainingFlops
 from headway.engine.training.health import StepHealth
@@ -72,6 +74,9 @@ class Trainer:
         measure_start: bool = True,
     ) -> None:
         self.worker = worker or Worker()
+        self.loader_processes = loader_processes(config.loader_processes, self.worker.device)
+        if self.loader_processes:
+            start_fork_server()
         self.objective: Any = objective.to(self.worker.device)
         self.flops = TrainingFlops.of(self.objective)
         self.batches = batches
@@ -162,13 +167,11 @@ class Trainer:
 
     def _loader(self) -> Loader:
         worker = self.worker
-
-        def make(step: int) -> list[Batch]:
-            return self.batches.micro_batches(step, worker.share, worker.shares, self.parts)
-
-        processes = loader_processes(self.config.loader_processes, worker.device)
+        make = partial(
+            self.batches.micro_batches, rank=worker.share, world_size=worker.shares, parts=self.parts
+        )
         first, stop = self.start_step, self.total_steps
-        return Loader(make, first, stop, device=worker.device, processes=processes)
+        return Loader(make, first, stop, device=worker.device, processes=self.loader_processes)
 
     def evaluate(self) -> Metrics:
         """Mean losses and accuracies over the validation rows, or what `evaluator` measures on them."""
