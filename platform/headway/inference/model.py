@@ -63,7 +63,7 @@ class EncoderModel:
 
         Returns:
             For each sequence, by operation:
-            `embed`: float32 (hidden_size,), of unit length;
+            `embed`: float32 (embedding_size,), of unit length;
             `classify`: float32 (labels,), probabilities, or the score itself if there is one label only;
             `fill-mask`: for each hidden word the candidates' ids, int64 (detail,), and probabilities;
             `tokens`: float32 (length, labels), probabilities;

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from headway.data.batch import Batch
@@ -19,7 +18,6 @@ from headway.engine.inference.encoder import InferenceEncoder
 from headway.engine.inference.graph_sizes import Rows
 from headway.engine.model.heads import (
     answer_logits,
-    mean_pooled,
     sequence_logits,
     token_logits,
     vocabulary_logits,
@@ -27,6 +25,7 @@ from headway.engine.model.heads import (
 from headway.engine.model.layout import SequenceLayout, layout_of_batch
 from headway.inference.description import Ability, Description
 from headway.inference.packing import Operation, Pack
+from headway.inference.sentence_head import SentenceHead
 
 ROWS: dict[str, Rows] = {
     "embed": "sequences",
@@ -48,7 +47,8 @@ class HeadOutputs:
 
     def __init__(self, trunk: InferenceEncoder, description: Description) -> None:
         self._trunk, self._model = trunk, trunk.model
-        self._pooling, self._multi_label = description.pooling, description.multi_label
+        self._multi_label = description.multi_label
+        self._vectors = SentenceHead(description.sentence, description.hidden_size, trunk.model.device)
 
     def __call__(self, name: str, batch: Batch) -> Tensor:
         """Run the trunk and what follows it in an operation.
@@ -59,7 +59,7 @@ class HeadOutputs:
 
         Returns:
             By operation:
-            `embed`: float32 (sequences, hidden_size), of unit length;
+            `embed`: float32 (sequences, embedding_size), of unit length;
             `classify`: float32 (sequences, labels), probabilities or a score;
             `tokens`: float32 (tokens, labels), probabilities;
             `answer`: float32 (tokens, 2), scores;
@@ -69,7 +69,7 @@ class HeadOutputs:
         hidden = self._trunk(batch.input_ids, batch.token_type_ids, layout)
         match name:
             case "embed":
-                return self._embed(hidden, layout)
+                return self._vectors(hidden, layout)
             case "classify":
                 return self._classify(hidden, layout)
             case "tokens":
@@ -103,13 +103,6 @@ class HeadOutputs:
             found.append(weights.to(torch.float16).flatten())
             start += length
         return torch.cat(found)
-
-    def _embed(self, hidden: Tensor, layout: SequenceLayout) -> Tensor:
-        if self._pooling == "cls":
-            pooled = hidden.index_select(0, layout.first_tokens).float()
-        else:
-            pooled = mean_pooled(hidden.float(), layout)
-        return F.normalize(pooled, dim=-1)
 
     def _classify(self, hidden: Tensor, layout: SequenceLayout) -> Tensor:
         logits = sequence_logits(self._model, hidden, layout).float()

@@ -89,6 +89,7 @@ def _served(name: str, service: ModelService) -> dict[str, Any]:
         "labels": description.labels,
         "max_length": description.max_length,
         "hidden_size": description.hidden_size,
+        "embedding_size": description.embedding_size,
         "layers": description.layers,
         "heads": description.heads,
         "mask": None if mask is None else tokenizer.backend.id_to_token(mask),

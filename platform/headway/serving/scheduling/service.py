@@ -67,7 +67,7 @@ class ModelService:
         self.trial = None
 
     async def embed(self, texts: Sequence[str], overlong: str, timeout: float) -> Answer:
-        """A vector of unit length for each text, float32 (hidden_size,)."""
+        """A vector of unit length for each text, float32 (embedding_size,)."""
         current = self.current
         pieces = await self._pieces(current, texts, overlong=overlong)
         found = await self._compute(current, Operation("embed"), pieces, timeout, cached=True)
