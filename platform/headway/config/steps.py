@@ -239,7 +239,7 @@ class CompressConfig(Config):
 
 
 class RegisterConfig(Config):
-    """The step `register`: a classifier into the MLflow model registry."""
+    """The step `register`: an encoder into the MLflow model registry."""
 
     model: str = Field(min_length=1)
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]

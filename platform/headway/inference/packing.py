@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -53,3 +53,16 @@ class Operation(NamedTuple):
 
     name: str
     detail: int = 0
+
+
+def packed(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Places of sequences of like length, together at most so many tokens."""
+    waiting: list[int] = []
+    tokens = 0
+    for place in np.argsort(lengths, kind="stable").tolist():
+        if waiting and tokens + lengths[place] > most:
+            yield waiting
+            waiting, tokens = [], 0
+        waiting.append(place)
+        tokens += lengths[place]
+    yield waiting

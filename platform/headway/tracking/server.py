@@ -10,12 +10,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headway.config.base import ConfigError
 from headway.tracking.database import create_database
 from headway.tracking.pyfunc import save_pyfunc
 from headway.tracking.run import Run
+
+if TYPE_CHECKING:
+    from headway.inference.predictor import Kind
 
 _QUIET = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
@@ -176,10 +179,10 @@ class Tracking:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"MLFLOW_TRACKING_URI: {self.uri!r} cannot be used: {reason}") from error
 
-    def register_classifier(
-        self, run: Run, experiment: str, weights: Path, name: str, alias: str, example: str, max_length: int
+    def register_model(
+        self, run: Run, experiment: str, weights: Path, name: str, alias: str, example: str, kind: Kind
     ) -> int:
-        """Register a classifier folder as an MLflow pyfunc model without any pickle.
+        """Register an encoder's folder as an MLflow pyfunc model without any pickle.
 
         Args:
             run: the run it belongs to.
@@ -188,7 +191,7 @@ class Tracking:
             name: in the registry.
             alias: that shall point to the new version.
             example: a text, stored as the input example.
-            max_length: tokens a text is cut at.
+            kind: what it answers.
 
         Returns:
             The version's number.
@@ -196,11 +199,11 @@ class Tracking:
         from mlflow.entities import LoggedModelOutput
 
         logged = self.client.create_logged_model(
-            self._experiment_id(experiment), name=name, source_run_id=run.run_id, model_type="classifier"
+            self._experiment_id(experiment), name=name, source_run_id=run.run_id, model_type=kind
         )
         try:
             with tempfile.TemporaryDirectory() as folder:
-                save_pyfunc(Path(folder) / "model", logged, run.run_id, weights, example, max_length)
+                save_pyfunc(Path(folder) / "model", logged, run.run_id, weights, example, kind)
                 self.client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
         except BaseException:
             self.client.finalize_logged_model(logged.model_id, "FAILED")
