@@ -31,7 +31,7 @@ import httpx
 import numpy as np
 from lib.serve_peers import Peer, peers
 
-from headway.config.base import SourceConfig
+from headway.config.sources import SourceConfig
 from headway.data.sources import read_documents
 from headway.serving.load_test import apply_load
 

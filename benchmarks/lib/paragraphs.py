@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from headway.config.base import SourceConfig
+from headway.config.sources import SourceConfig
 from headway.data.sentences import split_sentences
 from headway.data.sources import read_documents
 from headway.data.store import TokenStore, open_store, write_store

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from headway.config.steps import MaskingConfig
+from headway.config.pretrain import MaskingConfig
 from headway.data.row_plan import SentenceRows, plan_sentence_rows
 from headway.data.sampling import BatchSizes, deal, random_generator, rows_of_step
 from headway.data.store import TokenStore

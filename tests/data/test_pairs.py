@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from headway.config.base import ConfigError, SourceConfig
+from headway.config.base import ConfigError
+from headway.config.sources import SourceConfig
 from headway.data.counter_random import row_keys
 from headway.data.pairs import IN_ORDER, IS_NEXT, IS_RANDOM, SWAPPED, PairSplitter, check_pairable
 from headway.data.row_plan import plan_sentence_rows

@@ -20,7 +20,7 @@ import ray
 import torch
 from failing_batches import collects_garbage_first, dies_at_step_4, fails_at_step_4
 
-from headway.config.steps import MaskingConfig
+from headway.config.pretrain import MaskingConfig
 from headway.data.batch import Batch
 from headway.data.pretraining_batches import PretrainingBatches
 from headway.data.sampling import BatchSizes
