@@ -23,7 +23,7 @@ from headway.config.base import Config, ConfigError, SourceConfig
 from headway.config.loading import check_pipeline, step_config
 from headway.config.steps import CompressConfig, CorpusConfig, PipelineConfig, RegisterConfig
 from headway.data.atomic import write_atomically
-from headway.data.sources import fingerprint
+from headway.data.sources.documents import fingerprint
 from headway.display import Display, duration
 from headway.runs.context import Context, StepResult
 from headway.tracking import Tracking

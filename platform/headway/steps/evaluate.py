@@ -15,7 +15,7 @@ from headway.cluster import connect
 from headway.config.base import ConfigError
 from headway.config.loading import validate
 from headway.config.steps import EvaluateConfig, FinetuneConfig
-from headway.data.tokenizer import load_tokenizer
+from headway.data.corpus.tokenizer import load_tokenizer
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.objectives import TaskObjective
 from headway.engine.training.scoring import predict

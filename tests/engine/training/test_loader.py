@@ -20,7 +20,7 @@ from failing_batches import dies_at_step_4, fails_at_step_4
 
 from headway.config.steps import MaskingConfig
 from headway.data.batch import Batch
-from headway.data.pretraining_batches import PretrainingBatches
+from headway.data.pretraining.batches import PretrainingBatches
 from headway.data.sampling import BatchSizes
 from headway.engine.training import batch_processes
 from headway.engine.training.batch_processes import LoaderProcessError
