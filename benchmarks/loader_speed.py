@@ -32,7 +32,7 @@ from lib.paragraphs import MAX_LENGTH, Paragraphs, load_articles, load_paragraph
 from lib.row_by_row import RowByRowBatches
 
 from headway.config.pretrain import MaskingConfig
-from headway.data.pretraining_batches import PretrainingBatches
+from headway.data.pretraining.batches import PretrainingBatches
 from headway.data.sampling import BatchSizes
 from headway.engine.training.loader import Loader
 

@@ -25,7 +25,7 @@ from torch.distributed.tensor import DTensor
 from headway.config.corpus import CorpusConfig
 from headway.config.pretrain import PretrainConfig
 from headway.config.training import ParallelConfig
-from headway.data.corpus import prepare_corpus, read_splits
+from headway.data.corpus.prepare import prepare_corpus, read_splits
 from headway.engine.parallel.worker import DIMENSIONS, Worker
 from headway.engine.training.trainer import Trainer
 from headway.runs.pretraining import PretrainingJob

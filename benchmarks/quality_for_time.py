@@ -27,7 +27,7 @@ from torch import Tensor
 
 from headway.config.pretrain import PretrainConfig
 from headway.config.training import OptimizerConfig, ScheduleConfig
-from headway.data.store import TokenStore
+from headway.data.corpus.store import TokenStore
 from headway.engine.hardware.device import has_fast_bf16
 from headway.engine.training.meter import Meter
 from headway.engine.training.objectives import PretrainingObjective

@@ -30,7 +30,7 @@ from lib.random_batches import RandomBatches
 from headway.config.corpus import CorpusConfig
 from headway.config.pretrain import ModelConfig, PretrainConfig
 from headway.config.training import TrainingConfig
-from headway.data.corpus import prepare_corpus, read_splits
+from headway.data.corpus.prepare import prepare_corpus, read_splits
 from headway.data.sampling import BatchSizes, deal, rows_of_step
 from headway.engine.model.encoder import bert_config, new_pretraining_model
 from headway.engine.parallel.worker import Worker

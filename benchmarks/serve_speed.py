@@ -32,7 +32,7 @@ import numpy as np
 from lib.serve_peers import Peer, peers
 
 from headway.config.sources import SourceConfig
-from headway.data.sources import read_documents
+from headway.data.sources.documents import read_documents
 from headway.serving.load_test import apply_load
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -52,9 +52,9 @@ def minilm() -> str:
 def articles() -> list[tuple[str, list[str], str]]:
     """(title, sentences, topic) of each article, in a fixed random order."""
     from headway.config.sources import SourceConfig
-    from headway.data.sentences import split_sentences
-    from headway.data.sources import read_documents
-    from headway.data.splitting import drop_duplicates
+    from headway.data.corpus.sentences import split_sentences
+    from headway.data.sources.documents import read_documents
+    from headway.data.sources.splitting import drop_duplicates
 
     found = []
     for document in drop_duplicates(read_documents(SourceConfig(source="bbc-news"), "label")):
@@ -126,7 +126,7 @@ def questions(sentences: list[str], place: int) -> list[dict[str, Any]]:
 def prepared_task(name: str, folder: Path) -> Any:
     from headway.config.finetune import FinetuneConfig
     from headway.config.loading import validate
-    from headway.data.tokenizer import load_tokenizer
+    from headway.data.corpus.tokenizer import load_tokenizer
     from headway.tasks.preparation import prepared
 
     path = folder / f"{name}.jsonl"
@@ -247,7 +247,7 @@ def transformers_run(task: Any, name: str, seed: int, steps: int | None = None) 
 
 
 def peer_batches(task: Any, rows: Any, size: int, seed: int = 0) -> Any:
-    from headway.data.tokenizer import load_tokenizer
+    from headway.data.corpus.tokenizer import load_tokenizer
 
     return task.batches(rows, load_tokenizer(Path(minilm())), batch_size=size, seed=seed)
 

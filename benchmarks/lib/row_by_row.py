@@ -15,10 +15,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from headway.config.pretrain import MaskingConfig
-from headway.data.row_plan import SentenceRows, plan_sentence_rows
+from headway.data.corpus.store import TokenStore
+from headway.data.corpus.tokenizer import continuation_table
+from headway.data.pretraining.row_plan import SentenceRows, plan_sentence_rows
 from headway.data.sampling import BatchSizes, deal, random_generator, rows_of_step
-from headway.data.store import TokenStore
-from headway.data.tokenizer import continuation_table
 
 
 class _Vocabulary(NamedTuple):

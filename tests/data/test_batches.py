@@ -11,7 +11,7 @@ import torch
 from headway.config.base import ConfigError
 from headway.config.pretrain import MaskingConfig
 from headway.data.batches import Batch, Example, LabelledBatches, collate
-from headway.data.pretraining_batches import PretrainingBatches
+from headway.data.pretraining.batches import PretrainingBatches
 from headway.data.sampling import BatchSizes
 
 BATCH = 12

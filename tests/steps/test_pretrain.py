@@ -93,7 +93,7 @@ def test_every_figure_is_in_mlflow(step, runs):
 
 
 def test_the_model_loads_with_its_tokenizer(step):
-    from headway.data.tokenizer import load_tokenizer
+    from headway.data.corpus.tokenizer import load_tokenizer
 
     folder = Path(step[0].output)
     model = BertForPreTraining.from_pretrained(folder)

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 import headway
 from headway.config.finetune import FinetuneConfig
 from headway.config.loading import validate
-from headway.data.tokenizer import load_tokenizer
+from headway.data.corpus.tokenizer import load_tokenizer
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.scoring import predict
 from headway.tasks.preparation import prepared

@@ -27,7 +27,7 @@ from headway.config.pipeline import PipelineConfig
 from headway.config.register import RegisterConfig
 from headway.config.sources import SourceConfig
 from headway.data.atomic import write_atomically
-from headway.data.sources import fingerprint
+from headway.data.sources.documents import fingerprint
 from headway.display import Display, duration
 from headway.runs.context import Context, StepResult
 from headway.tracking import Tracking

@@ -9,7 +9,7 @@ from typing import Any
 
 from headway.config.finetune import FinetuneConfig
 from headway.data.batches import BatchSource
-from headway.data.tokenizer import load_tokenizer
+from headway.data.corpus.tokenizer import load_tokenizer
 from headway.engine.model.lora import add_lora, freeze_layers, keep_layers, merged
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.objectives import TaskObjective

@@ -13,12 +13,12 @@ from headway.config.base import ConfigError
 from headway.config.corpus import CorpusConfig
 from headway.config.pretrain import PhaseConfig, PretrainConfig
 from headway.data.batches import BatchSource
-from headway.data.corpus import Corpus, open_corpus, prepare_corpus, read_splits
-from headway.data.pairs import PairObjective
-from headway.data.phases import PhasedBatches
-from headway.data.pretraining_batches import PretrainingBatches
+from headway.data.corpus.prepare import Corpus, open_corpus, prepare_corpus, read_splits
+from headway.data.corpus.tokenizer import load_tokenizer
+from headway.data.pretraining.batches import PretrainingBatches
+from headway.data.pretraining.pairs import PairObjective
+from headway.data.pretraining.phases import PhasedBatches
 from headway.data.sampling import BatchSizes
-from headway.data.tokenizer import load_tokenizer
 from headway.engine.model.encoder import config_for, load_pretraining_model, new_pretraining_model, save_model
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.objectives import PretrainingObjective

@@ -22,9 +22,9 @@ from headway.config.training import TrainingConfig
 from headway.data.atomic import atomic_folder, write_atomically
 from headway.data.batches import BatchSource
 from headway.engine.checkpoint.state_dict import whole_weights
+from headway.engine.optimizers.build import use_result_weights, use_training_weights
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.early_stopping import NoProgress, Selection
-from headway.engine.training.optimizers import use_result_weights, use_training_weights
 from headway.engine.training.trainer import Evaluator, Metrics, Stopped, Trainer
 from headway.runs.context import Context
 from headway.runs.journal import Entry, Journal, JournalFollower, Once, read_journal

@@ -14,8 +14,8 @@ from headway.compress.quantize import calibrate
 from headway.config.base import ConfigError
 from headway.config.compress import CompressConfig
 from headway.data.atomic import atomic_folder, link_or_copy
-from headway.data.sources import read_documents
-from headway.data.splitting import drop_duplicates
+from headway.data.sources.documents import read_documents
+from headway.data.sources.splitting import drop_duplicates
 from headway.engine.inference.int8 import write_roundings
 from headway.inference.model import EncoderModel
 from headway.inference.packing import Operation, Pack

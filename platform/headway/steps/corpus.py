@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headway.config.corpus import CorpusConfig
-from headway.data.corpus import prepare_corpus, read_splits
+from headway.data.corpus.prepare import prepare_corpus, read_splits
 from headway.runs.context import Context, StepResult
 
 

@@ -16,7 +16,7 @@ from headway.config.base import ConfigError
 from headway.config.evaluate import EvaluateConfig
 from headway.config.finetune import FinetuneConfig
 from headway.config.loading import validate
-from headway.data.tokenizer import load_tokenizer
+from headway.data.corpus.tokenizer import load_tokenizer
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.objectives import TaskObjective
 from headway.engine.training.scoring import predict

@@ -20,7 +20,7 @@ import xxhash
 
 from headway.cluster import connect
 from headway.data.atomic import write_atomically
-from headway.data.prediction_files import Row, as_table, check_output, read_rows, write_rows
+from headway.data.sources.prediction_files import Row, as_table, check_output, read_rows, write_rows
 from headway.display import Display
 from headway.inference.description import Description, describe
 from headway.tracking import Tracking

@@ -38,7 +38,7 @@ def _check_classifier(model: str, context: Context) -> int:
     """Load it as a server would, and say how long its texts may be."""
     from transformers import AutoConfig
 
-    from headway.data.tokenizer import load_tokenizer
+    from headway.data.corpus.tokenizer import load_tokenizer
 
     folder = model_folder(model, context.tracking)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)

@@ -11,8 +11,8 @@ import httpx
 from headway.cluster import connect, ray_internals
 from headway.config.base import ConfigError
 from headway.config.serve import ServeConfig
-from headway.data.sources import Document, read_documents
-from headway.data.splitting import drop_duplicates, split_documents
+from headway.data.sources.documents import Document, read_documents
+from headway.data.sources.splitting import drop_duplicates, split_documents
 from headway.inference.description import describe
 from headway.runs.context import Context, StepResult
 from headway.serving.deploy import check_port, deploy, follow_aliases

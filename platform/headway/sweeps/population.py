@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from headway.engine.training.schedules import skip_to
+from headway.engine.optimizers.schedules import skip_to
 from headway.engine.training.trainer import Trainer
 from headway.sweeps.ledger import Trial
 

@@ -10,7 +10,7 @@ import torch
 
 from headway.config.base import ConfigError
 from headway.config.finetune import FinetuneConfig
-from headway.data.rows import Row
+from headway.data.sources.rows import Row
 from headway.engine.training.objectives import ClassificationObjective
 from headway.tasks.task import Rows, Splits
 from headway.tasks.texts import TextTask, balanced_weights, label_of

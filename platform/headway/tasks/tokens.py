@@ -11,7 +11,7 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBas
 
 from headway.config.base import ConfigError
 from headway.config.finetune import FinetuneConfig
-from headway.data.rows import Row, list_of
+from headway.data.sources.rows import Row, list_of
 from headway.data.task_batches import WordBatches
 from headway.engine.model.encoder import label_settings
 from headway.engine.training.task_objectives import WordsObjective

@@ -22,7 +22,7 @@ from failing_batches import collects_garbage_first, dies_at_step_4, fails_at_ste
 
 from headway.config.pretrain import MaskingConfig
 from headway.data.batch import Batch
-from headway.data.pretraining_batches import PretrainingBatches
+from headway.data.pretraining.batches import PretrainingBatches
 from headway.data.sampling import BatchSizes
 from headway.engine.training import batch_processes
 from headway.engine.training.batch_processes import LoaderProcessError
@@ -191,10 +191,11 @@ def test_processes_end_when_their_parent_is_killed(signal_number, tmp_path):
 def test_rays_connections_outlive_the_processes_garbage(make, ray_cluster):
     """Forked from this process, they would end its actor on the connection that it goes on to use."""
 
-    @ray.remote(num_cpus=0)
-    class Echo:
+    class EchoActor:
         def say(self, word: str) -> str:
             return word
+
+    Echo: Any = ray.remote(num_cpus=0)(EchoActor)  # noqa: N806
 
     class Cycle:
         def __init__(self) -> None:

@@ -4,7 +4,7 @@ import torch
 from transformers import BertForPreTraining
 
 from headway.config.pretrain import PretrainConfig
-from headway.data.pretraining_batches import PretrainingBatches
+from headway.data.pretraining.batches import PretrainingBatches
 from headway.engine.training.objectives import PretrainingObjective
 from headway.engine.training.trainer import Trainer
 from headway.runs.pretraining import PretrainingJob

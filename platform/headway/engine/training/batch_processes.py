@@ -39,7 +39,7 @@ def _fork_server() -> Any:
     given to the other.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", __name__, "headway.data.pretraining_batches"])
+    context.set_forkserver_preload(["__main__", __name__, "headway.data.pretraining.batches"])
     return context
 
 

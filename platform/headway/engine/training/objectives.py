@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from headway.data.batch import Batch
-from headway.data.pairs import PairObjective
+from headway.data.pretraining.pairs import PairObjective
 from headway.engine.model.cross_entropy import Term, cross_entropy_sum
 from headway.engine.model.heads import aligned_vocabulary_logits, next_sentence_logits, sequence_logits
 from headway.engine.model.layout import SequenceLayout, layout_of_batch

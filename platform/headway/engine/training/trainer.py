@@ -22,6 +22,8 @@ from headway.engine.checkpoint.checkpoints import Checkpoints, Own, Restored
 from headway.engine.hardware.device import compute_dtype, to_device, use_tf32
 from headway.engine.hardware.peak_rate import synchronise
 from headway.engine.model.compilation import checkpoint_activations, compile_model, is_worth_compiling
+from headway.engine.optimizers.build import build_optimizer, use_result_weights, use_training_weights
+from headway.engine.optimizers.schedules import build_schedule, skip_to
 from headway.engine.parallel.gradients import Gradients
 from headway.engine.parallel.pipeline import Pipeline, Weigh
 from headway.engine.parallel.worker import Worker, clip_gradients, hold_back_sums
@@ -33,9 +35,7 @@ from headway.engine.training.loader import Loader, loader_processes
 from headway.engine.training.loss_scale import LossScale
 from headway.engine.training.meter import Meter, Metrics
 from headway.engine.training.objectives import Term
-from headway.engine.training.optimizers import build_optimizer, use_result_weights, use_training_weights
 from headway.engine.training.precision import ComputeCopy
-from headway.engine.training.schedules import build_schedule, skip_to
 
 Report = Callable[[int, Metrics], None]
 """Called with the number of steps done and what was measured, on every worker alike."""
