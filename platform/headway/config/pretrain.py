@@ -59,6 +59,10 @@ class PretrainConfig(TrainingConfig):
     phases: list[PhaseConfig] = Field(
         [], description="one after the other; one, of the corpus' length, if empty"
     )
+    new_weights_first: Fraction = Field(
+        0.1,
+        description="share of the steps that train only weights that the model's folder lacked, its heads",
+    )
     validation_rows: Positive = Field(512, description="held-out rows that the validation loss is over")
 
     @model_validator(mode="after")

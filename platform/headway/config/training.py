@@ -104,6 +104,9 @@ class TrainingConfig(Config):
     gradient_accumulation: Positive = Field(1, description="micro-batches an optimizer step, on each worker")
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    new_weights_first: Fraction = Field(
+        0.0, description="share of the steps that train only weights that the model's folder lacked, its head"
+    )
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 where it is fast, else fp16 on a GPU that is fast at it"

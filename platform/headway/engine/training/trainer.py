@@ -101,7 +101,8 @@ class Trainer:
         else:
             self.worker.split(self.objective, self.dtype)
         self.optimizer = build_optimizer(self.objective, config.optimizer, self.worker)
-        self.schedule = build_schedule(self.optimizer, config.schedule, self.total_steps)
+        waiting = round(config.new_weights_first * self.total_steps)
+        self.schedule = build_schedule(self.optimizer, config.schedule, self.total_steps, waiting)
         self.health = StepHealth(self.optimizer, self.worker, self.scale)
         self.restored = self._resume()
         self.start_step = self.restored.step
