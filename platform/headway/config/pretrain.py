@@ -61,7 +61,7 @@ class PretrainConfig(TrainingConfig):
     )
     new_weights_first: Fraction = Field(
         0.1,
-        description="share of the steps that train only weights that the model's folder lacked, its heads",
+        description="share of the steps that train only weights that the model's folder lacked, a head",
     )
     validation_rows: Positive = Field(512, description="held-out rows that the validation loss is over")
 

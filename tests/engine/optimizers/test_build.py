@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -137,9 +138,9 @@ def test_a_run_all_of_warmup_or_of_one_step_has_a_schedule():
         assert 0 < optimizer.param_groups[0]["lr"] <= 1.0
 
 
-def with_a_new_head(hidden: int = 6) -> nn.Sequential:
+def with_a_new_head(hidden: int = 6) -> Any:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, hidden), nn.LayerNorm(hidden), nn.Linear(hidden, 2))
+    model: Any = nn.Sequential(nn.Linear(4, hidden), nn.LayerNorm(hidden), nn.Linear(hidden, 2))
     model.new_weights = frozenset(["2.weight", "2.bias"])
     return model
 
