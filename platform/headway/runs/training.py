@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +26,8 @@ from headway.engine.checkpoint.state_dict import whole_weights
 from headway.engine.optimizers.build import use_result_weights, use_training_weights
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.early_stopping import NoProgress, Selection
+from headway.engine.training.evaluation import mean_losses
+from headway.engine.training.hooks import StepInfo
 from headway.engine.training.trainer import Evaluator, Metrics, Stopped, Trainer
 from headway.runs.context import Context
 from headway.runs.journal import Entry, Journal, JournalFollower, Once, read_journal
@@ -150,8 +153,8 @@ def _stop_on_sigterm(place: TrainingPlace) -> Iterator[None]:
 class Observer(Protocol):
     """Looks on while a worker trains: a sweep's trial, which is stopped or cloned as others do better."""
 
-    def begin(self, trainer: Trainer) -> None:
-        """Called once, before the first step."""
+    def begin(self, trainer: Trainer, validation: BatchSource | None) -> None:
+        """Called once, before the first step, with the validation rows."""
         ...
 
     def evaluated(self, step: int) -> Metrics:
@@ -195,15 +198,21 @@ def train_worker(
 
     selection = selection_of(job.config, keep)
 
-    def report(step: int, metrics: Metrics) -> None:
+    def report(info: StepInfo) -> None:
+        step, metrics = info.step, info.metrics
+        if not metrics:
+            return
         if observer is not None and "validation_loss" in metrics:
-            metrics = metrics | observer.evaluated(step)
-        if first and metrics:
+            metrics |= observer.evaluated(step)
+        if first:
             journal.append(step, metrics)
         if observer is not None:
             observer.report(step, metrics)
         if selection is not None:
             selection(step, metrics)
+
+    def stop_if_asked(info: StepInfo) -> None:
+        info.stop = worker.is_leaving() or (first and place.stop_sign.exists())
 
     batches, validation = job.batches()
     if job.config.log_rows:
@@ -212,17 +221,21 @@ def train_worker(
         job.objective(),
         batches,
         job.config,
-        validation=validation,
         worker=worker,
         checkpoints=None if observer is not None else place.checkpoints(worker, job.config),
-        report=report,
-        evaluator=job.evaluator(worker),
-        stop=lambda: worker.is_leaving() or (first and place.stop_sign.exists()),
-        # All trials of a sweep start from the same weights.
-        measure_start=observer is None,
     )
+    evaluator = job.evaluator(worker)
+    if evaluator is None and validation is not None:
+        evaluator = partial(
+            mean_losses, validation=validation, worker=worker, batch_size=job.config.batch_size
+        )
+    if evaluator is not None:
+        # All trials of a sweep start from the same weights.
+        trainer.add_evaluation(evaluator, at_start=observer is None)
+    trainer.add_hook(report)
+    trainer.add_hook(stop_if_asked)
     if observer is not None:
-        observer.begin(trainer)
+        observer.begin(trainer, validation)
     if selection is not None:
         selection.replay((e.step, e.metrics) for e in history if 0 < trainer.start_step >= e.step)
     if first:

@@ -42,12 +42,8 @@ def test_300_steps_have_the_losses_of_a_plain_transformers_loop(corpus, tiny_sha
     reference.set_attn_implementation("eager")
 
     ours: list[float] = []
-    trainer = Trainer(
-        objective,
-        batches,
-        config,
-        report=lambda step, metrics: ours.append(metrics["mlm_loss"] + metrics["nsp_loss"]) if step else None,
-    )
+    trainer = Trainer(objective, batches, config)
+    trainer.add_hook(lambda info: ours.append(info.metrics["mlm_loss"] + info.metrics["nsp_loss"]))
     trainer.run()
 
     weights = [p for p in reference.parameters() if p.dim() >= 2]

@@ -22,9 +22,9 @@ from headway.config.steps import MaskingConfig
 from headway.data.batch import Batch
 from headway.data.pretraining.batches import PretrainingBatches
 from headway.data.sampling import BatchSizes
-from headway.engine.training import batch_processes
-from headway.engine.training.batch_processes import LoaderProcessError
-from headway.engine.training.loader import Loader, loader_processes
+from headway.engine.loading import batch_processes
+from headway.engine.loading.batch_processes import LoaderProcessError
+from headway.engine.loading.loader import Loader, loader_processes
 from waiting import PATIENCE
 
 CPU = torch.device("cpu")
@@ -160,7 +160,7 @@ def test_processes_end_when_their_parent_is_killed(signal_number, tmp_path):
             """
             import time, psutil, torch
             from headway.data.batch import Batch
-            from headway.engine.training.loader import Loader
+            from headway.engine.loading.loader import Loader
 
             def make(step):
                 row = torch.arange(4)
