@@ -134,8 +134,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path())
     arguments = parser.parse_args()
 
+    from headway.config.evaluate import EvaluateConfig
+    from headway.config.finetune import FinetuneConfig
     from headway.config.loading import validate
-    from headway.config.steps import EvaluateConfig, FinetuneConfig
     from headway.data.corpus.tokenizer import load_tokenizer
     from headway.runs.finetuning import FinetuningJob
     from headway.runs.learning_curve import draw_learning_curve

@@ -26,7 +26,7 @@ import torch.multiprocessing as mp
 from lib.random_batches import RandomBatches
 from transformers import BertConfig
 
-from headway.config.steps import ModelConfig
+from headway.config.pretrain import ModelConfig
 from headway.config.training import TrainingConfig
 from headway.engine.checkpoint.checkpoints import Checkpoints
 from headway.engine.checkpoint.storage import Folder

@@ -31,7 +31,7 @@ import torch
 from lib.paragraphs import MAX_LENGTH, Paragraphs, load_articles, load_paragraphs
 from lib.row_by_row import RowByRowBatches
 
-from headway.config.steps import MaskingConfig
+from headway.config.pretrain import MaskingConfig
 from headway.data.pretraining.batches import PretrainingBatches
 from headway.data.sampling import BatchSizes
 from headway.engine.loading.loader import Loader

@@ -22,7 +22,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.distributed.tensor import DTensor
 
-from headway.config.steps import CorpusConfig, PretrainConfig
+from headway.config.corpus import CorpusConfig
+from headway.config.pretrain import PretrainConfig
 from headway.config.training import ParallelConfig
 from headway.data.corpus.prepare import prepare_corpus, read_splits
 from headway.engine.parallel.worker import DIMENSIONS, Worker

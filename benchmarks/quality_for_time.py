@@ -26,7 +26,7 @@ from lib.training_speed.setup import headway_batches, new_model
 from lib.training_speed.sizes import SIZES
 from torch import Tensor
 
-from headway.config.steps import PretrainConfig
+from headway.config.pretrain import PretrainConfig
 from headway.config.training import OptimizerConfig, ScheduleConfig
 from headway.data.corpus.store import TokenStore
 from headway.engine.hardware.device import has_fast_bf16

@@ -27,7 +27,8 @@ from lib.cost_model import Encoder, Link, Machine, all_reduce_seconds, step_cost
 from lib.local_cluster import write_pipeline
 from lib.random_batches import RandomBatches
 
-from headway.config.steps import CorpusConfig, ModelConfig, PretrainConfig
+from headway.config.corpus import CorpusConfig
+from headway.config.pretrain import ModelConfig, PretrainConfig
 from headway.config.training import TrainingConfig
 from headway.data.corpus.prepare import prepare_corpus, read_splits
 from headway.data.sampling import BatchSizes, deal, rows_of_step

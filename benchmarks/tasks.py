@@ -51,7 +51,7 @@ def minilm() -> str:
 
 def articles() -> list[tuple[str, list[str], str]]:
     """(title, sentences, topic) of each article, in a fixed random order."""
-    from headway.config.base import SourceConfig
+    from headway.config.sources import SourceConfig
     from headway.data.corpus.sentences import split_sentences
     from headway.data.sources.documents import read_documents
     from headway.data.sources.splitting import drop_duplicates
@@ -124,8 +124,8 @@ def questions(sentences: list[str], place: int) -> list[dict[str, Any]]:
 
 
 def prepared_task(name: str, folder: Path) -> Any:
+    from headway.config.finetune import FinetuneConfig
     from headway.config.loading import validate
-    from headway.config.steps import FinetuneConfig
     from headway.data.corpus.tokenizer import load_tokenizer
     from headway.tasks.preparation import prepared
 
@@ -141,8 +141,8 @@ def prepared_task(name: str, folder: Path) -> Any:
 
 
 def config_of(task: Any, name: str, seed: int, steps: int | None) -> Any:
+    from headway.config.finetune import FinetuneConfig
     from headway.config.loading import validate
-    from headway.config.steps import FinetuneConfig
 
     return validate(
         FinetuneConfig,

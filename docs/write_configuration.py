@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from headway.config.base import Config
-from headway.config.steps import STEP_CONFIGS, PipelineConfig
+from headway.config.pipeline import STEP_CONFIGS, PipelineConfig
 
 PAGE = Path(__file__).with_name("configuration.md")
 

@@ -197,7 +197,7 @@ def hook(event, args):
         seen.append([event, str(args)])
 sys.dont_write_bytecode = True
 sys.addaudithook(hook)
-import headway, headway.cli.main, headway.config.steps
+import headway, headway.cli.main, headway.config.pipeline
 print(json.dumps(seen))
 """
     assert json.loads(python(code, tmp_path)) == []

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from headway.config.base import SourceConfig
+from headway.config.sources import SourceConfig
 from headway.data.corpus.sentences import split_sentences
 from headway.data.corpus.store import TokenStore, open_store, write_store
 from headway.data.corpus.tokenizer import tokenize, train_tokenizer

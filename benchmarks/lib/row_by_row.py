@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from headway.config.steps import MaskingConfig
+from headway.config.pretrain import MaskingConfig
 from headway.data.corpus.store import TokenStore
 from headway.data.corpus.tokenizer import continuation_table
 from headway.data.pretraining.row_plan import SentenceRows, plan_sentence_rows

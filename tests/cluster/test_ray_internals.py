@@ -21,7 +21,7 @@ from ray.tune.schedulers import ASHAScheduler
 
 from headway.cluster import address, prestart, ray_internals, worker_group
 from headway.cluster.worker_group import Share
-from headway.config.steps import SweepConfig
+from headway.config.sweep import SweepConfig
 from headway.sweeps import search
 from waiting import PATIENCE
 

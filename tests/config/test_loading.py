@@ -15,7 +15,7 @@ from headway.config.loading import (
     read_yaml,
     set_path,
 )
-from headway.config.steps import PretrainConfig
+from headway.config.pretrain import PretrainConfig
 
 PIPELINES = sorted((Path(__file__).parents[2] / "pipelines").glob("*.yaml"))
 

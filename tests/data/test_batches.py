@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from headway.config.base import ConfigError
-from headway.config.steps import MaskingConfig
+from headway.config.pretrain import MaskingConfig
 from headway.data.batches import Batch, Example, LabelledBatches, collate
 from headway.data.pretraining.batches import PretrainingBatches
 from headway.data.sampling import BatchSizes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -19,4 +20,9 @@ def dies_at_step_4(step: int, make: Callable[[int], list[Batch]], parent: int) -
     if step == 4:
         assert os.getpid() != parent
         os.kill(os.getpid(), signal.SIGKILL)
+    return make(step)
+
+
+def collects_garbage_first(step: int, make: Callable[[int], list[Batch]]) -> list[Batch]:
+    gc.collect()
     return make(step)

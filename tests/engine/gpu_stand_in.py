@@ -9,7 +9,7 @@ import torch
 from torch.optim import adam
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from headway.config.steps import PretrainConfig
+from headway.config.pretrain import PretrainConfig
 from headway.data.batch import Batch
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.meter import Meter

@@ -20,7 +20,7 @@ from transformers import (
     BertTokenizerFast,
 )
 
-from headway.config.steps import LoraConfig
+from headway.config.finetune import LoraConfig
 from headway.config.training import TrainingConfig
 from headway.data.batches import Example, LabelledBatches
 from headway.data.sampling import Draw

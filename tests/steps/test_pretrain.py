@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer, BertForPreTraining
 
-from headway.config.steps import PretrainConfig
+from headway.config.pretrain import PretrainConfig
 from headway.engine.inference.encoder import load_for_inference
 from headway.engine.model.heads import mean_pooled
 from headway.engine.model.layout import layout_of_lengths

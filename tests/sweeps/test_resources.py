@@ -6,7 +6,8 @@ import pytest
 
 from headway.cluster.worker_group import Share
 from headway.config.base import ConfigError
-from headway.config.steps import FinetuneConfig, SweepConfig
+from headway.config.finetune import FinetuneConfig
+from headway.config.sweep import SweepConfig
 from headway.sweeps.resources import TrialShares, trial_shares
 
 PC = {"CPU": 8.0}

@@ -13,7 +13,7 @@ from ray.tune.schedulers import ASHAScheduler
 
 from headway.api.step import resumed_context
 from headway.config.base import ConfigError
-from headway.config.steps import SearchSpace, SweepConfig
+from headway.config.sweep import SearchSpace, SweepConfig
 from headway.runs.journal import Journal
 from headway.steps.sweep import run_sweep
 from headway.sweeps.ledger import Ledger, Trial

@@ -11,8 +11,9 @@ from mlflow import MlflowClient
 
 from headway.cluster.worker_group import Share
 from headway.config.base import ConfigError
+from headway.config.finetune import FinetuneConfig
 from headway.config.loading import validate
-from headway.config.steps import FinetuneConfig, SweepConfig
+from headway.config.sweep import SweepConfig
 from headway.engine.parallel.worker import Worker
 from headway.runs.finetuning import FinetuningJob, task_folder
 from headway.runs.journal import Journal, read_journal

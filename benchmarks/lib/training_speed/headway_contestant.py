@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from headway.config.steps import MaskingConfig, PretrainConfig
+from headway.config.pretrain import MaskingConfig, PretrainConfig
 from headway.config.training import OptimizerConfig
 from headway.data.batch import Batch
 from headway.engine.parallel.worker import Worker

@@ -7,8 +7,10 @@ from typing import Any
 
 from headway.api.results import TrainedModel
 from headway.config.base import Config
+from headway.config.corpus import CorpusConfig
+from headway.config.finetune import FinetuneConfig
 from headway.config.loading import validate
-from headway.config.steps import CorpusConfig, FinetuneConfig, PretrainConfig
+from headway.config.pretrain import PretrainConfig
 from headway.config.tasks import ClassificationTask
 from headway.data.sources.documents import Document
 from headway.runs.context import Context

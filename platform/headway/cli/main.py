@@ -21,7 +21,7 @@ from headway.cli.options import ADDRESS, RUNS, SET
 from headway.cli.serving import add_serving_commands
 from headway.config.base import ConfigError
 from headway.config.loading import load_config, load_pipeline
-from headway.config.steps import STEP_CONFIGS
+from headway.config.pipeline import STEP_CONFIGS
 
 _QUIET = click.option("--quiet", is_flag=True, help="Show no progress.")
 _FILE = click.argument("file", type=click.Path(path_type=Path))

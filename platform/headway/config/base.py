@@ -1,4 +1,4 @@
-"""What all settings are made of: their base, the kinds of number they share, and where text comes from."""
+"""What all settings are made of: their base class, its error, and the kinds of number they share."""
 
 from __future__ import annotations
 
@@ -22,17 +22,3 @@ class Config(BaseModel):
     """Base of all settings: an unknown key is an error, and nothing changes after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-class SourceConfig(Config):
-    """Where text comes from."""
-
-    source: str = Field(
-        min_length=1,
-        description="a folder of .txt, a .jsonl/.csv/.parquet file, a `datasets` name or path, or bbc-news",
-    )
-    text_column: str = "text"
-    subset: str | None = Field(None, description="which configuration of a `datasets` source")
-    split: str = Field("train", description="which split of a `datasets` source")
-    encoding: str = Field("utf-8", description="of .txt, .jsonl and .csv files")
-    held_out: Fraction = Field(0.2, gt=0.0, description="share of documents never trained on")

@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from headway.config.base import Config, ConfigError
-from headway.config.steps import STEP_CONFIGS, PipelineConfig
+from headway.config.pipeline import STEP_CONFIGS, PipelineConfig
 
 C = TypeVar("C", bound=Config)
 

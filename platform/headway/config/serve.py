@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
-from headway.config.base import Config, Count, Positive, SourceConfig
+from headway.config.base import Config, Count, Positive
+from headway.config.sources import SourceConfig
 
 
 def _one_or_range(value: Any) -> Any:

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from headway.config.base import Fraction, Positive, SourceConfig
+from headway.config.base import Fraction, Positive
 from headway.config.presets import expand_preset
+from headway.config.sources import SourceConfig
 
 
 class TaskConfig(SourceConfig):

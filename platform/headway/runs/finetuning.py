@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from headway.config.steps import FinetuneConfig
+from headway.config.finetune import FinetuneConfig
 from headway.data.batches import BatchSource
 from headway.data.corpus.tokenizer import load_tokenizer
 from headway.engine.model.lora import add_lora, freeze_layers, keep_layers, merged

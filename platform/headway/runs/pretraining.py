@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from headway.config.base import ConfigError
-from headway.config.steps import CorpusConfig, PhaseConfig, PretrainConfig
+from headway.config.corpus import CorpusConfig
+from headway.config.pretrain import PhaseConfig, PretrainConfig
 from headway.data.batches import BatchSource
 from headway.data.corpus.prepare import Corpus, open_corpus, prepare_corpus, read_splits
 from headway.data.corpus.tokenizer import load_tokenizer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headway.config.steps import CorpusConfig
+from headway.config.corpus import CorpusConfig
 from headway.data.corpus.prepare import prepare_corpus, read_splits
 from headway.runs.context import Context, StepResult
 

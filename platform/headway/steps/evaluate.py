@@ -13,8 +13,9 @@ import torch
 
 from headway.cluster import connect
 from headway.config.base import ConfigError
+from headway.config.evaluate import EvaluateConfig
+from headway.config.finetune import FinetuneConfig
 from headway.config.loading import validate
-from headway.config.steps import EvaluateConfig, FinetuneConfig
 from headway.data.corpus.tokenizer import load_tokenizer
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.objectives import TaskObjective

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from headway.cluster import worker_group
-from headway.config.steps import FinetuneConfig
+from headway.config.finetune import FinetuneConfig
 from headway.config.tasks import ClassificationTask
 from headway.engine.training.trainer import Metrics
 from headway.runs.context import Context, StepResult

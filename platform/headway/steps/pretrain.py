@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headway.cluster import worker_group
-from headway.config.steps import PretrainConfig
+from headway.config.pretrain import PretrainConfig
 from headway.runs.context import Context, StepResult
 from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from
 from headway.runs.training import STARTUP, first_value, last_value, median_value, run_job, tracked

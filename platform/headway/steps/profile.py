@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headway.config.steps import PretrainConfig
+from headway.config.pretrain import PretrainConfig
 from headway.engine.training.profiler import profile_steps
 from headway.engine.training.trainer import Trainer
 from headway.runs.context import Context, StepResult

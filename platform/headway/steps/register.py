@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headway.config.base import ConfigError
-from headway.config.steps import RegisterConfig
+from headway.config.register import RegisterConfig
 from headway.engine.model.encoder import load_classifier
 from headway.inference.golden import store_golden
 from headway.runs.context import Context, StepResult

@@ -12,7 +12,9 @@ from typing import Any
 from headway.cluster import connect, ray_internals
 from headway.cluster.worker_group import start_workers_ahead
 from headway.config.base import ConfigError
-from headway.config.steps import FinetuneConfig, PretrainConfig, SweepConfig
+from headway.config.finetune import FinetuneConfig
+from headway.config.pretrain import PretrainConfig
+from headway.config.sweep import SweepConfig
 from headway.config.tasks import ClassificationTask
 from headway.config.training import TrainingConfig
 from headway.data.atomic import write_atomically

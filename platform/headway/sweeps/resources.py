@@ -8,7 +8,7 @@ from typing import NamedTuple
 from headway.cluster import connect
 from headway.cluster.worker_group import Share, gpu_places, share_of
 from headway.config.base import ConfigError
-from headway.config.steps import SweepConfig
+from headway.config.sweep import SweepConfig
 from headway.config.training import TrainingConfig
 
 

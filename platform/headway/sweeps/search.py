@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from headway.cluster import ray_internals
-from headway.config.steps import SweepConfig
+from headway.config.sweep import SweepConfig
 from headway.data.sampling import derived_seed
 from headway.sweeps.ledger import Ledger, Trial
 from headway.sweeps.space import Domain, Range, grid_points

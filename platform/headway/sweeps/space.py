@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from headway.config.base import ConfigError
 from headway.config.loading import apply_overrides, parse_yaml, set_path, validate
-from headway.config.steps import SearchSpace
+from headway.config.sweep import SearchSpace
 from headway.config.training import TrainingConfig
 
 C = TypeVar("C", bound=TrainingConfig)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from headway.config.base import ConfigError
-from headway.config.steps import FinetuneConfig
+from headway.config.finetune import FinetuneConfig
 from headway.data.sources.rows import Row
 from headway.engine.training.objectives import ClassificationObjective
 from headway.tasks.task import Rows, Splits

@@ -18,7 +18,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from headway.config.base import ConfigError
-from headway.config.steps import FinetuneConfig
+from headway.config.finetune import FinetuneConfig
 from headway.config.tasks import TaskConfig
 from headway.data.batches import DealtBatches
 from headway.data.corpus.store import TokenStore, open_store

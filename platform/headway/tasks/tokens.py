@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase
 
 from headway.config.base import ConfigError
-from headway.config.steps import FinetuneConfig
+from headway.config.finetune import FinetuneConfig
 from headway.data.sources.rows import Row, list_of
 from headway.data.task_batches import WordBatches
 from headway.engine.model.encoder import label_settings

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from headway.config.base import ConfigError
-from headway.config.steps import CorpusConfig
+from headway.config.corpus import CorpusConfig
 from headway.data.corpus.prepare import open_corpus, prepare_corpus, read_splits
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headway.config.steps import MaskingConfig
+from headway.config.pretrain import MaskingConfig
 from headway.data.pretraining.counter_random import row_keys
 from headway.data.pretraining.masking import Masked, Vocabulary, mask_rows
 from headway.data.pretraining.ragged import Ragged

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from headway.config.base import ConfigError, SourceConfig
+from headway.config.base import ConfigError
+from headway.config.sources import SourceConfig
 from headway.data.corpus.sentences import split_sentences
 from headway.data.corpus.store import TokenStore, open_store, write_store
 from headway.data.corpus.tokenizer import tokenize, train_tokenizer

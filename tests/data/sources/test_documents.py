@@ -11,7 +11,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from headway.config.base import ConfigError, SourceConfig
+from headway.config.base import ConfigError
+from headway.config.sources import SourceConfig
 from headway.data.sources.documents import fingerprint, read_documents
 
 ROWS = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -15,10 +16,11 @@ from typing import Any
 
 import psutil
 import pytest
+import ray
 import torch
-from failing_batches import dies_at_step_4, fails_at_step_4
+from failing_batches import collects_garbage_first, dies_at_step_4, fails_at_step_4
 
-from headway.config.steps import MaskingConfig
+from headway.config.pretrain import MaskingConfig
 from headway.data.batch import Batch
 from headway.data.pretraining.batches import PretrainingBatches
 from headway.data.sampling import BatchSizes
@@ -184,6 +186,32 @@ def test_processes_end_when_their_parent_is_killed(signal_number, tmp_path):
     while any(map(psutil.pid_exists, pids)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(map(psutil.pid_exists, pids))
+
+
+def test_rays_connections_outlive_the_processes_garbage(make, ray_cluster):
+    """Forked from this process, they would end its actor on the connection that it goes on to use."""
+
+    class EchoActor:
+        def say(self, word: str) -> str:
+            return word
+
+    Echo: Any = ray.remote(num_cpus=0)(EchoActor)  # noqa: N806
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.me = self
+            self.actor = Echo.remote()
+
+    gc.disable()
+    try:
+        assert ray.get(Cycle().actor.say.remote("here")) == "here"
+        with Loader(partial(collects_garbage_first, make=make), 0, 4, device=CPU, processes=1) as loader:
+            list(loader)
+    finally:
+        gc.enable()
+    gc.collect()
+    for _ in range(3):
+        assert ray.get(Echo.remote().say.remote("still here"), timeout=60) == "still here"
 
 
 @pytest.mark.parametrize("processes", [0, 1])

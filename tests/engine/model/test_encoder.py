@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForPreTraining, BertModel
 
 from headway.config.base import ConfigError
-from headway.config.steps import ModelConfig
+from headway.config.pretrain import ModelConfig
 from headway.engine.model.encoder import (
     bert_config,
     load_classifier,

@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from headway.config.steps import ModelConfig
+from headway.config.pretrain import ModelConfig
 from headway.data.batches import Batch
 from headway.engine.model.encoder import bert_config, load_classifier, new_pretraining_model, save_model
 from headway.engine.training.objectives import ClassificationObjective, PretrainingObjective

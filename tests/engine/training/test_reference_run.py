@@ -3,7 +3,7 @@
 import torch
 from transformers import BertForPreTraining
 
-from headway.config.steps import PretrainConfig
+from headway.config.pretrain import PretrainConfig
 from headway.data.pretraining.batches import PretrainingBatches
 from headway.engine.training.objectives import PretrainingObjective
 from headway.engine.training.trainer import Trainer

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from headway.config.steps import PretrainConfig
+from headway.config.pretrain import PretrainConfig
 from headway.engine.checkpoint.checkpoints import Checkpoints
 from headway.engine.checkpoint.storage import Folder
 from headway.engine.hardware.device import use_tf32

@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from headway.config.base import ConfigError
-from headway.config.steps import CorpusConfig
+from headway.config.corpus import CorpusConfig
 from headway.data.atomic import atomic_folder
 from headway.data.corpus.sentences import split_sentences
 from headway.data.corpus.store import TokenStore, open_store, write_store

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from headway.config.steps import MaskingConfig
+from headway.config.pretrain import MaskingConfig
 from headway.data.batch import Batch
 from headway.data.batches import DealtBatches
 from headway.data.corpus.store import TokenStore

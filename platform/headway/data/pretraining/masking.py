@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from headway.config.steps import MaskingConfig
+from headway.config.pretrain import MaskingConfig
 from headway.data.pretraining.counter_random import Purpose, random_bits
 from headway.data.pretraining.ragged import Ragged
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from headway.config.base import ConfigError, SourceConfig
+from headway.config.base import ConfigError
+from headway.config.sources import SourceConfig
 
 BBC_NEWS = "bbc-news"
 _BYTE_ORDER_MARK = "\ufeff"

@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from headway.config.base import ConfigError, SourceConfig
+from headway.config.base import ConfigError
+from headway.config.sources import SourceConfig
 from headway.data.sources.documents import file_rows
 
 Row = dict[str, Any]

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from headway.config.base import ConfigError, SourceConfig
+from headway.config.base import ConfigError
+from headway.config.sources import SourceConfig
 from headway.data.sources.documents import BBC_NEWS, file_rows, is_saved_dataset, load_dataset, read_documents
 
 

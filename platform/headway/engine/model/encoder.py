@@ -22,7 +22,7 @@ from transformers import (
 from transformers.utils import logging
 
 from headway.config.base import ConfigError
-from headway.config.steps import ModelConfig, Preset
+from headway.config.pretrain import ModelConfig, Preset
 from headway.engine.model.attention import ATTENTION_NAME
 from headway.engine.model.dropout import use_fast_dropout
 from headway.engine.model.unpadded import check_supported, run_unpadded

@@ -6,9 +6,12 @@ import pytest
 from pydantic import ValidationError
 
 from headway.config.base import ConfigError
+from headway.config.corpus import CorpusConfig
+from headway.config.finetune import FinetuneConfig
 from headway.config.loading import step_config, validate
+from headway.config.pipeline import STEP_CONFIGS
+from headway.config.pretrain import ModelConfig, PretrainConfig
 from headway.config.serve import ServeConfig
-from headway.config.steps import STEP_CONFIGS, CorpusConfig, FinetuneConfig, ModelConfig, PretrainConfig
 from headway.config.training import OptimizerConfig, TrainingConfig
 
 MISTAKES = [
