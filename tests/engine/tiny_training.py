@@ -89,7 +89,7 @@ class MaskedBatches(LabelledBatches):
         words[places] = 4
         labels = example.input_ids[places]
         return replace(
-            example, input_ids=words, label=example.label % 2, masked_places=places, masked_labels=labels
+            example, input_ids=words, label=example.label % 2, masked_positions=places, masked_labels=labels
         )
 
 

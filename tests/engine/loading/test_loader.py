@@ -167,7 +167,7 @@ def test_processes_end_when_their_parent_is_killed(signal_number, tmp_path):
             def make(step):
                 row = torch.arange(4)
                 return [Batch.of(input_ids=row, token_type_ids=row, lengths=torch.tensor([4]), labels=row[:1],
-                                 masked_places=row[:1], masked_labels=row[:1], row_ids=row[:1])]
+                                 masked_positions=row[:1], masked_labels=row[:1], row_ids=row[:1])]
 
             if __name__ == "__main__":
                 for step, _, _ in Loader(make, 0, 10**9, device=torch.device("cpu"), processes=2):

@@ -153,7 +153,10 @@ def test_gradients_that_no_scale_makes_finite_end_the_run(
         trainer.run()
     assert len(steps) == 4 + 3  # 2^-9, 2^-10, 2^-11
     assert saved_steps(checkpoints.folder) == [4]
-    assert checkpoints.restore(trainer.objective, trainer.optimizer).own[0]["loss_scale"]["value"] == 2.0**-8
+    assert (
+        checkpoints.restore(trainer.objective, trainer.optimizer).worker_states[0]["loss_scale"]["value"]
+        == 2.0**-8
+    )
 
 
 def test_two_workers_learn_what_one_does(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ def padded(batch, pad_token_id):
     """The batch as transformers wants it: rows, padding, labels of -100 where nothing is asked."""
     lengths = batch.lengths.tolist()
     labels = torch.full_like(batch.input_ids, -100)
-    labels[batch.masked_places] = batch.masked_labels
+    labels[batch.masked_positions] = batch.masked_labels
     pad = torch.nn.utils.rnn.pad_sequence
     return {
         "input_ids": pad(batch.input_ids.split(lengths), True, pad_token_id),

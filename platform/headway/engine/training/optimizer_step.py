@@ -13,7 +13,7 @@ from headway.data.sampling import derived_seed, parts_of
 from headway.engine.hardware.device import to_device
 from headway.engine.model.compilation import checkpoint_activations, compile_model, is_worth_compiling
 from headway.engine.parallel.gradients import Gradients
-from headway.engine.parallel.pipeline import Weigh
+from headway.engine.parallel.pipeline import NormalizeLosses
 from headway.engine.parallel.worker import clip_gradients, hold_back_sums
 from headway.engine.training.flops import TrainingFlops
 from headway.engine.training.health import StepHealth
@@ -78,21 +78,23 @@ class OptimizerStep:
         self.compute.module.train()
         counts = self._global_counts(micro_batches)
         # Dropout, too, is a function of (seed, step, part): a resumed or resized run draws the same.
-        parts = parts_of(self._worker.share, self._worker.shares, self._parts)
+        parts = parts_of(self._worker.data_rank, self._worker.data_size, self._parts)
         seeds = [derived_seed(self._config.seed, step, part) for part in parts]
         batches = on_device or [batch.to(self._worker.device) for batch in micro_batches]
 
-        def weigh(terms: dict[str, Term]) -> dict[str, Tensor]:
+        def normalize_losses(terms: dict[str, Term]) -> dict[str, Tensor]:
             return {name: term.total / counts[name] for name, term in terms.items()}
 
         pipeline = self._state.pipeline
         backward = self._backward if pipeline is None else pipeline.backward
         # Gradients are averaged over the shares; the loss is a mean over all of them, hence the factor.
-        meter.add(backward(batches, seeds, weigh, self._worker.shares), micro_batches, self._flops)
+        meter.add(
+            backward(batches, seeds, normalize_losses, self._worker.data_size), micro_batches, self._flops
+        )
         return self._update(step, micro_batches, meter)
 
     def _backward(
-        self, batches: Sequence[Batch], seeds: Sequence[int], weigh: Weigh, scale: float
+        self, batches: Sequence[Batch], seeds: Sequence[int], normalize_losses: NormalizeLosses, scale: float
     ) -> dict[str, Tensor]:
         """Run micro-batches forward and backward, one after the other; see `Pipeline.backward`."""
         sums: dict[str, Tensor] = {}
@@ -100,7 +102,7 @@ class OptimizerStep:
         for index, (batch, seed) in enumerate(zip(batches, seeds, strict=True)):
             torch.manual_seed(seed)
             is_last = index == len(batches) - 1
-            losses = weigh(module(batch))
+            losses = normalize_losses(module(batch))
             total = torch.stack(list(losses.values())).sum() * scale
             if loss_scale is not None:
                 total = total * loss_scale.value
@@ -135,7 +137,7 @@ class OptimizerStep:
         mine = [self._state.objective.predictions(batch) for batch in batches]
         names = list(mine[0])
         counts = [sum(row[name] for row in mine) for name in names]
-        if self._worker.shares == 1:
+        if self._worker.data_size == 1:
             return dict(zip(names, [max(1, count) for count in counts], strict=True))
         everywhere = self._worker.sum(to_device(torch.tensor(counts), self._worker.device))
         return dict(zip(names, everywhere.clamp(min=1), strict=True))

@@ -74,7 +74,7 @@ class Trainer:
         self.config = config
         self.checkpoints = checkpoints
         self.total_steps = config.total_steps(batches)
-        self.parts = max(config.most_shares, self.worker.shares) * config.gradient_accumulation
+        self.parts = max(config.most_shares, self.worker.data_size) * config.gradient_accumulation
         use_tf32(config.tf32)
         self.state = TrainingState(self.objective, config, self.worker, self.total_steps)
         self.optimizer = self.state.optimizer
@@ -152,7 +152,7 @@ class Trainer:
     def _loader(self) -> Loader:
         worker = self.worker
         make = partial(
-            self.batches.micro_batches, rank=worker.share, world_size=worker.shares, parts=self.parts
+            self.batches.micro_batches, rank=worker.data_rank, world_size=worker.data_size, parts=self.parts
         )
         first, stop = self.start_step, self.total_steps
         return Loader(make, first, stop, device=worker.device, processes=self.loader_processes)

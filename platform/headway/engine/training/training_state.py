@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from headway.config.training import TrainingConfig
-from headway.engine.checkpoint.checkpoints import Checkpoints, Own, Restored
+from headway.engine.checkpoint.checkpoints import Checkpoints, Restored, WorkerState
 from headway.engine.hardware.device import compute_dtype
 from headway.engine.optimizers.build import build_optimizer
 from headway.engine.optimizers.schedules import build_schedule, skip_to
@@ -51,20 +51,20 @@ class TrainingState:
         """Load the newest sound state, if there is one."""
         restored = checkpoints.restore(self.objective, self.optimizer)
         skip_to(self.schedule, restored.step)
-        if self.scale is not None and restored.own and "loss_scale" in restored.own[0]:
-            self.scale.load_state(restored.own[0]["loss_scale"])
+        if self.scale is not None and restored.worker_states and "loss_scale" in restored.worker_states[0]:
+            self.scale.load_state(restored.worker_states[0]["loss_scale"])
         return restored
 
     def save(self, checkpoints: Checkpoints, step: int, meter: Meter, validation_loss: float | None) -> None:
         """Save the state after `step` steps, with what was measured since the last report."""
-        own: Own = {"share": self.worker.share, "meter": meter.state()}
+        worker_state: WorkerState = {"data_rank": self.worker.data_rank, "meter": meter.state()}
         if self.scale is not None:
-            own["loss_scale"] = self.scale.state()
-        checkpoints.save(step, self.objective, self.optimizer, own, validation_loss)
+            worker_state["loss_scale"] = self.scale.state()
+        checkpoints.save(step, self.objective, self.optimizer, worker_state, validation_loss)
 
 
 def resumed_meter(restored: Restored, worker: Worker) -> Meter:
     """What had been measured since the last report when a state was saved."""
     # Workers that split the model over one share of the batch measured the same.
-    by_share = {own["share"]: own["meter"] for own in restored.own}
-    return Meter.resumed(list(by_share.values()), worker)
+    by_rank = {worker_state["data_rank"]: worker_state["meter"] for worker_state in restored.worker_states}
+    return Meter.resumed(list(by_rank.values()), worker)
