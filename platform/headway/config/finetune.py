@@ -22,8 +22,8 @@ class LoraConfig(Config):
     )
 
 
-def _prepared_or_described(task: Any) -> str:
-    return "str" if isinstance(task, str) else "dictTask"
+def _folder_or_settings(task: Any) -> str:
+    return "folder" if isinstance(task, str) else "settings"
 
 
 class FinetuneConfig(TrainingConfig):
@@ -34,8 +34,8 @@ class FinetuneConfig(TrainingConfig):
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-4)
     model: str = Field(min_length=1, description="a folder, a step, or models:/name@alias")
     task: Annotated[
-        Annotated[str, Tag("str")] | Annotated[AnyTask, Tag("dictTask")],
-        Discriminator(_prepared_or_described),
+        Annotated[str, Tag("folder")] | Annotated[AnyTask, Tag("settings")],
+        Discriminator(_folder_or_settings),
     ] = Field(description="a prepared task, or what to prepare one from")
     random_weights: bool = Field(False, description="the model's shape without its weights: a baseline")
     dropout: Fraction | None = Field(None, description="of hidden states; the model's own when not set")

@@ -111,22 +111,21 @@ class RerankingTask(TaskConfig):
 
 def _kind(task: Any) -> str:
     kind = task.get("kind", "classification") if isinstance(task, dict) else getattr(task, "kind", None)
-    return f"{kind}Task"
+    return str(kind)
 
 
-# A tag that ends in "Task" is left out of the field's name in a message.
 AnyTask = Annotated[
-    Annotated[ClassificationTask, Tag("classificationTask")]
-    | Annotated[MultiLabelTask, Tag("multi-labelTask")]
-    | Annotated[RegressionTask, Tag("regressionTask")]
-    | Annotated[TokenTask, Tag("tokensTask")]
-    | Annotated[QuestionAnsweringTask, Tag("question-answeringTask")]
-    | Annotated[EmbeddingTask, Tag("embeddingsTask")]
-    | Annotated[RerankingTask, Tag("rerankingTask")],
+    Annotated[ClassificationTask, Tag("classification")]
+    | Annotated[MultiLabelTask, Tag("multi-label")]
+    | Annotated[RegressionTask, Tag("regression")]
+    | Annotated[TokenTask, Tag("tokens")]
+    | Annotated[QuestionAnsweringTask, Tag("question-answering")]
+    | Annotated[EmbeddingTask, Tag("embeddings")]
+    | Annotated[RerankingTask, Tag("reranking")],
     Discriminator(
         _kind,
         custom_error_type="unknown_kind",
-        custom_error_message="'classification', 'multi-label', 'regression', 'tokens', "
+        custom_error_message="Input should be 'classification', 'multi-label', 'regression', 'tokens', "
         "'question-answering', 'embeddings' or 'reranking'",
     ),
     BeforeValidator(expand_preset),
