@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import statistics
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -69,6 +70,22 @@ def read_journal(path: Path) -> list[Entry]:
         return []
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     return [_entry(line) for line in lines]
+
+
+def last_value(entries: list[Entry], name: str) -> float:
+    """The newest value of a metric; NaN if it was never measured."""
+    return next((entry.metrics[name] for entry in reversed(entries) if name in entry.metrics), float("nan"))
+
+
+def first_value(entries: list[Entry], name: str) -> float:
+    """The oldest value of a metric; NaN if it was never measured."""
+    return next((entry.metrics[name] for entry in entries if name in entry.metrics), float("nan"))
+
+
+def median_value(entries: list[Entry], name: str) -> float:
+    """The median of all values of a metric; NaN if it was never measured."""
+    values = [entry.metrics[name] for entry in entries if name in entry.metrics]
+    return statistics.median(values) if values else float("nan")
 
 
 def _line(entry: Entry) -> str:

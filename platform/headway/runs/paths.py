@@ -14,7 +14,7 @@ from headway.runs.context import Context
 
 
 @dataclass(frozen=True)
-class TrainingPlace:
+class RunPaths:
     """Where one training run keeps what it makes; small, since it travels to every worker.
 
     Attributes:
@@ -26,12 +26,12 @@ class TrainingPlace:
     states: str
 
     @classmethod
-    def at(cls, folder: Path) -> TrainingPlace:
+    def at(cls, folder: Path) -> RunPaths:
         """A folder with everything in it, the states too."""
         return cls(folder.resolve(), str(folder.resolve() / "state"))
 
     @classmethod
-    def of(cls, config: TrainingConfig, context: Context) -> TrainingPlace:
+    def of(cls, config: TrainingConfig, context: Context) -> RunPaths:
         """The place of a run in its step's folder, its states where the settings say.
 
         Raises:

@@ -15,8 +15,8 @@ from headway.cluster import connect
 from headway.engine.parallel.worker import Worker
 from headway.runs.context import Context
 from headway.runs.journal import Entry, read_journal
-from headway.runs.paths import TrainingPlace
-from headway.runs.training import TrainingJob, train_worker
+from headway.runs.paths import RunPaths
+from headway.runs.worker import TrainingJob, train_worker
 from headway.tracking import Run
 
 
@@ -53,7 +53,7 @@ def train_variant(job: TrainingJob, folder: Path, threads: int) -> None:
     torch.set_num_threads(threads)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "model").is_dir():
-        train_worker(job, TrainingPlace.at(folder), Worker(), time.time())
+        train_worker(job, RunPaths.at(folder), Worker(), time.time())
     shutil.rmtree(folder / "state", ignore_errors=True)
 
 

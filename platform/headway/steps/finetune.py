@@ -12,9 +12,9 @@ from headway.config.tasks import ClassificationTask
 from headway.engine.training.trainer import Metrics
 from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import FinetuningJob, task_folder
-from headway.runs.journal import Entry
+from headway.runs.journal import Entry, first_value
 from headway.runs.repeats import spreads, train_variants
-from headway.runs.training import chosen_metrics, first_value, run_job, tracked
+from headway.runs.training import chosen_metrics, run_job, tracked
 from headway.tracking import Run
 from headway.tracking.references import model_folder
 

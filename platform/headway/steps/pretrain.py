@@ -5,8 +5,10 @@ from __future__ import annotations
 from headway.cluster import worker_group
 from headway.config.pretrain import PretrainConfig
 from headway.runs.context import Context, StepResult
+from headway.runs.journal import first_value, last_value, median_value
 from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from
-from headway.runs.training import STARTUP, first_value, last_value, median_value, run_job, tracked
+from headway.runs.training import run_job, tracked
+from headway.runs.worker import STARTUP
 
 
 def run_pretrain(config: PretrainConfig, context: Context) -> StepResult:

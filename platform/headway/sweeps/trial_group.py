@@ -14,7 +14,7 @@ from pathlib import Path
 from headway.cluster.worker_group import Share, train_on_workers
 from headway.engine.parallel.worker import Worker
 from headway.runs.journal import Journal, JournalReader
-from headway.runs.paths import TrainingPlace
+from headway.runs.paths import RunPaths
 from headway.sweeps.ledger import Trial
 from headway.sweeps.population import step_of
 from headway.sweeps.trial_worker import HandOn, Part, train_part
@@ -106,5 +106,5 @@ def end_group(trial: Trial) -> None:
     """
     deadline = time.monotonic() + _MOST_SECONDS_TO_END
     while _mark(trial).exists() and time.monotonic() < deadline:
-        TrainingPlace.at(trial.folder).stop_sign.touch()
+        RunPaths.at(trial.folder).stop_sign.touch()
         time.sleep(_POLL_SECONDS / 3)

@@ -10,8 +10,8 @@ from headway.config.base import ConfigError
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.health import TrainingError
 from headway.engine.training.trainer import Metrics, Trainer
-from headway.runs.paths import TrainingPlace
-from headway.runs.training import TrainingJob, train_worker
+from headway.runs.paths import RunPaths
+from headway.runs.worker import TrainingJob, train_worker
 from headway.sweeps.ledger import Trial
 from headway.sweeps.model_cost import model_cost
 from headway.sweeps.population import restore_state, save_state, state_path
@@ -39,9 +39,9 @@ class Part:
     costed: bool
 
     @property
-    def place(self) -> TrainingPlace:
+    def place(self) -> RunPaths:
         """Where all of it goes."""
-        return TrainingPlace.at(self.trial.folder)
+        return RunPaths.at(self.trial.folder)
 
 
 def train_part(part: Part, worker: Worker, launched_at: float, hand_on: HandOn | None = None) -> None:
@@ -60,7 +60,7 @@ def train_part(part: Part, worker: Worker, launched_at: float, hand_on: HandOn |
 
 
 class _Observer:
-    """See `headway.runs.training.Observer`."""
+    """See `headway.runs.worker.Observer`."""
 
     def __init__(self, part: Part, hand_on: HandOn | None) -> None:
         self._part = part

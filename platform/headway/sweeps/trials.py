@@ -22,7 +22,7 @@ from headway.engine.parallel.worker import Worker
 from headway.engine.training.trainer import Metrics
 from headway.runs.finetuning import FinetuningJob
 from headway.runs.pretraining import PretrainingJob
-from headway.runs.training import TrainingJob
+from headway.runs.worker import TrainingJob
 from headway.sweeps.ledger import Ledger, Trial, validation_metrics
 from headway.sweeps.population import newest_state, state_path, step_of
 from headway.sweeps.search import rung_steps
