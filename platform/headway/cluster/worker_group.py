@@ -18,7 +18,7 @@ _RESIZE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
-class Share:
+class WorkerResources:
     """What each of some training processes gets of a cluster; small, since it travels to trials.
 
     Attributes:
@@ -32,7 +32,7 @@ class Share:
     is_local: bool = True
 
 
-def share_of(processes: int, gpus: float | None = None) -> Share:
+def worker_resources(processes: int, gpus: float | None = None) -> WorkerResources:
     """The largest share that each of so many processes can have at once.
 
     Args:
@@ -41,7 +41,7 @@ def share_of(processes: int, gpus: float | None = None) -> Share:
     """
     if gpus is None:
         gpus = 1.0 if connect.available_gpus() else 0.0
-    return Share(_cpus_of_each(processes, gpus), gpus, connect.is_local())
+    return WorkerResources(_cpus_of_each(processes, gpus), gpus, connect.is_local())
 
 
 def _cpus_of_each(processes: int, gpus: float) -> int:
@@ -53,13 +53,13 @@ def _cpus_of_each(processes: int, gpus: float) -> int:
     def room(cpus: int) -> int:
         """For how many processes of so many cores there is room on all nodes together."""
         by_cores = [(int(node.get("CPU", 0)) // cpus, node.get("GPU", 0)) for node in nodes]
-        return sum(min(fit, gpu_places(found, gpus)) if gpus else fit for fit, found in by_cores)
+        return sum(min(fit, gpu_slots(found, gpus)) if gpus else fit for fit, found in by_cores)
 
     most = max((int(node.get("CPU", 0)) for node in nodes), default=1)
     return next((cpus for cpus in range(most, 1, -1) if room(cpus) >= processes), 1)
 
 
-def gpu_places(gpus: float, of_each: float) -> int:
+def gpu_slots(gpus: float, of_each: float) -> int:
     """How many processes find `of_each` GPUs among so many; a fraction is of one GPU."""
     if of_each < 1:
         return int(gpus) * int(1 / of_each + 1e-9)
@@ -80,12 +80,12 @@ def require_workers(workers: Workers, address: str | None, tracking_uri: str) ->
         raise ConfigError(f"workers: {least} is more than the cluster has {unit}; allowed: up to {available}")
 
 
-def start_workers_ahead(workers: int, share: Share | None = None) -> None:
+def start_workers_ahead(workers: int, resources: WorkerResources | None = None) -> None:
     """On a local cluster, start the processes of so many training workers while the driver goes on."""
-    share = share or share_of(workers)
-    if share.is_local and (control := ray_internals.train_environment()) is not None:
+    resources = resources or worker_resources(workers)
+    if resources.is_local and (control := ray_internals.train_environment()) is not None:
         prestart.start_processes(prestart.CONTROL_PROCESSES, control)
-        prestart.start_processes(workers, control | prestart.worker_environment(share.cpus))
+        prestart.start_processes(workers, control | prestart.worker_environment(resources.cpus))
 
 
 def train_on_workers(
@@ -94,7 +94,7 @@ def train_on_workers(
     workers: Workers,
     storage: Path,
     progress: Callable[[], int],
-    share: Share | None = None,
+    resources: WorkerResources | None = None,
     retries: int = 3,
 ) -> None:
     """Call `function(*arguments, worker, launched_at)` on each of a group of Ray Train workers.
@@ -121,7 +121,7 @@ def train_on_workers(
     done = progress()
     while True:
         try:
-            _trainer(function, arguments, workers, storage, launched_at, share, retries).fit()
+            _trainer(function, arguments, workers, storage, launched_at, resources, retries).fit()
             return
         except TrainingFailedError:
             before, done = done, progress()
@@ -135,41 +135,42 @@ def _trainer(
     workers: Workers,
     storage: Path,
     launched_at: float,
-    share: Share | None = None,
+    resources: WorkerResources | None = None,
     retries: int = 3,
 ) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    share = share or share_of(workers if isinstance(workers, int) else workers[1])
-    environment = prestart.worker_environment(share.cpus)
+    resources = resources or worker_resources(workers if isinstance(workers, int) else workers[1])
+    environment = prestart.worker_environment(resources.cpus)
     return TorchTrainer(
         _on_worker,
         train_loop_config={"function": function, "arguments": arguments, "launched_at": launched_at},
-        torch_config=_process_group(share),
+        torch_config=_process_group(resources),
         scaling_config=ScalingConfig(
             num_workers=workers,
-            use_gpu=share.gpus > 0,
-            resources_per_worker={"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {}),
+            use_gpu=resources.gpus > 0,
+            resources_per_worker={"CPU": resources.cpus}
+            | ({"GPU": resources.gpus} if resources.gpus else {}),
             elastic_resize_monitor_interval_s=_RESIZE_SECONDS,
         ),
         run_config=RunConfig(
             name="train",
             storage_path=str(storage.resolve()),
             failure_config=FailureConfig(max_failures=retries),
-            worker_runtime_env={"env_vars": environment} if share.is_local else None,
+            worker_runtime_env={"env_vars": environment} if resources.is_local else None,
         ),
     )
 
 
-def _process_group(share: Share) -> Any:
+def _process_group(resources: WorkerResources) -> Any:
     """How the workers meet; NCCL refuses two of them on one GPU."""
     from ray.train.torch import TorchConfig
 
     from headway.cluster.process_group import AtNodeAddresses
 
-    backend = "gloo" if 0 < share.gpus < 1 else None
-    return TorchConfig(backend=backend) if share.is_local else AtNodeAddresses(backend=backend)
+    backend = "gloo" if 0 < resources.gpus < 1 else None
+    return TorchConfig(backend=backend) if resources.is_local else AtNodeAddresses(backend=backend)
 
 
 def _on_worker(config: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from headway.cluster import connect
-from headway.cluster.worker_group import gpu_places
+from headway.cluster.worker_group import gpu_slots
 from headway.config.base import ConfigError
 from headway.config.serve import ServeConfig
 
@@ -62,9 +62,9 @@ def gpus_per_replica(config: ServeConfig) -> float:
         return 0.0
     if not any(found for _, found in nodes):
         raise ConfigError(f"replica_gpus: {gpus:g} is more than any node of the cluster has; allowed: 0")
-    if not any(gpu_places(found, gpus) and cores >= cpus for cores, found in nodes):
+    if not any(gpu_slots(found, gpus) and cores >= cpus for cores, found in nodes):
         raise ConfigError(f"replica_cpus: no node with a GPU has {cpus} cores; lower it")
-    places = sum(gpu_places(found, gpus) for _, found in nodes)
+    places = sum(gpu_slots(found, gpus) for _, found in nodes)
     if connect.is_local() and places < config.least_replicas:
         raise ConfigError(
             f"replica_gpus: {config.least_replicas} replicas with {gpus:g} of a GPU each do not fit on this "
