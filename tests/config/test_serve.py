@@ -16,16 +16,16 @@ def _tried(**challenger):
     [
         (
             {"host": "0.0.0.0"},
-            "host '0.0.0.0' can be reached from elsewhere; api_keys_file must be set for that",
+            "host '0.0.0.0' can be reached from other machines; api_keys_file must be set for that",
         ),
         ({"host": "example.org"}, "api_keys_file must be set"),
-        ({"requests_per_second": 3.0}, "requests_per_second is a limit on keys; set api_keys_file too"),
-        ({"ssl_certfile": "a.pem"}, "ssl_certfile and ssl_keyfile belong together"),
+        ({"requests_per_second": 3.0}, "requests_per_second limits each key; set api_keys_file too"),
+        ({"ssl_certfile": "a.pem"}, "ssl_certfile and ssl_keyfile go together"),
         (
             {"api_keys_file": "k", "demo_texts": 3, "demo_source": {"source": "t.csv"}},
-            "demo_texts are asked in clear text and without a key; leave them out",
+            "demo_texts does not go with api_keys_file or TLS",
         ),
-        ({"replicas": [3, 2]}, "should be [least, most]"),
+        ({"replicas": [3, 2]}, "should be [min, max]"),
         ({"request_timeout_s": 0}, "request_timeout_s: 0 is not allowed"),
         ({"precision": "int4"}, "precision: 'int4' is not allowed"),
         ({"replica_gpus": -0.5}, "replica_gpus: -0.5 is not allowed"),

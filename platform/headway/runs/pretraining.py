@@ -61,13 +61,13 @@ class PretrainingJob:
         if len(phases) == 1:
             return train[0], validation
         total = self.config.total_steps(train[0])
-        shares = np.cumsum([0.0, *(phase.share for phase in phases[:-1])])
-        return PhasedBatches(train, [round(share * total) for share in shares]), validation
+        starts = np.cumsum([0.0, *(phase.fraction for phase in phases[:-1])])
+        return PhasedBatches(train, [round(start * total) for start in starts]), validation
 
     @property
     def _phases(self) -> list[PhaseConfig]:
         length = Corpus(self.corpus_folder).facts["max_length"]
-        return self.config.phases or [PhaseConfig(max_length=length, share=1.0)]
+        return self.config.phases or [PhaseConfig(max_length=length, fraction=1.0)]
 
     def _batches(self, split: str, phase: PhaseConfig, most_rows: int | None) -> PretrainingBatches:
         corpus = Corpus(self.corpus_folder)
@@ -90,7 +90,7 @@ class PretrainingJob:
         full, warmup = phase.batch_size or self.config.batch_size, self.config.batch_warmup
         if warmup is None or self.config.steps is None:
             return BatchSizes(full)
-        return BatchSizes(full, min(warmup.start, full), round(warmup.share * self.config.steps))
+        return BatchSizes(full, min(warmup.start, full), round(warmup.fraction * self.config.steps))
 
     def save(self, objective: nn.Module, folder: Path) -> None:
         """See `TrainingJob`; the tokenizer goes with the model."""

@@ -33,7 +33,7 @@ def tracked(config: TrainingConfig, context: Context) -> Iterator[Run]:
     """
     if config.workers:
         worker_group.require_workers(config.workers, context.address, context.tracking.uri)
-        worker_group.start_workers_ahead(config.most_workers)
+        worker_group.start_workers_ahead(config.max_workers)
     token_file = context.folder / "token"
     if not token_file.exists():
         write_atomically(token_file, uuid.uuid4().hex)

@@ -88,8 +88,8 @@ class Trainer:
         self.stop = stop
         self.measure_start = measure_start
         self.total_steps = config.total_steps(batches)
-        most_shares = max(config.most_shares, self.worker.shares)
-        self.parts = most_shares * config.gradient_accumulation
+        max_data_size = max(config.max_data_size, self.worker.shares)
+        self.parts = max_data_size * config.gradient_accumulation
         use_tf32(config.tf32)
         self.dtype = compute_dtype(config.precision, self.worker.device)
         if self.dtype == torch.float16 and self.worker.mesh is not None:
