@@ -1,4 +1,4 @@
-"""Pretraining as a job for the training loop: its model, its corpus and what it goes on from."""
+"""Pretraining as a job for the training loop: model, corpus and what is saved."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PretrainingJob:
 
     @property
     def pairs(self) -> PairObjective | None:
-        """What is judged of sentence pairs, if anything."""
+        """What is predicted about pairs of sentences, if anything."""
         return next((name for name in ("nsp", "sop") if name in self.config.objective), None)
 
     def objective(self) -> nn.Module:
@@ -93,14 +93,14 @@ class PretrainingJob:
         return BatchSizes(full, min(warmup.start, full), round(warmup.fraction * self.config.steps))
 
     def save(self, objective: nn.Module, folder: Path) -> None:
-        """See `TrainingJob`; the tokenizer goes with the model."""
+        """See `TrainingJob`; the tokenizer is saved with the model."""
         assert isinstance(objective, PretrainingObjective)
         save_model(objective.model, folder)
         Corpus(self.corpus_folder).tokenizer.save_pretrained(folder)
 
 
 def corpus_folder(config: PretrainConfig, base: Path | None, context: Context) -> Path:
-    """The prepared corpus; what a model is continued on is tokenised as that model knows it."""
+    """The folder of the prepared corpus; to continue `base`, text is tokenised with its tokenizer."""
     if not isinstance(config.corpus, CorpusConfig):
         folder = open_corpus(Path(config.corpus).expanduser()).folder.resolve()
     else:
@@ -116,7 +116,7 @@ def corpus_folder(config: PretrainConfig, base: Path | None, context: Context) -
 
 
 def _check_vocabulary(corpus: Corpus, start_from: Path) -> None:
-    """Refuse to continue a model on tokens that mean something else to it."""
+    """Refuse to continue a model with token ids that mean something else to it."""
     ids = corpus.tokenizer.get_vocab()
     if any(ids.get(token) != number for token, number in load_tokenizer(start_from).get_vocab().items()):
         raise ConfigError(
@@ -126,7 +126,7 @@ def _check_vocabulary(corpus: Corpus, start_from: Path) -> None:
 
 
 def start_from(config: PretrainConfig, context: Context) -> Path | None:
-    """The folder of the model that training goes on from; None to begin from a shape."""
+    """The folder of the model that training continues; None to train a new one."""
     if isinstance(config.model, str):
         return model_folder(config.model, context.tracking).resolve()
     return None
