@@ -30,9 +30,8 @@ def run_serve(config: ServeConfig, context: Context) -> StepResult:
             classifier.
     """
     check_port(config.host, config.port)
-    releases = current_releases(
-        config, context.tracking
-    )  # raises before Ray starts if there is no such model
+    # Raises before Ray starts if there is no such model.
+    releases = current_releases(config, context.tracking)
     abilities = {release.name: list(describe(Path(release.folder)).abilities) for release in releases}
     first = releases[0].name
     if config.demo_texts and "classify" not in abilities[first]:
