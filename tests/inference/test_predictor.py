@@ -6,7 +6,7 @@ import torch
 import transformers
 
 from headway.config.base import ConfigError
-from headway.data.tokenizer import train_tokenizer
+from headway.data.corpus.tokenizer import train_tokenizer
 from headway.inference.predictor import Predictor
 
 TEXTS = [

@@ -12,7 +12,7 @@ from sentence_transformers.sentence_transformer import modules as its
 from torch import nn
 
 from headway.config.base import ConfigError
-from headway.data.tokenizer import train_tokenizer
+from headway.data.corpus.tokenizer import train_tokenizer
 from headway.inference.description import describe
 from headway.inference.model import EncoderModel
 from headway.inference.packing import Operation, Pack

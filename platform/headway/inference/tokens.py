@@ -122,7 +122,7 @@ def _load(folder: Path) -> Tokenizer:
         backend = Tokenizer.from_file(str(path))
     else:
         # Older folders hold a vocabulary only; transformers knows how to make a tokenizer of it.
-        from headway.data.tokenizer import load_tokenizer
+        from headway.data.corpus.tokenizer import load_tokenizer
 
         backend = load_tokenizer(folder).backend_tokenizer
     if backend.num_special_tokens_to_add(False) < 1:

@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from headway.cluster import connect
-from headway.cluster.worker_group import gpu_places
+from headway.cluster.worker_group import gpu_slots
 from headway.config.base import ConfigError
 from headway.config.serve import ServeConfig
 
@@ -44,7 +44,7 @@ def cores_per_replica(config: ServeConfig) -> int:
     """Cores a replica computes with: those it reserves, or the cluster's, dealt out to the least replicas."""
     if config.replica_cpus:
         return config.replica_cpus
-    return max(1, connect.available_cpus() // max(1, config.least_replicas))
+    return max(1, connect.available_cpus() // max(1, config.min_replicas))
 
 
 def gpus_per_replica(config: ServeConfig) -> float:
@@ -56,18 +56,18 @@ def gpus_per_replica(config: ServeConfig) -> float:
     """
     nodes = _nodes()
     if config.replica_gpus is None:
-        return _even_share(sum(gpus for _, gpus in nodes), config.least_replicas)
+        return _even_share(sum(gpus for _, gpus in nodes), config.min_replicas)
     gpus, cpus = config.replica_gpus, config.replica_cpus
     if not gpus:
         return 0.0
     if not any(found for _, found in nodes):
         raise ConfigError(f"replica_gpus: {gpus:g} is more than any node of the cluster has; allowed: 0")
-    if not any(gpu_places(found, gpus) and cores >= cpus for cores, found in nodes):
+    if not any(gpu_slots(found, gpus) and cores >= cpus for cores, found in nodes):
         raise ConfigError(f"replica_cpus: no node with a GPU has {cpus} cores; lower it")
-    places = sum(gpu_places(found, gpus) for _, found in nodes)
-    if connect.is_local() and places < config.least_replicas:
+    places = sum(gpu_slots(found, gpus) for _, found in nodes)
+    if connect.is_local() and places < config.min_replicas:
         raise ConfigError(
-            f"replica_gpus: {config.least_replicas} replicas with {gpus:g} of a GPU each do not fit on this "
+            f"replica_gpus: {config.min_replicas} replicas with {gpus:g} of a GPU each do not fit on this "
             f"machine, which has room for {places}"
         )
     return gpus

@@ -1,7 +1,7 @@
-"""The verb `predict` on files: a model's answers for every row, computed on the cluster's cores by Ray Data.
+"""The verb `predict` on files: computes a model's answer for every row, on the cluster by Ray Data.
 
-Rows are computed in parts of fixed size. What each part gave is written beside the output as soon as it is
-there, so that a run that was stopped goes on with the parts that are missing.
+Rows are computed in parts of fixed size. The answers of a part are written beside the output as soon as they
+are computed, so that a run that was stopped continues with the missing parts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import xxhash
 from headway.cluster import connect
 from headway.config.base import ConfigError
 from headway.data.atomic import write_atomically
-from headway.data.prediction_files import Row, as_table, check_output, read_rows, write_rows
+from headway.data.sources.prediction_files import Row, as_table, check_output, read_rows, write_rows
 from headway.display import Display
 from headway.inference.description import Description, describe
 from headway.tracking import Tracking
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from headway.inference.predictor import Kind
 
 PART_ROWS = 1024
+"""Rows in a part."""
 COLUMNS = {
     **{name: f"predicted_{name}" for name in ("label", "labels", "score", "scores", "entities", "answers")},
     "embedding": "embedding",
@@ -49,7 +50,7 @@ def predict_file(
     question: str | None = None,
     address: str | None = None,
 ) -> int:
-    """Answer every row of a file with what the model's head gives; with an embedding if it has none.
+    """Write what the model's head answers for every row of a file; an embedding if it has none.
 
     Args:
         model: a folder, or models:/name@alias.
@@ -57,16 +58,17 @@ def predict_file(
         output: .csv, .jsonl or .parquet, with the columns of `source` and those of
             `answer_columns`.
         tracking: where `models:/` is looked up.
-        display: told of every part.
-        column: of the texts.
+        display: shows the progress.
+        column: the name of the column with the texts.
         question: that a model which answers questions looks for in each text.
         address: of the Ray cluster.
 
     Returns:
-        How many rows there are.
+        The number of rows.
 
     Raises:
-        ConfigError: a bad file, a line for each bad row, or no such model; nothing was computed.
+        ConfigError: the file is bad, rows in it are (one line for each), or there is no such model; nothing
+            was computed.
     """
     check_output(output)
     folder = model_folder(model, tracking).resolve()
@@ -75,13 +77,13 @@ def predict_file(
         raise ConfigError("--question: needed by models that answer questions, and by no others")
     rows = read_rows(source, column, answer_columns(kind))
     if output.suffix.lower() == ".parquet":
-        as_table(rows)  # what does not fit is told before anything is computed
+        as_table(rows)  # raises before anything is computed if columns have mixed types
     parts = Parts.at(output, _key(folder, source, column, question))
     texts = [row[column] for row in rows]
     missing = parts.missing(len(texts))
     total = -(-len(texts) // PART_ROWS)
     if len(missing) < total:
-        display.line(f"{total - len(missing)} of {total} parts are there already")
+        display.line(f"{total - len(missing)} of {total} parts were already computed")
     if missing:
         connect.connect(address, tracking.uri)
         for done, (part, answers) in enumerate(
@@ -103,20 +105,20 @@ def kind_in_files(description: Description) -> Kind:
 
 
 def answer_columns(kind: Kind) -> tuple[str, ...]:
-    """The columns that a model of this kind adds."""
+    """The columns that the answers of a model of this kind are written to."""
     named = {"label": ("label", "score"), "labels": ("labels", "scores")}
     return tuple(COLUMNS[name] for name in named.get(kind, (kind,)))
 
 
 class Parts:
-    """Answers that are finished, in a folder beside the output: a Parquet file a part."""
+    """The answers that are computed so far, in a folder beside the output: a Parquet file for each part."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     @classmethod
     def at(cls, output: Path, key: str) -> Parts:
-        """The parts of an output; those of another model, input or column are thrown away."""
+        """The parts of an output; those of another model, input or column are deleted."""
         folder = output.with_name(f".{output.name}.parts")
         name = folder / "key"
         if not name.is_file() or name.read_text() != key:
@@ -125,23 +127,23 @@ class Parts:
         return cls(folder)
 
     def missing(self, rows: int) -> list[int]:
-        """Numbers of the parts that are still to be computed."""
+        """Indices of the parts that are not computed yet."""
         return [part for part in range(-(-rows // PART_ROWS)) if not self._path(part).is_file()]
 
     def write(self, part: int, answers: pyarrow.Table) -> None:
-        """Keep what a part gave."""
+        """Write the answers of a part."""
         draft = self._path(part).with_suffix(".draft")
         pyarrow.parquet.write_table(answers, draft)
         draft.replace(self._path(part))
 
     def answers(self, total: int) -> list[Row]:
-        """Of all rows, in their order."""
+        """The answers for all rows, in order."""
         return [
             row for part in range(total) for row in pyarrow.parquet.read_table(self._path(part)).to_pylist()
         ]
 
     def remove(self) -> None:
-        """Take the folder away."""
+        """Delete the folder."""
         shutil.rmtree(self._folder)
 
     def _path(self, part: int) -> Path:
@@ -149,7 +151,7 @@ class Parts:
 
 
 class Scorer:
-    """A model in a process of Ray Data's."""
+    """A model in an actor of Ray Data."""
 
     def __init__(self, folder: str, cores: int, question: str | None = None) -> None:
         import torch
@@ -180,7 +182,7 @@ def _table(rows: Sequence[Row]) -> dict[str, Any]:
 def _computed(
     folder: Path, texts: Sequence[str], missing: Sequence[int], question: str | None
 ) -> Iterator[tuple[int, pyarrow.Table]]:
-    """(part, its answers), as they are finished."""
+    """Yield (part, its answers) as they are computed."""
     import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -202,13 +204,13 @@ def _computed(
 
 
 def part_table(texts: Sequence[str], part: int) -> pyarrow.Table:
-    """What a process is given of a part."""
+    """The texts of a part, as an actor receives them."""
     chosen = texts[part * PART_ROWS : (part + 1) * PART_ROWS]
     return pyarrow.table({"part": [part] * len(chosen), "text": chosen})
 
 
 def _whole(batches: Iterator[pyarrow.Table], rows_of: dict[int, int]) -> Iterator[tuple[int, pyarrow.Table]]:
-    """Parts put together again, where Ray Data has cut large ones."""
+    """Yield whole parts: Ray Data may have split large ones."""
     pieces: dict[int, list[pyarrow.Table]] = {}
     for table in batches:
         part = table["part"][0].as_py()
@@ -218,7 +220,7 @@ def _whole(batches: Iterator[pyarrow.Table], rows_of: dict[int, int]) -> Iterato
 
 
 def _key(folder: Path, source: Path, column: str, question: str | None) -> str:
-    """What the answers depend on: the weights, the texts, the question and the size of parts."""
+    """A text that changes with all that the answers depend on: weights, input, column, question."""
     digest = xxhash.xxh3_128()
     for file in [*sorted(path for path in folder.iterdir() if path.is_file()), source]:
         digest.update(file.name.encode())

@@ -1,8 +1,8 @@
-"""The step `register`: an encoder, with or without a head, into the MLflow model registry."""
+"""The step `register`: puts an encoder, with or without a head, into the MLflow model registry."""
 
 from __future__ import annotations
 
-from headway.config.steps import RegisterConfig
+from headway.config.register import RegisterConfig
 from headway.inference.description import describe
 from headway.inference.golden import store_golden
 from headway.inference.predictor import kind_of
@@ -22,7 +22,7 @@ def run_register(config: RegisterConfig, context: Context) -> StepResult:
     weights = model_folder(config.model, context.tracking)
     kind = kind_of(describe(weights))
     if not config.model.startswith("models:/"):
-        # A server that loads this version later refuses it if it does not answer the same.
+        # A server that loads this version refuses it if its answers differ from these.
         store_golden(weights, _GOLDEN)
     tracking = context.tracking
     with tracking.run(context.experiment, context.step, config.model_dump(mode="json")) as run:

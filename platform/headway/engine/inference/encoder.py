@@ -20,6 +20,7 @@ from headway.config.serve import Precision
 from headway.engine.hardware.device import compute_dtype
 from headway.engine.inference.int8 import FILE, PRODUCTS, Int8Layer, has_int8_products, read_roundings
 from headway.engine.model.attention import attend_projected
+from headway.engine.model.encoder import quietly
 from headway.engine.model.layout import SequenceLayout
 from headway.engine.model.unpadded import (
     check_supported,
@@ -186,9 +187,14 @@ def load_for_inference(
     if model_class is None:
         raise ConfigError(f"model: {str(folder)!r} is a {architecture!r}, which transformers does not know")
     try:
-        model = model_class.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
-        )
+        with quietly():
+            model = model_class.from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                dtype=torch.float32,
+            )
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"model: {str(folder)!r} cannot be loaded: {str(error).splitlines()[0]}") from error
     check_supported(model.config)
