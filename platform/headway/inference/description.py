@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from headway.config.base import ConfigError
+from headway.inference.answers import AnswerSettings
 
 Ability = Literal["embeddings", "attention", "classify", "rerank", "fill-mask", "tokens", "answer"]
 
@@ -35,6 +36,7 @@ class Description:
         heads: attention heads a layer.
         pooling: how tokens become an embedding: their mean, or the first.
         multi_label: classes are independent of each other.
+        answers: how answers to questions are decoded.
     """
 
     architecture: str
@@ -46,6 +48,7 @@ class Description:
     heads: int
     pooling: Literal["mean", "cls"]
     multi_label: bool
+    answers: AnswerSettings
 
     @property
     def scores_pairs(self) -> bool:
@@ -84,6 +87,7 @@ def describe(folder: Path) -> Description:
         if _read(folder / "1_Pooling" / "config.json").get("pooling_mode_cls_token")
         else "mean",
         multi_label=config.get("problem_type") == "multi_label_classification",
+        answers=AnswerSettings.of_config(config),
     )
 
 

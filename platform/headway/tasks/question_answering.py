@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,8 @@ from headway.config.steps import FinetuneConfig
 from headway.data.rows import Row, text_of
 from headway.data.task_batches import PassageBatches
 from headway.engine.training.task_objectives import AnswerObjective
-from headway.tasks.answers import best_span, exact_match, token_f1
+from headway.inference.answers import AnswerSettings, ScoredWindow, best_answers
+from headway.tasks.squad import exact_match, token_f1
 from headway.tasks.task import Item, Rows, Splits, Task
 
 
@@ -75,7 +78,7 @@ class QuestionAnswering(Task):
         """See `Task`; a passage's windows are rows of their own."""
         return PassageBatches(
             [(question, passage) for question, passage in rows.tokens],
-            [_first_answer(target, _spans(rows, row)) for row, target in enumerate(rows.targets)],
+            [_first_answer(target, _offsets(rows, row)) for row, target in enumerate(rows.targets)],
             tokenizer,
             max_length=self.max_length,
             stride=int(self.settings["stride"]),
@@ -87,35 +90,36 @@ class QuestionAnswering(Task):
         """See `Task`; whatever head the encoder came with."""
         return {"num_labels": 2}
 
+    def save(self, model: Any, tokenizer_folder: Path, folder: Path) -> None:
+        """See `Task`; the settings of decoding go with the model, for whoever serves it."""
+        for name, value in self.answer_settings.for_config().items():
+            setattr(model.config, name, value)
+        super().save(model, tokenizer_folder, folder)
+
     def objective(self, model: Any, config: FinetuneConfig, rows: Rows) -> AnswerObjective:
         """See `Task`."""
         return AnswerObjective(model)
 
-    def answers(self, rows: Rows, predictions: list[np.ndarray], batches: PassageBatches) -> list[str]:
-        """The best answer to each question over all windows; "" where none beats the first token.
+    @cached_property
+    def answer_settings(self) -> AnswerSettings:
+        """How answers are decoded; "" is one of them if some training question has no answer."""
+        may_be_empty = any(not target["texts"] for target in self.split("train").targets)
+        return AnswerSettings(int(self.settings["max_answer_length"]), may_be_empty)
 
-        Only where some question has no answer can "" be the answer.
-        """
-        may_be_empty = any(not target["texts"] for target in rows.targets)
-        best = [("", float("-inf"))] * len(rows)
-        nothing = [float("inf")] * len(rows)
-        longest = int(self.settings["max_answer_length"])
+    def answers(self, rows: Rows, predictions: list[np.ndarray], batches: PassageBatches) -> list[str]:
+        """The best answer to each question over all windows; "" if it has none."""
+        windows: list[list[ScoredWindow]] = [[] for _ in range(len(rows))]
         for window, scores in zip(batches.windows, predictions, strict=True):
-            row, offset = window.row, batches.offset(window.row)
-            nothing[row] = min(nothing[row], float(scores[0].sum()))
-            span = best_span(scores, offset, offset + window.stop - window.start, longest)
-            if span is not None and span.score > best[row][1]:
-                places = _spans(rows, row)
-                shift = window.start - offset
-                first, last = places[span.first + shift], places[span.last + shift]
-                best[row] = (rows.texts[row][1][first[0] : last[1]], span.score)
-        return [
-            "" if may_be_empty and empty >= score else text
-            for (text, score), empty in zip(best, nothing, strict=True)
+            offsets = _offsets(rows, window.row)[window.start : window.stop]
+            windows[window.row].append(ScoredWindow(scores, batches.offset(window.row), offsets))
+        found = [
+            best_answers(texts[1], scored, self.answer_settings)
+            for texts, scored in zip(rows.texts, windows, strict=True)
         ]
+        return [best[0].text if best else "" for best in found]
 
     def scores(self, rows: Rows, predictions: list[np.ndarray], batches: Any) -> dict[str, float]:
-        """Exact match and F1, as shares of 1."""
+        """Exact match and F1, both between 0 and 1."""
         found = self.answers(rows, predictions, batches)
         pairs = [(text, target["texts"]) for text, target in zip(found, rows.targets, strict=True)]
         return {
@@ -124,16 +128,16 @@ class QuestionAnswering(Task):
         }
 
 
-def _spans(rows: Rows, row: int) -> np.ndarray:
-    """Where each token of a passage begins and ends in its text, int32, shape (tokens, 2)."""
+def _offsets(rows: Rows, row: int) -> np.ndarray:
+    """Where each token of a row's passage begins and ends in the text, int32, shape (tokens, 2)."""
     return rows.stores["offsets"][row][1].reshape(-1, 2)
 
 
-def _first_answer(target: Any, spans: np.ndarray) -> tuple[int, int] | None:
+def _first_answer(target: Any, offsets: np.ndarray) -> tuple[int, int] | None:
     """First and last token of the first right answer."""
     if not target["texts"]:
         return None
     begin = target["starts"][0]
     end = begin + len(target["texts"][0])
-    inside = np.flatnonzero((spans[:, 1] > begin) & (spans[:, 0] < end))
+    inside = np.flatnonzero((offsets[:, 1] > begin) & (offsets[:, 0] < end))
     return (int(inside[0]), int(inside[-1])) if len(inside) else None

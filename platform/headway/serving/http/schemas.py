@@ -197,7 +197,7 @@ class TokensResponse(Answered):
 
 
 class Span(BaseModel):
-    """A stretch of the context that may be the answer; empty where there is none."""
+    """A stretch of the context that may be the answer; empty if the context has none."""
 
     text: str
     start: int

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from headway.inference.answers import AnswerSpan, ScoredWindow, best_answers
 from headway.inference.description import Ability
+from headway.inference.entities import Entity, entities
 from headway.inference.packing import Operation
-from headway.inference.spans import Entity, Span, answer_spans, entities
 from headway.inference.tokens import Piece
 from headway.serving.scheduling.messages import Answer, Kind, LoadedRelease, Release
 from headway.serving.scheduling.queue import TokenQueue
@@ -130,7 +131,9 @@ class ModelService:
         current = self._able("answer")
         pieces = await self._pieces(current, [question], [context], overlong="window")
         found = await self._compute(current, Operation("answer"), pieces, timeout)
-        spans: list[Span] = answer_spans(context, list(zip(pieces, found, strict=True)), candidates)
+        windows = [_scored(piece, scores) for piece, scores in zip(pieces, found, strict=True)]
+        settings = current.description.answers
+        spans: list[AnswerSpan] = best_answers(context, windows, settings, candidates)
         return Answer(current.release, spans)
 
     async def attention(self, text: str, tokens: int, timeout: float) -> Answer:
@@ -162,6 +165,13 @@ class ModelService:
         kind = Kind(current.release, operation)
         cached = cached and self.cached
         return await self.queue.compute(kind, [piece.sequence for piece in pieces], timeout, cached=cached)
+
+
+def _scored(piece: Piece, scores: np.ndarray) -> ScoredWindow:
+    """A (question, window of the context) piece with the scores of its tokens."""
+    context = [index for index, part in enumerate(piece.encoding.sequence_ids) if part == 1]
+    offsets = np.asarray([piece.encoding.offsets[index] for index in context], np.int64).reshape(-1, 2)
+    return ScoredWindow(scores, context[0] if context else 0, offsets)
 
 
 def _means(pieces: Sequence[Piece], found: Sequence[np.ndarray], texts: int) -> list[np.ndarray]:
