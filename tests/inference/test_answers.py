@@ -41,7 +41,7 @@ def test_answers_are_those_of_a_search_of_all_spans(max_length):
     for _ in range(25):
         windows = [window(rng, 0, 12), window(rng, 8, 20)]
         spans, log_total = searched(windows, max_length)
-        expected = []
+        expected: list[tuple[float, int, int]] = []
         for score, start, end in spans:
             if len(expected) < 5 and all(end <= s or start >= e for _, s, e in expected):
                 expected.append((score, start, end))

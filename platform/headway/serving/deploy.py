@@ -17,7 +17,7 @@ from typing import Any
 from headway.cluster import connect
 from headway.config.base import ConfigError
 from headway.config.serve import ChallengerConfig, ServeConfig
-from headway.serving.http.guard import Keys
+from headway.serving.http.auth import Keys
 from headway.serving.resources import gpus_per_replica, load_of
 from headway.serving.rollout.watch import AliasWatch, ChallengerWatch
 from headway.serving.scheduling.messages import Release

@@ -9,7 +9,7 @@ import torch
 import transformers
 from transformers import AutoTokenizer
 
-from headway.serving.scheduling.messages import LoadedRelease, Release
+from headway.serving.scheduling.messages import Release
 
 TEXTS = [
     "The sailor steers the old boat before noon.",
@@ -235,13 +235,13 @@ def test_limits_on_bodies_and_deadlines(serving):
 
 def test_a_full_queue_is_503_with_the_time_to_come_back(serving):
     async def run():
-        async with serving("embeddings", pack_tokens=16, most_tokens=40) as server:
+        async with serving("embeddings", pack_tokens=16, max_tokens=40) as server:
             server.replica.gate.clear()
             texts = [f"{TEXTS[0]} {word} boat" for word in ("bread", "rose", "apple", "ferry", "whale")]
             waiting = []
             for known, text in enumerate(texts, 1):
                 waiting.append(asyncio.create_task(server.post("embeddings", input=text)))
-                while known > len(server.replica.packs) + server.service.queue.waiting_tokens // 12:
+                while known > len(server.replica.packs) + server.rollout.serving.queue.waiting_tokens // 12:
                     await asyncio.sleep(0.01)
             response = await server.client.post("/v1/embeddings", json={"input": LONG})
             assert response.status_code == 503 and int(response.headers["retry-after"]) >= 1
@@ -277,7 +277,7 @@ def test_a_request_is_answered_by_one_version_to_its_end(serving, folders):
             asked = asyncio.create_task(server.post("classify", input=TEXTS[0]))
             while not server.replica.packs:
                 await asyncio.sleep(0.01)
-            server.service.current = LoadedRelease.open(Release("tiny", "8", str(folders["tokens"])))
+            assert await server.rollout.switch(Release("tiny", "8", str(folders["tokens"]))) is None
             server.replica.gate.set()
             answer = await asked
             assert answer["version"] == "7"

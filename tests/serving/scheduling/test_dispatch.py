@@ -16,7 +16,7 @@ def sequence(length: int, fill: int = 0) -> TokenSequence:
 
 
 async def run_with(call, work, **settings):
-    queue = TokenQueue(pack_tokens=8, most_tokens=1000)
+    queue = TokenQueue(pack_tokens=8, max_tokens=1000)
     dispatcher = Dispatcher(queue, call, **settings)
     running = asyncio.create_task(dispatcher.run())
     try:
