@@ -45,10 +45,12 @@ def test_answers_are_those_of_a_search_of_all_spans(max_length):
         for score, start, end in spans:
             if len(expected) < 5 and all(end <= s or start >= e for _, s, e in expected):
                 expected.append((score, start, end))
-        found = best_answers(CONTEXT, windows, AnswerSettings(max_length), 5)
-        assert [(span.start, span.end) for span in found] == [(s, e) for _, s, e in expected]
-        assert [span.text for span in found] == [CONTEXT[s:e] for _, s, e in expected]
-        assert [span.score for span in found] == pytest.approx([np.exp(s - log_total) for s, *_ in expected])
+        answers = best_answers(CONTEXT, windows, AnswerSettings(max_length), 5)
+        assert [(span.start, span.end) for span in answers] == [(s, e) for _, s, e in expected]
+        assert [span.text for span in answers] == [CONTEXT[s:e] for _, s, e in expected]
+        assert [span.score for span in answers] == pytest.approx(
+            [np.exp(s - log_total) for s, *_ in expected]
+        )
 
 
 def test_a_window_without_the_answer_does_not_outvote_one_with_it():

@@ -87,14 +87,14 @@ class EmbeddingTask(TaskConfig):
     negative_column: str | None = Field(None, description="a text that does not fit the first")
     score_column: str | None = Field(None, description="how alike the texts of a pair are")
     loss: Literal["multiple-negatives", "cosine"] = "multiple-negatives"
-    least_score: float | None = Field(
-        None, description="multiple-negatives trains on pairs scored at least so; on all when not set"
+    min_score: float | None = Field(
+        None, description="multiple-negatives trains on pairs with at least this score; on all if not set"
     )
 
     @model_validator(mode="after")
     def _scored(self) -> EmbeddingTask:
-        if self.score_column is None and (self.loss == "cosine" or self.least_score is not None):
-            raise ValueError("loss cosine and least_score need a score_column")
+        if self.score_column is None and (self.loss == "cosine" or self.min_score is not None):
+            raise ValueError("loss cosine and min_score need a score_column")
         return self
 
 

@@ -1,4 +1,4 @@
-"""Questions answered by a span of a passage."""
+"""Extractive question answering: questions answered by a span of a passage."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from headway.tasks.task import Item, Rows, Splits, Task
 
 
 class QuestionAnswering(Task):
-    """First and last token of the answer; judged by exact match and F1 (Rajpurkar et al. 2016).
+    """Learns the first and last token of an answer. Judged by exact match and F1 (Rajpurkar et al. 2016).
 
-    A question without an answer has its answer at the first token, as in SQuAD 2.0.
+    A question without an answer is answered by the first token, as in SQuAD 2.0.
     """
 
     kind = "question-answering"
@@ -42,23 +42,25 @@ class QuestionAnswering(Task):
         answers = row.values[config.answers_column]
         if not isinstance(answers, dict) or not {"text", "answer_start"} <= set(answers):
             raise ConfigError(
-                f"{row.origin}: column {config.answers_column!r} should hold `text` and `answer_start`"
+                f"{row.origin}: column {config.answers_column!r} must hold `text` and `answer_start`"
             )
         texts, starts = list(answers["text"]), [int(start) for start in answers["answer_start"]]
         for text, start in zip(texts, starts, strict=True):
             if passage[start : start + len(text)] != text:
-                raise ConfigError(f"{row.origin}: the answer {text!r:.60} is not at {start} of the passage")
+                raise ConfigError(
+                    f"{row.origin}: the passage does not have the answer {text!r:.60} at character {start}"
+                )
         return Item((question, passage), {"texts": texts, "starts": starts}, passage, row.origin)
 
     @classmethod
     def check(cls, splits: Splits) -> None:
-        """Refuse a training split without any answer."""
+        """See `Task`: some training question has an answer."""
         if not any(item.target["texts"] for item in splits["train"]):
             raise ConfigError("task: no training question has an answer")
 
     @classmethod
     def store(cls, items: Sequence[Item], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-        """Tokens of question and passage, and where each begins and ends in its text, in characters."""
+        """See `Task`; the tokens of question and passage, and their offsets in characters."""
         backend = tokenizer.backend_tokenizer
         backend.no_truncation()
         backend.no_padding()
@@ -68,14 +70,14 @@ class QuestionAnswering(Task):
         offsets = [np.asarray(encoding.offsets or [(0, 0)], np.int32).ravel() for encoding in flat]
         pairs = range(0, len(flat), 2)
         return {
-            "tokens": [tokens[place : place + 2] for place in pairs],
-            "offsets": [offsets[place : place + 2] for place in pairs],
+            "tokens": [tokens[i : i + 2] for i in pairs],
+            "offsets": [offsets[i : i + 2] for i in pairs],
         }
 
     def batches(
         self, rows: Rows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int, seed: int = 0
     ) -> PassageBatches:
-        """See `Task`; a passage's windows are rows of their own."""
+        """See `Task`; each window of a passage is a row."""
         return PassageBatches(
             [(question, passage) for question, passage in rows.tokens],
             [_first_answer(target, _offsets(rows, row)) for row, target in enumerate(rows.targets)],
@@ -87,7 +89,7 @@ class QuestionAnswering(Task):
         )
 
     def model_settings(self) -> dict[str, Any]:
-        """See `Task`; whatever head the encoder came with."""
+        """See `Task`; the head has two outputs, whatever head the encoder had."""
         return {"num_labels": 2}
 
     def save(self, model: Any, tokenizer_folder: Path, folder: Path) -> None:
@@ -112,16 +114,16 @@ class QuestionAnswering(Task):
         for window, scores in zip(batches.windows, predictions, strict=True):
             offsets = _offsets(rows, window.row)[window.start : window.stop]
             windows[window.row].append(ScoredWindow(scores, batches.offset(window.row), offsets))
-        found = [
+        answers = [
             best_answers(texts[1], scored, self.answer_settings)
             for texts, scored in zip(rows.texts, windows, strict=True)
         ]
-        return [best[0].text if best else "" for best in found]
+        return [best[0].text if best else "" for best in answers]
 
     def scores(self, rows: Rows, predictions: list[np.ndarray], batches: Any) -> dict[str, float]:
         """Exact match and F1, both between 0 and 1."""
-        found = self.answers(rows, predictions, batches)
-        pairs = [(text, target["texts"]) for text, target in zip(found, rows.targets, strict=True)]
+        answers = self.answers(rows, predictions, batches)
+        pairs = [(text, target["texts"]) for text, target in zip(answers, rows.targets, strict=True)]
         return {
             "exact_match": float(np.mean([exact_match(*pair) for pair in pairs])),
             "f1": float(np.mean([token_f1(*pair) for pair in pairs])),
@@ -134,7 +136,7 @@ def _offsets(rows: Rows, row: int) -> np.ndarray:
 
 
 def _first_answer(target: Any, offsets: np.ndarray) -> tuple[int, int] | None:
-    """First and last token of the first right answer."""
+    """Indices of the first and the last token of the first right answer; None if there is no answer."""
     if not target["texts"]:
         return None
     begin = target["starts"][0]

@@ -43,14 +43,16 @@ def test_embeddings_are_those_of_transformers(serving, folders):
     async def run():
         async with serving("embeddings") as server:
             answer = await server.post("embeddings", input=[*TEXTS, LONG], model="tiny")
-            found = np.asarray([row["embedding"] for row in answer["data"]])
+            embeddings = np.asarray([row["embedding"] for row in answer["data"]])
             np.testing.assert_allclose(
-                found, expected_embeddings(folders["embeddings"], [*TEXTS, LONG]), atol=1e-5
+                embeddings, expected_embeddings(folders["embeddings"], [*TEXTS, LONG]), atol=1e-5
             )
             assert (answer["model"], answer["version"]) == ("tiny", "7")
             single = await server.post("embeddings", input=TEXTS[0], encoding_format="base64", dimensions=8)
             short = np.frombuffer(base64.b64decode(single["data"][0]["embedding"]), "<f4")
-            np.testing.assert_allclose(short, found[0, :8] / np.linalg.norm(found[0, :8]), atol=1e-5)
+            np.testing.assert_allclose(
+                short, embeddings[0, :8] / np.linalg.norm(embeddings[0, :8]), atol=1e-5
+            )
 
     asyncio.run(run())
 
@@ -120,7 +122,7 @@ def test_a_cross_encoder_scores_pairs(serving, folders, tmp_path):
     asyncio.run(run())
 
 
-def test_hidden_words_are_those_of_transformers(serving, folders):
+def test_masked_words_are_those_of_transformers(serving, folders):
     text = "The [MASK] steers the old [MASK] before noon."
 
     async def run():
@@ -133,11 +135,11 @@ def test_hidden_words_are_those_of_transformers(serving, folders):
                     model(**batch).logits[0, batch["input_ids"][0] == tokenizer.mask_token_id].softmax(-1)
                 )
             best = scores.topk(3)
-            for found, words, values in zip(
+            for candidates, words, values in zip(
                 answer["data"][0]["masks"], best.indices, best.values, strict=True
             ):
-                assert [row["token"] for row in found] == tokenizer.convert_ids_to_tokens(words)
-                assert [row["score"] for row in found] == pytest.approx(values.tolist(), abs=1e-5)
+                assert [row["token"] for row in candidates] == tokenizer.convert_ids_to_tokens(words)
+                assert [row["score"] for row in candidates] == pytest.approx(values.tolist(), abs=1e-5)
             assert answer["data"][1]["masks"] == []
 
     asyncio.run(run())

@@ -68,8 +68,8 @@ def test_some_requests_are_answered_by_the_challenger_alone(serving, folders, ch
                 assert versions[: len(TEXTS)] == versions[len(TEXTS) :]
                 assert 30 <= versions[: len(TEXTS)].count("8") <= 70
                 for i, answer in enumerate(answers):
-                    found = list(answer["data"][0]["scores"].values())
-                    assert found == pytest.approx(
+                    scores = list(answer["data"][0]["scores"].values())
+                    assert scores == pytest.approx(
                         expected[answer["version"]][i % len(TEXTS)].tolist(), abs=1e-5
                     )
                 assert (await report(server))["answered"] == versions.count("8")

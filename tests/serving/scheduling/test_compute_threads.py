@@ -39,6 +39,6 @@ def test_there_are_no_more_parts_than_sequences():
 def test_results_are_those_of_one_thread(folders, folder, operation, sequences):
     model, pack = EncoderModel(folders[folder], "fp32"), random_pack(sequences)
     expected = model.run(Operation(operation), pack)
-    found = asyncio.run(ComputeThreads(2).run(model, Operation(operation), pack))
-    for ours, theirs in zip(found, expected, strict=True):
+    computed = asyncio.run(ComputeThreads(2).run(model, Operation(operation), pack))
+    for ours, theirs in zip(computed, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)

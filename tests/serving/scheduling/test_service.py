@@ -34,11 +34,11 @@ def test_entities_are_those_of_transformers(serving, folders):
             assert sum(len(row["entities"]) for row in answer["data"]) >= 2
             for text, row in zip(TEXTS, answer["data"], strict=True):
                 expected = tagger(text)
-                found = row["entities"]
-                assert [e["label"] for e in found] == [e["entity_group"] for e in expected]
-                assert [(e["start"], e["end"]) for e in found] == [(e["start"], e["end"]) for e in expected]
-                assert [e["score"] for e in found] == pytest.approx([e["score"] for e in expected], abs=1e-4)
-                assert all(e["text"] == text[e["start"] : e["end"]] for e in found)
+                tagged = row["entities"]
+                assert [e["label"] for e in tagged] == [e["entity_group"] for e in expected]
+                assert [(e["start"], e["end"]) for e in tagged] == [(e["start"], e["end"]) for e in expected]
+                assert [e["score"] for e in tagged] == pytest.approx([e["score"] for e in expected], abs=1e-4)
+                assert all(e["text"] == text[e["start"] : e["end"]] for e in tagged)
 
     asyncio.run(run())
 
@@ -57,7 +57,7 @@ def test_windows_tag_the_whole_of_a_long_text(serving):
 
 
 def best_span(folder, question, context):
-    """The likeliest span of all, found by looking at each."""
+    """The likeliest span, by a search of all."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = BertForQuestionAnswering.from_pretrained(folder).eval()
     batch = tokenizer(question, context, return_tensors="pt", return_offsets_mapping=True)

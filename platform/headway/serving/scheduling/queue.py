@@ -87,7 +87,7 @@ class TokenQueue:
 
     def __post_init__(self) -> None:
         self._lanes: dict[Hashable, deque[QueuedSequence]] = {}
-        self._known: dict[Hashable, QueuedSequence] = {}
+        self._unfinished: dict[Hashable, QueuedSequence] = {}
         self._cache: OrderedDict[Hashable, Any] = OrderedDict()
         self._numbers = itertools.count()
 
@@ -149,7 +149,7 @@ class TokenQueue:
 
     def finish(self, item: QueuedSequence, result: Any) -> None:
         """Give a result, or an exception, to all requests that wait for it."""
-        self._known.pop(item.key, None)
+        self._unfinished.pop(item.key, None)
         if item.result.done():
             return
         if isinstance(result, BaseException):
@@ -168,7 +168,7 @@ class TokenQueue:
                 break
             lane.popleft()
             if not item.waiters:
-                self._known.pop(item.key, None)
+                self._unfinished.pop(item.key, None)
                 continue
             item.queued = False
             self.waiting_tokens -= item.tokens
@@ -184,21 +184,21 @@ class TokenQueue:
         """Cached results, and queued sequences for all others, by index."""
         keys = [(kind, sequence.ids.tobytes(), sequence.types.tobytes()) for sequence in sequences]
         known = {i: self._recall(key) for i, key in enumerate(keys) if cached and key in self._cache}
-        fresh = {key: i for i, key in enumerate(keys) if i not in known and key not in self._known}
+        fresh = {key: i for i, key in enumerate(keys) if i not in known and key not in self._unfinished}
         tokens = sum(len(sequences[i].ids) for i in fresh.values())
         # A request longer than the queue is accepted if nothing else waits, or it never would be.
         if self.waiting_tokens and self.waiting_tokens + tokens > self.max_tokens:
             raise QueueFullError(max(1, math.ceil(self.waiting_tokens / self.tokens_per_second)))
         for key, i in fresh.items():
             self._enqueue(kind, key, sequences[i])
-        items = {i: self._known[key] for i, key in enumerate(keys) if i not in known}
+        items = {i: self._unfinished[key] for i, key in enumerate(keys) if i not in known}
         for item in items.values():
             self._join(item)
         return known, items
 
     def _enqueue(self, kind: Hashable, key: Hashable, sequence: TokenSequence) -> None:
         result = asyncio.get_running_loop().create_future()
-        item = self._known[key] = QueuedSequence(kind, key, sequence, result, next(self._numbers))
+        item = self._unfinished[key] = QueuedSequence(kind, key, sequence, result, next(self._numbers))
         self._lanes.setdefault(kind, deque()).append(item)
         self.work_waits.set()
 
