@@ -38,7 +38,7 @@ def sentence_vectors(task: Any, rows: Any) -> np.ndarray:
     """Mean-pooled vectors of the frozen encoder, float32, shape (rows, hidden_size)."""
     from transformers import AutoModel
 
-    from headway.data.tokenizer import load_tokenizer
+    from headway.data.corpus.tokenizer import load_tokenizer
     from headway.engine.model.encoder import load_model
     from headway.engine.parallel.worker import Worker
     from headway.engine.training.scoring import predict
@@ -134,9 +134,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path())
     arguments = parser.parse_args()
 
+    from headway.config.evaluate import EvaluateConfig
+    from headway.config.finetune import FinetuneConfig
     from headway.config.loading import validate
-    from headway.config.steps import EvaluateConfig, FinetuneConfig
-    from headway.data.tokenizer import load_tokenizer
+    from headway.data.corpus.tokenizer import load_tokenizer
     from headway.runs.finetuning import FinetuningJob
     from headway.runs.learning_curve import draw_learning_curve
     from headway.runs.repeats import spread

@@ -31,10 +31,10 @@ import torch
 from lib.paragraphs import MAX_LENGTH, Paragraphs, load_articles, load_paragraphs
 from lib.row_by_row import RowByRowBatches
 
-from headway.config.steps import MaskingConfig
-from headway.data.pretraining_batches import PretrainingBatches
+from headway.config.pretrain import MaskingConfig
+from headway.data.pretraining.batches import PretrainingBatches
 from headway.data.sampling import BatchSizes
-from headway.engine.training.loader import Loader
+from headway.engine.loading.loader import Loader
 
 SEQUENCES = 512
 PROCESSES = (1, 2, 4)

@@ -30,7 +30,7 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 
 from headway.cluster import connect
 from headway.config.serve import ServeConfig
-from headway.data.tokenizer import train_tokenizer
+from headway.data.corpus.tokenizer import train_tokenizer
 from headway.inference.golden import store_golden
 from headway.serving.deploy import deploy, follow_aliases, undeploy
 from headway.serving.load_test import LoadResult, apply_load, bodies

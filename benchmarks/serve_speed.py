@@ -23,7 +23,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ import httpx
 import numpy as np
 from lib.serve_peers import Peer, peers
 
-from headway.config.base import SourceConfig
-from headway.data.sources import read_documents
+from headway.config.sources import SourceConfig
+from headway.data.sources.documents import read_documents
 from headway.serving.load_test import apply_load
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,8 +47,24 @@ def main() -> None:
     model, servers = peers(options.peers)
     texts = sentences()
     scale = 0.1 if options.short else 1.0
-    results = {name: measure(name, peer, texts, scale) for name, peer in servers.items()}
-    report(results, limit(), texts, model)
+    outcomes = {name: measured_or_why_not(name, make, texts, scale) for name, make in servers.items()}
+    report(outcomes, limit(), texts, model)
+
+
+class ServerError(RuntimeError):
+    """A server did not come up."""
+
+
+def measured_or_why_not(
+    name: str, make: Callable[[], Peer], texts: list[str], scale: float
+) -> dict[str, Any] | str:
+    """What `measure` gives; in one line what went wrong, if a server fails."""
+    try:
+        return measure(name, make(), texts, scale)
+    except (ServerError, OSError, subprocess.CalledProcessError, httpx.HTTPError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"{name}: {reason}", file=sys.stderr)
+        return reason
 
 
 def measure(name: str, peer: Peer, texts: list[str], scale: float) -> dict[str, Any]:
@@ -81,7 +97,7 @@ def load(peer: Peer, texts: list[str], requests: int, size: int, clients: int) -
     return result.summary() | {"seconds": result.seconds}
 
 
-def report(results: dict[str, Any], peak: float, texts: list[str], model: Path) -> None:
+def report(outcomes: dict[str, dict[str, Any] | str], peak: float, texts: list[str], model: Path) -> None:
     columns = (
         "texts/s, 64 x 1",
         "p50 ms",
@@ -92,7 +108,10 @@ def report(results: dict[str, Any], peak: float, texts: list[str], model: Path) 
         "cold start s",
     )
     print(f"{'':13}" + "".join(f"{column:>17}" for column in columns))
-    for name, row in results.items():
+    for name, row in outcomes.items():
+        if isinstance(row, str):
+            print(f"{name:13}  failed: {row[:150]}")
+            continue
         one, batch, alone = row["one"], row["batch"], row["alone"]
         failed = one["failed"] + batch["failed"] + alone["failed"]
         figures = (
@@ -100,36 +119,47 @@ def report(results: dict[str, Any], peak: float, texts: list[str], model: Path) 
             *(batch["texts_per_second"], alone["p50_ms"], failed, row["cold_start_s"]),
         )
         print(f"{name:13}" + "".join(f"{figure:>17}" for figure in figures))
-    print(json.dumps(summary(results, peak, flops_a_text(texts, model))))
+    print(json.dumps(summary(outcomes, peak, flops_a_text(texts, model))))
 
 
-def summary(results: dict[str, Any], peak: float, flops: float) -> dict[str, Any]:
-    """Ratios to each peer, the least cosine to infinity's vectors, and the share of the peak that is used."""
-    ours, theirs = results["headway"], results["infinity"]
-    figures: dict[str, Any] = {"p99_ratio_vs_infinity": ratio(ours, theirs, "one", "p99_ms")}
+def summary(outcomes: dict[str, dict[str, Any] | str], peak: float, flops: float) -> dict[str, Any]:
+    """Ratios to each peer, the least cosine to infinity's vectors, and the share of the peak that is used.
+
+    A figure that needs a server that failed is None.
+    """
+    failed = {name: row for name, row in outcomes.items() if isinstance(row, str)}
+    results = {name: row for name, row in outcomes.items() if not isinstance(row, str)}
+    ours, theirs = results.get("headway"), results.get("infinity")
+    figures: dict[str, Any] = {
+        "did_not_run": failed,
+        "p99_ratio_vs_infinity": ratio(ours, theirs, "one", "p99_ms"),
+    }
     for kind, name in (("one", ""), ("batch", "_batch32")):
-        in_int8 = ratio(results["headway-int8"], theirs, kind, "texts_per_second")
+        in_int8 = ratio(results.get("headway-int8"), theirs, kind, "texts_per_second")
         figures[f"int8_ratio_vs_infinity{name}"] = in_int8
     for name, peer in results.items():
-        cosine = float((peer["vectors"] * theirs["vectors"]).sum(1).min())
-        figures[f"least_cosine_{name}_to_infinity"] = round(cosine, 5)
+        if theirs is not None:
+            cosine = float((peer["vectors"] * theirs["vectors"]).sum(1).min())
+            figures[f"least_cosine_{name}_to_infinity"] = round(cosine, 5)
         if not name.startswith("headway"):
             figures[f"ratio_vs_{name}"] = ratio(ours, peer, "one", "texts_per_second")
             figures[f"ratio_vs_{name}_batch32"] = ratio(ours, peer, "batch", "texts_per_second")
     kinds = ("one", "batch", "alone")
     return {
         **figures,
-        "fraction_of_limit": round(ours["batch"]["texts_per_second"] * flops / peak, 3),
+        "fraction_of_limit": ours and round(ours["batch"]["texts_per_second"] * flops / peak, 3),
         "peak_gflops": round(peak / 1e9),
         "failed": {name: sum(peer[kind]["failed"] for kind in kinds) for name, peer in results.items()},
         "cold_start_s": {name: peer["cold_start_s"] for name, peer in results.items()},
-        "client_cores": ours["one"]["client_cpu_share"],
-        "cores_by_process": ours["cpu"],
+        "client_cores": ours and ours["one"]["client_cpu_share"],
+        "cores_by_process": ours and ours["cpu"],
         **{name: {kind: peer[kind] for kind in kinds} for name, peer in results.items()},
     }
 
 
-def ratio(ours: dict[str, Any], theirs: dict[str, Any], kind: str, figure: str) -> float:
+def ratio(ours: dict[str, Any] | None, theirs: dict[str, Any] | None, kind: str, figure: str) -> float | None:
+    if ours is None or theirs is None:
+        return None
     return round(ours[kind][figure] / theirs[kind][figure], 3)
 
 
@@ -195,7 +225,7 @@ def running(peer: Peer) -> Iterator[float]:
     try:
         while True:
             if process.poll() is not None or time.monotonic() - started > 180:
-                raise SystemExit(f"{peer.command[0]} did not come up: see {log.name}")
+                raise ServerError(f"{peer.command[0]} did not come up: see {log.name}")
             with contextlib.suppress(httpx.HTTPError):
                 embed(peer, ["Are you there?"])
                 break

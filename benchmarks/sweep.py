@@ -148,9 +148,9 @@ def scores_reported(folder: Path, metric: str, began: float) -> list[tuple[float
 
 def rows_of_task() -> tuple[Any, Any, Any]:
     """The very rows that Headway trains and validates on, and the tokenizer."""
+    from headway.config.finetune import FinetuneConfig
     from headway.config.loading import validate
-    from headway.config.steps import FinetuneConfig
-    from headway.data.tokenizer import load_tokenizer
+    from headway.data.corpus.tokenizer import load_tokenizer
     from headway.tasks.preparation import prepared
 
     config = validate(FinetuneConfig, {"model": minilm(), "task": task_settings()}).task

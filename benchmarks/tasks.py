@@ -51,10 +51,10 @@ def minilm() -> str:
 
 def articles() -> list[tuple[str, list[str], str]]:
     """(title, sentences, topic) of each article, in a fixed random order."""
-    from headway.config.base import SourceConfig
-    from headway.data.sentences import split_sentences
-    from headway.data.sources import read_documents
-    from headway.data.splitting import drop_duplicates
+    from headway.config.sources import SourceConfig
+    from headway.data.corpus.sentences import split_sentences
+    from headway.data.sources.documents import read_documents
+    from headway.data.sources.splitting import drop_duplicates
 
     found = []
     for document in drop_duplicates(read_documents(SourceConfig(source="bbc-news"), "label")):
@@ -124,9 +124,9 @@ def questions(sentences: list[str], place: int) -> list[dict[str, Any]]:
 
 
 def prepared_task(name: str, folder: Path) -> Any:
+    from headway.config.finetune import FinetuneConfig
     from headway.config.loading import validate
-    from headway.config.steps import FinetuneConfig
-    from headway.data.tokenizer import load_tokenizer
+    from headway.data.corpus.tokenizer import load_tokenizer
     from headway.tasks.preparation import prepared
 
     path = folder / f"{name}.jsonl"
@@ -141,8 +141,8 @@ def prepared_task(name: str, folder: Path) -> Any:
 
 
 def config_of(task: Any, name: str, seed: int, steps: int | None) -> Any:
+    from headway.config.finetune import FinetuneConfig
     from headway.config.loading import validate
-    from headway.config.steps import FinetuneConfig
 
     return validate(
         FinetuneConfig,
@@ -191,7 +191,7 @@ def targets_of(name: str, batch: Any, inputs: dict[str, torch.Tensor]) -> dict[s
     """Labels as transformers' heads take them."""
     if name == "tokens":
         flat = torch.full((len(batch.input_ids),), -100)
-        flat[batch.masked_places] = batch.masked_labels
+        flat[batch.masked_positions] = batch.masked_labels
         labels = torch.full(inputs["input_ids"].shape, -100)
         labels[inputs["attention_mask"].bool()] = flat
         return {"labels": labels}
@@ -247,7 +247,7 @@ def transformers_run(task: Any, name: str, seed: int, steps: int | None = None) 
 
 
 def peer_batches(task: Any, rows: Any, size: int, seed: int = 0) -> Any:
-    from headway.data.tokenizer import load_tokenizer
+    from headway.data.corpus.tokenizer import load_tokenizer
 
     return task.batches(rows, load_tokenizer(Path(minilm())), batch_size=size, seed=seed)
 
@@ -273,8 +273,8 @@ def _rows_of(name: str, output: Any, batch: Any, inputs: dict[str, torch.Tensor]
         both = torch.stack([output.start_logits, output.end_logits], -1)
         return [scores[mask].numpy() for scores, mask in zip(both, real, strict=True)]
     if name == "tokens":
-        owners = torch.arange(len(batch.lengths)).repeat_interleave(batch.lengths)[batch.masked_places]
-        flat = output.logits[real][batch.masked_places]
+        owners = torch.arange(len(batch.lengths)).repeat_interleave(batch.lengths)[batch.masked_positions]
+        flat = output.logits[real][batch.masked_positions]
         return [flat[owners == row].numpy() for row in range(len(batch.lengths))]
     logits = output.logits.numpy()
     return list(logits[:, 0] if logits.shape[1] == 1 else logits)

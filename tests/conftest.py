@@ -103,8 +103,8 @@ def tiny_shape() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def corpus(labelled_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The texts as a prepared corpus: vocabulary of at most 300, 32 tokens a sequence."""
-    from headway.config.steps import CorpusConfig
-    from headway.data.corpus import prepare_corpus, read_splits
+    from headway.config.corpus import CorpusConfig
+    from headway.data.corpus.prepare import prepare_corpus, read_splits
 
     config = CorpusConfig(source=str(labelled_file), vocab_size=300, max_length=32)
     train, held_out, duplicates = read_splits(config)

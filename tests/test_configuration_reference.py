@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
-from headway.config.steps import STEP_CONFIGS
+from headway.config.pipeline import STEP_CONFIGS
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -8,6 +8,7 @@ import re
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,7 +33,20 @@ LEVELS = [
     ["data"],
     ["config"],
 ]
-ENGINE_LEVELS = [["training"], ["checkpoint", "parallel", "inference"], ["model"], ["hardware"]]
+ENGINE_LEVELS = [
+    ["training"],
+    ["loading", "optimizers"],
+    ["checkpoint", "parallel", "inference"],
+    ["model"],
+    ["hardware"],
+]
+DATA_LEVELS = [
+    ["pretraining"],
+    ["corpus", "task_batches"],
+    ["sources", "batches"],
+    ["batch", "framing", "token_packing", "atomic"],
+    ["sampling"],
+]
 
 # Only what the fork server loads ahead for those above it, each by name.
 NAMED_FROM_BELOW = {
@@ -106,7 +120,10 @@ def against_the_flow(package: str, levels: list[list[str]]) -> list[str]:
     return wrong + [place for (name, other), place in sideways.items() if (other, name) in sideways]
 
 
-@pytest.mark.parametrize(("package", "levels"), [("headway", LEVELS), ("headway.engine", ENGINE_LEVELS)])
+@pytest.mark.parametrize(
+    ("package", "levels"),
+    [("headway", LEVELS), ("headway.engine", ENGINE_LEVELS), ("headway.data", DATA_LEVELS)],
+)
 def test_imports_flow_one_way(package, levels):
     wrong = against_the_flow(package, levels)
     assert not wrong, "\n".join(wrong)
@@ -126,7 +143,8 @@ def test_the_core_knows_neither_ray_nor_mlflow(package):
 
 def test_engine_and_data_load_no_ray_and_no_mlflow_when_they_run():
     code = (
-        "import sys, headway.engine.training.trainer, headway.engine.model.encoder, headway.data.corpus\n"
+        "import sys, headway.engine.training.trainer, headway.engine.model.encoder\n"
+        "import headway.data.corpus.prepare\n"
         "print([name for name in ('ray', 'mlflow') if name in sys.modules])"
     )
     assert python(code) == "[]"
@@ -179,7 +197,7 @@ def hook(event, args):
         seen.append([event, str(args)])
 sys.dont_write_bytecode = True
 sys.addaudithook(hook)
-import headway, headway.cli.main, headway.config.steps
+import headway, headway.cli.main, headway.config.pipeline
 print(json.dumps(seen))
 """
     assert json.loads(python(code, tmp_path)) == []
@@ -208,6 +226,11 @@ def test_functions_fit_a_screen():
     )
     assert statistics.median(lengths) <= 10
     assert lengths[int(0.9 * len(lengths))] <= 40
+
+
+def test_no_folder_holds_more_than_17_files():
+    numbers = Counter(str(path.parent.relative_to(ROOT)) for path in FILES)
+    assert {folder: number for folder, number in numbers.items() if number > 17} == {}
 
 
 def test_no_file_is_a_drawer_for_everything():

@@ -17,11 +17,11 @@ from typing import NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from headway.config.base import SourceConfig
-from headway.data.sentences import split_sentences
-from headway.data.sources import read_documents
-from headway.data.store import TokenStore, open_store, write_store
-from headway.data.tokenizer import tokenize, train_tokenizer
+from headway.config.sources import SourceConfig
+from headway.data.corpus.sentences import split_sentences
+from headway.data.corpus.store import TokenStore, open_store, write_store
+from headway.data.corpus.tokenizer import tokenize, train_tokenizer
+from headway.data.sources.documents import read_documents
 
 VOCABULARY = 30_522
 MAX_LENGTH = 128

@@ -11,7 +11,7 @@ import pytest
 from transformers import BertForPreTraining, BertForSequenceClassification
 
 import headway
-from headway.config.steps import PretrainConfig
+from headway.config.pretrain import PretrainConfig
 from waiting import PATIENCE
 
 

@@ -20,8 +20,8 @@ from ray._private import parameter
 from ray.tune.schedulers import ASHAScheduler
 
 from headway.cluster import address, prestart, ray_internals, worker_group
-from headway.cluster.worker_group import Share
-from headway.config.steps import SweepConfig
+from headway.cluster.worker_group import WorkerResources
+from headway.config.sweep import SweepConfig
 from headway.sweeps import search
 from waiting import PATIENCE
 
@@ -137,7 +137,7 @@ def test_what_cannot_be_started_ahead_starts_when_it_is_asked_for(ray_cluster, m
         hide(without, "ray.core.generated.node_manager_pb2", "PrestartWorkersRequest")
         hide(without, "ray.train.v2._internal.constants", "get_env_vars_to_propagate")
         prestart.start_processes(1)
-        worker_group.start_workers_ahead(1, Share(cpus=1))
+        worker_group.start_workers_ahead(1, WorkerResources(cpus=1))
     assert not caplog.records
     assert ray.get(ray.remote(num_cpus=1)(lambda: 7).remote()) == 7
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from headway.cluster import worker_group
-from headway.cluster.worker_group import Share, gpu_places, share_of
+from headway.cluster.worker_group import WorkerResources, gpu_slots, worker_resources
 from headway.config.base import ConfigError
 
 
@@ -60,13 +60,13 @@ def test_more_workers_than_gpus_are_refused(two_gpus):
     ("gpus", "of_each", "places"), [(2, 1, 2), (3, 2, 1), (1, 0.5, 2), (2, 0.6, 2), (1, 1 / 3, 3)]
 )
 def test_a_fraction_is_of_one_gpu(gpus, of_each, places):
-    assert gpu_places(gpus, of_each) == places
+    assert gpu_slots(gpus, of_each) == places
 
 
 def test_workers_on_a_fraction_of_a_gpu_meet_without_nccl(two_gpus, tmp_path):
     """NCCL refuses two ranks on one GPU."""
-    share = share_of(4, 0.5)
-    assert share == Share(cpus=4, gpus=0.5)
+    share = worker_resources(4, 0.5)
+    assert share == WorkerResources(cpus=4, gpus=0.5)
     trainer = worker_group._trainer(print, (), 4, tmp_path, time.time(), share)
     assert trainer.scaling_config.resources_per_worker == {"CPU": 4, "GPU": 0.5}
     assert trainer.backend_config.backend == "gloo"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headway.data.store import TokenStore, open_store, write_store
+from headway.data.corpus.store import TokenStore, open_store, write_store
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from tokenizers import ByteLevelBPETokenizer
 from transformers import RobertaTokenizerFast
 
+from headway.data.corpus.tokenizer import tokenize
 from headway.data.framing import Framing, cut_longest_first
-from headway.data.tokenizer import tokenize
 
 
 @pytest.fixture(scope="module")

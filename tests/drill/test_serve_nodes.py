@@ -19,7 +19,7 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE
 
 from headway.cluster import connect as cluster
 from headway.config.serve import ServeConfig
-from headway.data.tokenizer import train_tokenizer
+from headway.data.corpus.tokenizer import train_tokenizer
 from headway.serving.deploy import deploy, undeploy
 from headway.serving.load_test import apply_load, bodies
 from headway.serving.scheduling.messages import Release

@@ -9,9 +9,9 @@ import torch.distributed as dist
 from tiny_training import tiny_objective
 
 from headway.config.training import OptimizerConfig
+from headway.engine.optimizers import muon
+from headway.engine.optimizers.build import build_optimizer
 from headway.engine.parallel.worker import Worker
-from headway.engine.training import muon
-from headway.engine.training.optimizers import build_optimizer
 
 CONFIG = OptimizerConfig(name="muon", learning_rate=1e-2, weight_decay=0.1)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from headway.config.base import ConfigError
-from headway.config.steps import PipelineConfig
+from headway.config.pipeline import PipelineConfig
 from headway.display import Display
 from headway.pipeline.run import check_references, run_pipeline
 

@@ -10,15 +10,15 @@ import pytest
 
 from headway.config.base import ConfigError
 from headway.config.training import TrainingConfig
-from headway.runs.paths import TrainingPlace
+from headway.runs.paths import RunPaths
 
 
-def place_of(folder: Path, token: str, checkpoint_folder: str | None) -> TrainingPlace:
+def place_of(folder: Path, token: str, checkpoint_folder: str | None) -> RunPaths:
     folder.mkdir(exist_ok=True)
     (folder / "token").write_text(token)
     config = TrainingConfig.model_validate({"checkpoint_folder": checkpoint_folder})
     context: Any = SimpleNamespace(folder=folder, experiment="bbc", step="pretrain")
-    return TrainingPlace.of(config, context)
+    return RunPaths.of(config, context)
 
 
 def test_states_lie_with_the_run_where_nothing_else_is_said(tmp_path: Path) -> None:

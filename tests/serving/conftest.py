@@ -17,7 +17,7 @@ import transformers
 import uvicorn
 from transformers import BertConfig
 
-from headway.data.tokenizer import train_tokenizer
+from headway.data.corpus.tokenizer import train_tokenizer
 from headway.inference.model import EncoderModel
 from headway.serving.http.app import add_middleware, build_app
 from headway.serving.http.auth import Keys

@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from sklearn.metrics import accuracy_score, confusion_matrix
 
-from headway.config.steps import EvaluateConfig
+from headway.config.evaluate import EvaluateConfig
 from headway.config.tasks import ClassificationTask
 from headway.inference.classifier import Classifier
 from headway.steps.evaluate import run_evaluate

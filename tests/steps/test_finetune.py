@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from transformers import AutoModelForSequenceClassification
 
-from headway.config.steps import FinetuneConfig
+from headway.config.finetune import FinetuneConfig
 from headway.data.batches import LabelledBatches
 from headway.engine.parallel.worker import Worker
 from headway.runs.finetuning import FinetuningJob, task_folder

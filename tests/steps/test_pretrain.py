@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer, BertForPreTraining
 
-from headway.config.steps import PretrainConfig
+from headway.config.pretrain import PretrainConfig
 from headway.engine.inference.encoder import load_for_inference
 from headway.engine.model.heads import mean_pooled
 from headway.engine.model.layout import layout_of_lengths
@@ -93,7 +93,7 @@ def test_every_figure_is_in_mlflow(step, runs):
 
 
 def test_the_model_loads_with_its_tokenizer(step):
-    from headway.data.tokenizer import load_tokenizer
+    from headway.data.corpus.tokenizer import load_tokenizer
 
     folder = Path(step[0].output)
     model = BertForPreTraining.from_pretrained(folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from headway.config.base import ConfigError
-from headway.config.steps import RegisterConfig
+from headway.config.register import RegisterConfig
 from headway.steps.register import run_register
 from headway.tracking.references import model_folder
 

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from transformers import AutoModelForSequenceClassification
 
 from headway.config.base import ConfigError
-from headway.config.steps import SweepConfig
+from headway.config.sweep import SweepConfig
 from headway.steps.sweep import run_sweep
 from headway.tracking import tracking_uri
 

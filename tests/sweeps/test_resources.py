@@ -1,48 +1,49 @@
-"""How a cluster is shared out among the trials of a sweep."""
+"""How a cluster is divided among the trials of a sweep."""
 
 from __future__ import annotations
 
 import pytest
 
-from headway.cluster.worker_group import Share
+from headway.cluster.worker_group import WorkerResources
 from headway.config.base import ConfigError
-from headway.config.steps import FinetuneConfig, SweepConfig
-from headway.sweeps.resources import TrialShares, trial_shares
+from headway.config.finetune import FinetuneConfig
+from headway.config.sweep import SweepConfig
+from headway.sweeps.resources import TrialResources, trial_resources
 
 PC = {"CPU": 8.0}
 GPUS = {"CPU": 16.0, "GPU": 4.0}
 
 
-def shares(workers=0, trials=16, parallel=None, **sweep) -> TrialShares:
+def resources(workers=0, trials=16, parallel=None, **sweep) -> TrialResources:
     config = SweepConfig.model_validate({"model": "m", "task": {"source": "s"}, **sweep})
     training = {"model": "m", "task": "t", "workers": workers, "parallel": parallel or {}}
-    return trial_shares(config, FinetuneConfig.model_validate(training), trials)
+    return trial_resources(config, FinetuneConfig.model_validate(training), trials)
 
 
 @pytest.mark.parametrize(
     ("nodes", "settings", "expected"),
     [
-        ([PC], {}, TrialShares(8, 0, Share(1))),
-        ([PC], {"trials": 3}, TrialShares(3, 0, Share(2))),
-        ([PC], {"concurrency": 2}, TrialShares(2, 0, Share(4))),
-        ([PC], {"cpus_per_trial": 4}, TrialShares(2, 0, Share(4))),
+        ([PC], {}, TrialResources(8, 0, WorkerResources(1))),
+        ([PC], {"trials": 3}, TrialResources(3, 0, WorkerResources(2))),
+        ([PC], {"concurrency": 2}, TrialResources(2, 0, WorkerResources(4))),
+        ([PC], {"cpus_per_trial": 4}, TrialResources(2, 0, WorkerResources(4))),
         # Both of a trial's workers count.
-        ([PC], {"workers": 2}, TrialShares(4, 2, Share(1))),
-        ([PC], {"workers": 2, "cpus_per_trial": 4}, TrialShares(2, 2, Share(2))),
+        ([PC], {"workers": 2}, TrialResources(4, 2, WorkerResources(1))),
+        ([PC], {"workers": 2, "cpus_per_trial": 4}, TrialResources(2, 2, WorkerResources(2))),
         # No trial is larger than a node.
-        ([{"CPU": 4.0}] * 3, {"concurrency": 2}, TrialShares(2, 0, Share(4))),
+        ([{"CPU": 4.0}] * 3, {"concurrency": 2}, TrialResources(2, 0, WorkerResources(4))),
         # A GPU each, where there are any; equal parts of one where trials are more.
-        ([GPUS], {}, TrialShares(4, 0, Share(4, 1.0))),
-        ([GPUS], {"workers": 2}, TrialShares(2, 2, Share(4, 1.0))),
-        ([GPUS], {"concurrency": 8}, TrialShares(8, 0, Share(2, 0.5))),
-        ([GPUS], {"gpus_per_trial": 0.5}, TrialShares(8, 0, Share(2, 0.5))),
-        ([GPUS], {"gpus_per_trial": 1.0, "workers": 2}, TrialShares(4, 2, Share(2, 0.5))),
-        ([GPUS], {"gpus_per_trial": 0}, TrialShares(16, 0, Share(1))),
+        ([GPUS], {}, TrialResources(4, 0, WorkerResources(4, 1.0))),
+        ([GPUS], {"workers": 2}, TrialResources(2, 2, WorkerResources(4, 1.0))),
+        ([GPUS], {"concurrency": 8}, TrialResources(8, 0, WorkerResources(2, 0.5))),
+        ([GPUS], {"gpus_per_trial": 0.5}, TrialResources(8, 0, WorkerResources(2, 0.5))),
+        ([GPUS], {"gpus_per_trial": 1.0, "workers": 2}, TrialResources(4, 2, WorkerResources(2, 0.5))),
+        ([GPUS], {"gpus_per_trial": 0}, TrialResources(16, 0, WorkerResources(1))),
     ],
 )
 def test_what_is_left_open_is_shared_out_evenly(pretend_nodes, nodes, settings, expected):
     pretend_nodes(*nodes)
-    assert shares(**settings) == expected
+    assert resources(**settings) == expected
 
 
 @pytest.mark.parametrize(
@@ -62,4 +63,4 @@ def test_what_is_left_open_is_shared_out_evenly(pretend_nodes, nodes, settings, 
 def test_a_trial_that_could_never_start_is_refused(pretend_nodes, settings, message):
     pretend_nodes({"CPU": 8.0, "GPU": 2.0})
     with pytest.raises(ConfigError, match=message):
-        shares(**settings)
+        resources(**settings)

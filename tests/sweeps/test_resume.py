@@ -13,10 +13,10 @@ from ray.tune.schedulers import ASHAScheduler
 
 from headway.api.step import resumed_context
 from headway.config.base import ConfigError
-from headway.config.steps import SearchSpace, SweepConfig
+from headway.config.sweep import SearchSpace, SweepConfig
 from headway.runs.journal import Journal
 from headway.steps.sweep import run_sweep
-from headway.sweeps.ledger import Ledger, Trial
+from headway.sweeps.ledger import Ledger, Trial, TrialState
 from headway.sweeps.search import Sampler, make_scheduler, next_trials, replay, rung_steps
 from headway.sweeps.space import parse_search
 from headway.tracking import tracking_uri
@@ -30,7 +30,7 @@ def settings(**more) -> SweepConfig:
 
 
 def measure(trial: Trial, accuracies: dict[int, float], steps_per_round: int = 1) -> None:
-    trial.note_round(steps_per_round)
+    trial.record_steps_per_round(steps_per_round)
     journal = Journal(trial.journal, start_step=0)
     for step, value in accuracies.items():
         journal.append(step, {"validation_accuracy": value, "validation_loss": 1 - value})
@@ -49,8 +49,8 @@ def test_unfinished_trials_come_first_then_new_ones_and_ended_ones_never(tmp_pat
     config = settings()
     sampler, ledger = Sampler(config, parse_search(config.search), "max"), Ledger(tmp_path / "trials")
     made = [ledger.new(sampler.propose(number)) for number in range(3)]
-    made[0].end("done")
-    made[2].end("stopped")
+    made[0].end(TrialState.DONE)
+    made[2].end(TrialState.STOPPED)
     left = list(next_trials(Ledger(tmp_path / "trials"), Sampler(config, parse_search(config.search), "max")))
     assert [trial.number for trial in left] == [1, 3, 4]
     assert left[0].sampled == made[1].sampled
@@ -69,9 +69,9 @@ def test_the_newest_sweep_of_the_very_same_settings_is_resumed(make_context):
 
 def test_how_a_trial_ended_is_noted_once(tmp_path):
     trial = Ledger(tmp_path).new({"batch_size": 8})
-    trial.end("done")
-    trial.end("stopped", "the scheduler came late")
-    assert trial.ended == {"state": "done", "reason": ""}
+    trial.end(TrialState.DONE)
+    trial.end(TrialState.STOPPED, "the scheduler came late")
+    assert trial.ended == (TrialState.DONE, "")
 
 
 def test_a_new_scheduler_stops_whom_the_old_one_would_have(tmp_path):
@@ -82,7 +82,7 @@ def test_a_new_scheduler_stops_whom_the_old_one_would_have(tmp_path):
     for accuracies in ({2: 0.7, 6: 0.9, 8: 0.9}, {2: 0.8, 6: 0.95, 8: 0.95}):
         trial = ledger.new(sampler.propose(len(ledger.trials())))
         measure(trial, accuracies, steps_per_round=2)
-        trial.end("done")
+        trial.end(TrialState.DONE)
     scheduler = make_scheduler(config, space, "accuracy", "max")
     assert isinstance(scheduler, ASHAScheduler)
     replay(ledger.trials(), scheduler, sampler, config, ["accuracy"])
@@ -139,7 +139,7 @@ def test_tpe_learns_from_trials_of_before_the_restart(tmp_path):
             rate = 10 ** (-5 + 4 * place / 19)
             trial = ledger.new({"optimizer.learning_rate": rate})
             measure(trial, {1: 1.0 - (math.log10(rate) + 5) / 4})
-            trial.end("done")
+            trial.end(TrialState.DONE)
         if told:
             scheduler = make_scheduler(config, parse_search(search), "accuracy", "max")
             replay(ledger.trials(), scheduler, sampler, config, ["accuracy"])

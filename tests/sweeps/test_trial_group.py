@@ -9,32 +9,35 @@ import pytest
 import ray
 from mlflow import MlflowClient
 
-from headway.cluster.worker_group import Share
+from headway.cluster.worker_group import WorkerResources
 from headway.config.base import ConfigError
+from headway.config.finetune import FinetuneConfig
 from headway.config.loading import validate
-from headway.config.steps import FinetuneConfig, SweepConfig
+from headway.config.sweep import SweepConfig
 from headway.engine.parallel.worker import Worker
 from headway.runs.finetuning import FinetuningJob, task_folder
 from headway.runs.journal import Journal, read_journal
 from headway.steps.sweep import run_sweep
-from headway.sweeps.ledger import Ledger
+from headway.sweeps.ledger import Ledger, TrialState
 from headway.sweeps.trial_group import train_on_group
-from headway.sweeps.trial_worker import Part, train_part
+from headway.sweeps.trial_worker import TrialSpec, train_trial
 from headway.tracking import tracking_uri
 from waiting import wait_until
 
 
 @pytest.fixture
-def make_part(encoder, labelled_file, make_context, tmp_path):
+def make_spec(encoder, labelled_file, make_context, tmp_path):
     """A function that makes a trial of fine-tuning with these settings, and its part of a sweep."""
     context = make_context("part")
     task = validate(FinetuneConfig, {"model": "m", "task": {"source": str(labelled_file), "max_length": 48}})
 
-    def make(**settings) -> Part:
+    def make(**settings) -> TrialSpec:
         folder = task_folder(task.task, encoder, context)
         config = validate(FinetuneConfig, {"model": str(encoder), "task": str(folder), **settings})
         trial = Ledger(tmp_path / "trials").new({})
-        return Part(FinetuningJob(config, encoder, folder), trial, None, clones=False, costed=False)
+        return TrialSpec(
+            FinetuningJob(config, encoder, folder), trial, None, saves_states=False, measures_cost=False
+        )
 
     return make
 
@@ -77,9 +80,9 @@ def test_two_trials_of_two_workers_each(encoder, labelled_file, make_context, ru
     assert {path: path.stat().st_mtime_ns for path in written} == written
 
 
-def test_a_group_stops_when_its_trial_does_and_an_earlier_starts_measures_are_no_news(make_part, ray_cluster):
-    part = make_part(steps=1_000_000, evaluate_every=5, batch_size=16, workers=2)
-    Journal(part.place.journal, 0).append(3, {"validation_loss": 0.1})
+def test_a_group_stops_when_its_trial_does_and_an_earlier_starts_measures_are_no_news(make_spec, ray_cluster):
+    spec = make_spec(steps=1_000_000, evaluate_every=5, batch_size=16, workers=2)
+    Journal(spec.paths.journal, 0).append(3, {"validation_loss": 0.1})
     told = []
 
     def stop_at_an_evaluation(step, metrics):
@@ -88,43 +91,43 @@ def test_a_group_stops_when_its_trial_does_and_an_earlier_starts_measures_are_no
             raise SystemExit
 
     with pytest.raises(SystemExit):
-        train_on_group(part, Share(cpus=1), stop_at_an_evaluation)
+        train_on_group(spec, WorkerResources(cpus=1), stop_at_an_evaluation)
     assert told == [5]
-    last = read_journal(part.place.journal)[-1].step
+    last = read_journal(spec.paths.journal)[-1].step
     assert 5 <= last < 1_000_000
-    assert not part.trial.model.exists()
-    assert part.trial.ended is None
+    assert not spec.trial.model.exists()
+    assert spec.trial.ended is None
 
 
-def test_a_trial_whose_actor_was_killed_begins_anew_with_the_cores_of_its_group(make_part, ray_cluster):
-    part = make_part(steps=1_000_000, evaluate_every=5, batch_size=16, workers=2)
+def test_a_trial_whose_actor_was_killed_begins_again_with_the_cores_of_its_group(make_spec, ray_cluster):
+    spec = make_spec(steps=1_000_000, evaluate_every=5, batch_size=16, workers=2)
 
     class TrialActor:
-        def train(self, part: Part) -> None:
-            train_on_group(part, Share(cpus=1), lambda step, metrics: None)
+        def train(self, spec: TrialSpec) -> None:
+            train_on_group(spec, WorkerResources(cpus=1), lambda step, metrics: None)
 
     def trained() -> int:
-        return len(read_journal(part.place.journal)) if part.place.journal.exists() else 0
+        return len(read_journal(spec.paths.journal)) if spec.paths.journal.exists() else 0
 
     def begin() -> ray.actor.ActorHandle:
         actor = ray.remote(num_cpus=0)(TrialActor).remote()
-        actor.train.remote(part)
+        actor.train.remote(spec)
         wait_until(lambda: trained() > 2)
         return actor
 
     ray.kill(begin())
-    part.place.journal.unlink()
+    spec.paths.journal.unlink()
     again = begin()
-    part.place.stop_sign.touch()
-    wait_until(lambda: not (part.trial.folder / "group").exists())
+    spec.paths.stop_sign.touch()
+    wait_until(lambda: not (spec.trial.folder / "group").exists())
     ray.kill(again)
 
 
-def test_a_trial_whose_loss_is_no_number_has_failed(make_part):
-    part = make_part(steps=20, batch_size=16, optimizer={"learning_rate": 1e30})
-    train_part(part, Worker(), 0.0)
-    assert part.trial.ended["state"] == "failed"
-    assert "is not finite; try a lower learning_rate" in part.trial.ended["reason"]
+def test_a_trial_whose_loss_is_no_number_has_failed(make_spec):
+    spec = make_spec(steps=20, batch_size=16, optimizer={"learning_rate": 1e30})
+    train_trial(spec, Worker(), 0.0)
+    assert spec.trial.ended.state is TrialState.FAILED
+    assert "is not finite; try a lower learning_rate" in spec.trial.ended.reason
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from transformers import AutoConfig
 
 from headway.config.loading import validate
-from headway.config.steps import SweepConfig
+from headway.config.sweep import SweepConfig
 from headway.steps.sweep import run_sweep
 from headway.sweeps.ledger import Trial
 from headway.sweeps.winner import Measured, pareto_front, rule, winner_of

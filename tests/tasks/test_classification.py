@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from headway.config.base import ConfigError
 from headway.config.tasks import ClassificationTask
-from headway.data.tokenizer import load_tokenizer
+from headway.data.corpus.tokenizer import load_tokenizer
 from headway.engine.model.encoder import load_classifier
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.objectives import ClassificationObjective

@@ -14,9 +14,9 @@ from sklearn.metrics import f1_score
 from transformers import AutoTokenizer
 
 import headway
+from headway.config.finetune import FinetuneConfig
 from headway.config.loading import validate
-from headway.config.steps import FinetuneConfig
-from headway.data.tokenizer import load_tokenizer
+from headway.data.corpus.tokenizer import load_tokenizer
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.scoring import predict
 from headway.tasks.preparation import prepared

@@ -10,8 +10,8 @@ import pyarrow.parquet
 import pytest
 
 from headway.config.base import ConfigError
+from headway.config.finetune import FinetuneConfig
 from headway.config.loading import validate
-from headway.config.steps import FinetuneConfig
 from headway.tasks.preparation import read_task
 
 

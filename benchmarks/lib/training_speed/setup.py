@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 
-from headway.config.steps import MaskingConfig
-from headway.data.pretraining_batches import PretrainingBatches
+from headway.config.pretrain import MaskingConfig
+from headway.data.pretraining.batches import PretrainingBatches
 from headway.data.sampling import BatchSizes
 from headway.engine.model.encoder import config_for, new_pretraining_model
 from headway.engine.training.flops import TrainingFlops

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from headway.config.steps import ModelConfig
+from headway.config.pretrain import ModelConfig
 
 CONTESTANTS = (
     "headway",

@@ -7,10 +7,12 @@ from typing import Any
 
 from headway.api.results import TrainedModel
 from headway.config.base import Config
+from headway.config.corpus import CorpusConfig
+from headway.config.finetune import FinetuneConfig
 from headway.config.loading import validate
-from headway.config.steps import CorpusConfig, FinetuneConfig, PretrainConfig
+from headway.config.pretrain import PretrainConfig
 from headway.config.tasks import ClassificationTask
-from headway.data.sources import Document
+from headway.data.sources.documents import Document
 from headway.runs.context import Context
 
 
@@ -31,8 +33,8 @@ def pretrain_config(
     corpus_config = validate(CorpusConfig, {"source": "memory"} | corpus)
     # Everything else is checked before anything is written.
     validate(PretrainConfig, settings | {"corpus": "memory"})
-    from headway.data.corpus import prepare_corpus
-    from headway.data.memory import documents_in_memory, split_in_memory
+    from headway.data.corpus.prepare import prepare_corpus
+    from headway.data.sources.memory import documents_in_memory, split_in_memory
 
     documents = documents_in_memory(train, "train_data", labelled=False)
     held_out = None
@@ -59,8 +61,8 @@ def finetune_config(
     if isinstance(train, str | Path):
         return validate(FinetuneConfig, settings | {"task": {"source": str(train), "max_length": max_length}})
     validate(FinetuneConfig, settings | {"task": "memory"})
-    from headway.data.memory import documents_in_memory, split_in_memory
-    from headway.data.tokenizer import load_tokenizer
+    from headway.data.corpus.tokenizer import load_tokenizer
+    from headway.data.sources.memory import documents_in_memory, split_in_memory
     from headway.tasks.classification import Classification
     from headway.tasks.preparation import check_splits, prepare_task
     from headway.tasks.task import Item

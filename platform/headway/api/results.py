@@ -35,6 +35,6 @@ class TrainedModel:
     @cached_property
     def tokenizer(self) -> Any:
         """The transformers tokenizer."""
-        from headway.data.tokenizer import load_tokenizer
+        from headway.data.corpus.tokenizer import load_tokenizer
 
         return load_tokenizer(self.path)

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from headway.cli.options import FILE, SET
 from headway.config.base import ConfigError
 from headway.config.loading import load_pipeline
 
@@ -30,28 +31,23 @@ _SECONDS_TO_SAVE = 120
 """What a cancelled job has to save its state, before Ray kills it; 3 s where not set."""
 
 
-def add_cluster_commands(group: click.Group, exit_codes: Callable[..., Any]) -> None:
-    """Add the verbs to the command line; `exit_codes` turns what goes wrong into a line and a code."""
-    for function in (up, down, submit, status, logs, cancel):
-        group.command(function.__name__)(exit_codes(function))
-
-
+@click.command()
 @_CLUSTER_FILE
 def up(cluster: Path) -> None:
     """Start, or bring up to date, the machines that CLUSTER names."""
     _launch("up", cluster)
 
 
+@click.command()
 @_CLUSTER_FILE
 def down(cluster: Path) -> None:
     """Give the machines of CLUSTER back."""
     _launch("down", cluster)
 
 
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a setting; may be repeated."
-)
+@click.command()
+@FILE
+@SET
 @click.option(
     "--runs",
     type=click.Path(path_type=Path),
@@ -83,6 +79,7 @@ def submit(file: Path, overrides: tuple[str, ...], runs: Path, name: str | None,
     click.echo(_client(api).submit_job(entrypoint=entrypoint, runtime_env=environment, submission_id=name))
 
 
+@click.command()
 @_JOB
 @_API
 def status(job: str, api: str) -> None:
@@ -90,6 +87,7 @@ def status(job: str, api: str) -> None:
     click.echo(_known(_client(api).get_job_status, job))
 
 
+@click.command()
 @_JOB
 @_API
 @click.option("--follow", is_flag=True, help="Go on until the job ends.")
@@ -103,6 +101,7 @@ def logs(job: str, api: str, follow: bool) -> None:
         click.echo(written, nl=False)
 
 
+@click.command()
 @_JOB
 @_API
 def cancel(job: str, api: str) -> None:

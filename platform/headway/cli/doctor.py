@@ -1,4 +1,4 @@
-"""What this machine has, and what would go wrong on it."""
+"""`headway doctor`: what this machine has, and what would go wrong on it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import click
+
+from headway.cli.options import RUNS
+
 _GIB = 2**30
 
 
@@ -20,6 +24,18 @@ class Finding(NamedTuple):
     fact: str
     verdict: str
     is_problem: bool = False
+
+
+@click.command()
+@RUNS
+def doctor(runs: Path) -> None:
+    """Show what this machine has, and what would go wrong."""
+    from headway.display import Display
+
+    findings = examine(runs)
+    Display().table("This machine", ["", "", ""], [(f.subject, f.fact, f.verdict) for f in findings])
+    if any(finding.is_problem for finding in findings):
+        sys.exit(1)
 
 
 def examine(runs: Path) -> list[Finding]:

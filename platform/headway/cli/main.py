@@ -1,6 +1,6 @@
-"""The command `headway`: one thin function a verb.
+"""The command `headway`: one thin function for each verb.
 
-Exit codes: 0 good, 1 a step failed, 2 bad configuration, 3 a quality gate failed.
+Exit codes: 0 success, 1 a step failed, 2 bad configuration, 3 a quality gate failed.
 """
 
 from __future__ import annotations
@@ -9,31 +9,29 @@ import gc
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
-from headway.cli.cluster import add_cluster_commands
-from headway.cli.options import ADDRESS, RUNS, SET
-from headway.cli.serving import add_serving_commands
+from headway.cli.cluster import cancel, down, logs, status, submit, up
+from headway.cli.doctor import doctor
+from headway.cli.options import file_options
+from headway.cli.serving import key, load_test, predict, serve
 from headway.config.base import ConfigError
 from headway.config.loading import load_config, load_pipeline
-from headway.config.steps import STEP_CONFIGS
-
-_QUIET = click.option("--quiet", is_flag=True, help="Show no progress.")
-_FILE = click.argument("file", type=click.Path(path_type=Path))
+from headway.config.pipeline import STEP_CONFIGS
 
 
-def _exit_codes(function: Callable[..., None]) -> Callable[..., None]:
-    """Turn what went wrong into one clear line and an exit code."""
+class CommandLine(click.Group):
+    """A group of commands whose errors end in one line and an exit code."""
 
-    @wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was asked for."""
         try:
-            function(*args, **kwargs)
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise  # click reports these itself
         except ConfigError as error:
             click.echo("\n".join(f"error: {line}" for line in str(error).splitlines()), err=True)
             _leave(2)
@@ -45,43 +43,36 @@ def _exit_codes(function: Callable[..., None]) -> Callable[..., None]:
                 traceback.print_exc()
             lines = str(error).strip().splitlines() or [type(error).__name__]
             click.echo(f"failed: {type(error).__name__}: {lines[-1]}", err=True)
-            click.echo("set HEADWAY_DEBUG=1 to see where", err=True)
+            click.echo("set HEADWAY_DEBUG=1 to see the traceback", err=True)
             _leave(1)
         finally:
-            # Or Python looks through all that torch and MLflow have loaded, for seconds, before it ends.
+            # Otherwise Python spends seconds at exit on collecting all that torch and MLflow have loaded.
             gc.freeze()
-
-    return wrapped
 
 
 def _leave(code: int) -> None:
-    """Exit; a local Ray cluster ends first, without a word of its own."""
+    """Exit; a local Ray cluster is shut down first, which keeps it silent."""
     from headway.cluster import connect
 
     connect.disconnect()
     sys.exit(code)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandLine, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="headway")
 def main() -> None:
     """From raw text to a served encoder, on Ray."""
-    # A bar of transformers' for each model it writes would land between the lines of Headway's own progress.
+    # transformers shows a progress bar for each model it writes, which would break up Headway's own output.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
-@main.command()
-@_FILE
-@SET
-@RUNS
-@ADDRESS
-@_QUIET
-@click.option("--keep-serving", is_flag=True, help="Leave what was served up, until Ctrl-C.")
-@_exit_codes
+@click.command()
+@file_options
+@click.option("--keep-serving", is_flag=True, help="Keep serving until Ctrl-C.")
 def run(
     file: Path, overrides: tuple[str, ...], runs: Path, address: str | None, quiet: bool, keep_serving: bool
 ) -> None:
-    """Run a pipeline FILE; steps that are done already are not run again."""
+    """Run the pipeline in FILE; steps that are already done are not run again."""
     pipeline = load_pipeline(file, overrides)
     from headway.cluster import connect
     from headway.display import Display
@@ -97,11 +88,50 @@ def run(
     connect.shut_down()
 
 
-_SETTINGS_OF = {"profile": "pretrain"}
-"""Verbs that read another step's settings."""
+@click.command()
+@file_options
+def pretrain(**options: Any) -> None:
+    """Pretrain an encoder as FILE says; prints the model's folder."""
+    _run_step("pretrain", **options)
 
 
-def _run_verb(
+@click.command()
+@file_options
+def finetune(**options: Any) -> None:
+    """Fine-tune an encoder as FILE says; prints the model's folder."""
+    _run_step("finetune", **options)
+
+
+@click.command()
+@file_options
+@click.option("--resume", is_flag=True, help="Continue the newest sweep with the same settings.")
+def sweep(**options: Any) -> None:
+    """Search settings as FILE says; prints the best model's folder."""
+    _run_step("sweep", **options)
+
+
+@click.command()
+@file_options
+def evaluate(**options: Any) -> None:
+    """Score a fine-tuned model on held-out texts as FILE says; prints the model's folder."""
+    _run_step("evaluate", **options)
+
+
+@click.command()
+@file_options
+def compress(**options: Any) -> None:
+    """Quantise an encoder as FILE says; prints the model's folder."""
+    _run_step("compress", **options)
+
+
+@click.command()
+@file_options
+def profile(**options: Any) -> None:
+    """Profile a few steps of the pretraining in FILE; prints the path of the trace."""
+    _run_step("profile", settings_of="pretrain", **options)
+
+
+def _run_step(
     verb: str,
     file: Path,
     overrides: tuple[str, ...],
@@ -109,8 +139,10 @@ def _run_verb(
     address: str | None,
     quiet: bool,
     resume: bool = False,
+    settings_of: str | None = None,
 ) -> None:
-    config = load_config(STEP_CONFIGS[_SETTINGS_OF.get(verb, verb)], file, overrides)
+    """Run one step with the settings in a file, which are those of the step `settings_of` if it is given."""
+    config = load_config(STEP_CONFIGS[settings_of or verb], file, overrides)
     from headway.api.step import make_context, resumed_context, run_step
     from headway.cluster import connect
     from headway.display import Display
@@ -122,56 +154,13 @@ def _run_verb(
     connect.shut_down()
 
 
-def _add_verb(verb: str, text: str) -> None:
-    @main.command(verb, help=text)
-    @_FILE
-    @SET
-    @RUNS
-    @ADDRESS
-    @_QUIET
-    @_exit_codes
-    def command(file: Path, overrides: tuple[str, ...], runs: Path, address: str | None, quiet: bool) -> None:
-        _run_verb(verb, file, overrides, runs, address, quiet)
-
-
-_add_verb("pretrain", "Pretrain an encoder as FILE says; prints the folder of the model.")
-_add_verb("finetune", "Fine-tune an encoder as FILE says; prints the folder of the model.")
-_add_verb("evaluate", "Score a classifier on held-out texts as FILE says.")
-_add_verb("compress", "Quantise an encoder as FILE says; prints the folder of the model.")
-_add_verb("profile", "Profile a few steps of the pretraining in FILE; prints the trace's path.")
-
-
-@main.command()
-@_FILE
-@SET
-@RUNS
-@ADDRESS
-@_QUIET
-@click.option("--resume", is_flag=True, help="Go on with the newest sweep of the same settings.")
-@_exit_codes
-def sweep(
-    file: Path, overrides: tuple[str, ...], runs: Path, address: str | None, quiet: bool, resume: bool
-) -> None:
-    """Search settings as FILE says; prints the folder of the best model."""
-    _run_verb("sweep", file, overrides, runs, address, quiet, resume)
-
-
-@main.command()
-@RUNS
-@_exit_codes
-def doctor(runs: Path) -> None:
-    """What this machine has, and what would go wrong."""
-    from headway.cli.doctor import examine
-    from headway.display import Display
-
-    findings = examine(runs)
-    Display().table("This machine", ["", "", ""], [(f.subject, f.fact, f.verdict) for f in findings])
-    if any(finding.is_problem for finding in findings):
-        _leave(1)
-
-
-add_serving_commands(main, _exit_codes)
-add_cluster_commands(main, _exit_codes)
+for command in (
+    *(run, pretrain, finetune, sweep, evaluate, compress, profile),
+    *(serve, predict, load_test, key),
+    *(up, down, submit, status, logs, cancel),
+    doctor,
+):
+    main.add_command(command)
 
 if __name__ == "__main__":
     main()

@@ -6,7 +6,7 @@ import hashlib
 import json
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,7 @@ from headway.cli.options import ADDRESS, RUNS, SET
 from headway.config.base import ConfigError
 
 
-def add_serving_commands(group: click.Group, exit_codes: Callable[..., Any]) -> None:
-    """Add the verbs to the command line; `exit_codes` turns what goes wrong into a line and a code."""
-    for name, function in {
-        "serve": serve,
-        "predict": predict,
-        "load-test": load_test,
-        "key": make_key,
-    }.items():
-        group.command(name)(exit_codes(function))
-
-
+@click.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL | NAME=MODEL...")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8000, show_default=True, type=int)
@@ -90,14 +80,16 @@ def _named(models: Sequence[str]) -> dict[str, Any]:
     return {"models": found}
 
 
+@click.command()
 @click.argument("name")
-def make_key(name: str) -> None:
+def key(name: str) -> None:
     """Make a bearer key for NAME: the key itself on stderr, the line for --api-keys-file on stdout."""
-    key = secrets.token_urlsafe(32)
-    click.echo(f"key, shown only now: {key}", err=True)
-    click.echo(f"{hashlib.sha256(key.encode()).hexdigest()} {name}")
+    secret = secrets.token_urlsafe(32)
+    click.echo(f"key, shown only now: {secret}", err=True)
+    click.echo(f"{hashlib.sha256(secret.encode()).hexdigest()} {name}")
 
 
+@click.command()
 @click.argument("url")
 @click.option("--file", "file", required=True, type=click.Path(path_type=Path), help="A text a line.")
 @click.option("--clients", default=64, show_default=True, type=click.IntRange(1, 4096))
@@ -121,6 +113,7 @@ def load_test(url: str, file: Path, clients: int, requests: int, texts: int, key
         sys.exit(1)
 
 
+@click.command()
 @click.argument("texts", nargs=-1)
 @click.option("--model", required=True, help="An encoder's folder or models:/name@alias.")
 @click.option(

@@ -1,4 +1,4 @@
-"""What all settings are made of: their base, the kinds of number they share, and where text comes from."""
+"""What all settings are built from: their base class, the error for a bad one, and common types of number."""
 
 from __future__ import annotations
 
@@ -12,27 +12,13 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class ConfigError(ValueError):
-    """Something the user can put right: a bad value, a missing file, text that is no text.
+    """Something the user can fix: a bad value, a missing file, a file that is not text.
 
     Its message is one line that names the field, the value and what is allowed.
     """
 
 
 class Config(BaseModel):
-    """Base of all settings: an unknown key is an error, and nothing changes after validation."""
+    """Base of all settings: an unknown key is an error, and settings do not change after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-class SourceConfig(Config):
-    """Where text comes from."""
-
-    source: str = Field(
-        min_length=1,
-        description="a folder of .txt, a .jsonl/.csv/.parquet file, a `datasets` name or path, or bbc-news",
-    )
-    text_column: str = "text"
-    subset: str | None = Field(None, description="which configuration of a `datasets` source")
-    split: str = Field("train", description="which split of a `datasets` source")
-    encoding: str = Field("utf-8", description="of .txt, .jsonl and .csv files")
-    held_out: Fraction = Field(0.2, gt=0.0, description="share of documents never trained on")

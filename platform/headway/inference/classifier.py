@@ -11,8 +11,8 @@ import torch
 from transformers import AutoConfig
 
 from headway.data.batches import Batch, LabelledBatches, collate
+from headway.data.corpus.tokenizer import load_tokenizer, tokenize
 from headway.data.sampling import Draw
-from headway.data.tokenizer import load_tokenizer, tokenize
 from headway.engine.hardware.device import compute_dtype, default_device, precision_context
 from headway.engine.model.encoder import load_classifier
 from headway.engine.training.objectives import ClassificationObjective

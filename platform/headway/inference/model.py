@@ -76,7 +76,7 @@ class EncoderModel:
             with self._lock:
                 finish = begin_copy_to_host(self.compute(operation, batch))
             output = finish().numpy()
-        return results(operation, output, pack, batch.masked_places.numpy(), self.description)
+        return results(operation, output, pack, batch.masked_positions.numpy(), self.description)
 
     def record_graphs(self, record: Recorder | None = None) -> int:
         """Record CUDA graphs for small packs, on a GPU with a fused kernel for the model's attention.
@@ -116,7 +116,7 @@ class EncoderModel:
             token_type_ids=_padded(pack.types, padding),
             lengths=torch.from_numpy(lengths),
             labels=_NONE,
-            masked_places=masked,
+            masked_positions=masked,
             masked_labels=_NONE,
             row_ids=_NONE,
         )

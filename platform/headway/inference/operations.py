@@ -75,7 +75,7 @@ class HeadOutputs:
 
     def masked(self, hidden: Tensor, layout: SequenceLayout, batch: Batch) -> Tensor:
         """Hidden states of masked words, floating (masked, hidden_size); see `candidates`."""
-        return hidden.index_select(0, batch.masked_places)
+        return hidden.index_select(0, batch.masked_positions)
 
     def candidates(self, masked: Tensor, count: int) -> Tensor:
         """The likeliest words for each masked one.

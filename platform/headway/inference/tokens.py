@@ -127,7 +127,7 @@ def _load(folder: Path) -> Tokenizer:
         backend = Tokenizer.from_file(str(path))
     else:
         # Older folders hold only a vocabulary, from which transformers makes a tokenizer.
-        from headway.data.tokenizer import load_tokenizer
+        from headway.data.corpus.tokenizer import load_tokenizer
 
         backend = load_tokenizer(folder).backend_tokenizer
     if backend.num_special_tokens_to_add(False) < 1:

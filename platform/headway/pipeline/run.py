@@ -19,11 +19,15 @@ from typing import Any
 
 import headway
 from headway.cluster import connect
-from headway.config.base import Config, ConfigError, SourceConfig
+from headway.config.base import Config, ConfigError
+from headway.config.compress import CompressConfig
+from headway.config.corpus import CorpusConfig
 from headway.config.loading import check_pipeline, step_config
-from headway.config.steps import CompressConfig, CorpusConfig, PipelineConfig, RegisterConfig
+from headway.config.pipeline import PipelineConfig
+from headway.config.register import RegisterConfig
+from headway.config.sources import SourceConfig
 from headway.data.atomic import write_atomically
-from headway.data.sources import fingerprint
+from headway.data.sources.documents import fingerprint
 from headway.display import Display, duration
 from headway.runs.context import Context, StepResult
 from headway.tracking import Tracking

@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from headway.cluster import connect
-from headway.cluster.worker_group import gpu_places
+from headway.cluster.worker_group import gpu_slots
 from headway.config.base import ConfigError
 from headway.config.serve import ServeConfig
 
@@ -44,7 +44,7 @@ def cores_per_replica(config: ServeConfig) -> int:
     """Cores that a replica computes with: those it reserves, or a part of the cluster's."""
     if config.replica_cpus:
         return config.replica_cpus
-    return max(1, connect.available_cpus() // max(1, config.least_replicas))
+    return max(1, connect.available_cpus() // max(1, config.min_replicas))
 
 
 def gpus_per_replica(config: ServeConfig) -> float:
@@ -56,18 +56,18 @@ def gpus_per_replica(config: ServeConfig) -> float:
     """
     nodes = _nodes()
     if config.replica_gpus is None:
-        return _even_fraction(sum(gpus for _, gpus in nodes), config.least_replicas)
+        return _even_fraction(sum(gpus for _, gpus in nodes), config.min_replicas)
     gpus, cpus = config.replica_gpus, config.replica_cpus
     if not gpus:
         return 0.0
     if not any(on_node for _, on_node in nodes):
         raise ConfigError(f"replica_gpus: {gpus:g} is more than any node of the cluster has; allowed: 0")
-    if not any(gpu_places(on_node, gpus) and cores >= cpus for cores, on_node in nodes):
+    if not any(gpu_slots(on_node, gpus) and cores >= cpus for cores, on_node in nodes):
         raise ConfigError(f"replica_cpus: no node with a GPU has {cpus} cores; lower it")
-    capacity = sum(gpu_places(on_node, gpus) for _, on_node in nodes)
-    if connect.is_local() and capacity < config.least_replicas:
+    capacity = sum(gpu_slots(on_node, gpus) for _, on_node in nodes)
+    if connect.is_local() and capacity < config.min_replicas:
         raise ConfigError(
-            f"replica_gpus: {config.least_replicas} replicas with {gpus:g} of a GPU each do not fit on this "
+            f"replica_gpus: {config.min_replicas} replicas with {gpus:g} of a GPU each do not fit on this "
             f"machine; at most {capacity} do"
         )
     return gpus

@@ -1,18 +1,20 @@
-"""The step `pretrain`: masked language modelling, with next-sentence prediction if wanted."""
+"""The step `pretrain`: trains an encoder on text, by masked words and pairs of sentences."""
 
 from __future__ import annotations
 
 from headway.cluster import worker_group
-from headway.config.steps import PretrainConfig
+from headway.config.pretrain import PretrainConfig
 from headway.runs.context import Context, StepResult
+from headway.runs.journal import first_value, last_value, median_value
 from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from
-from headway.runs.training import STARTUP, first_value, last_value, median_value, run_job, tracked
+from headway.runs.training import run_job, tracked
+from headway.runs.worker import STARTUP
 
 
 def run_pretrain(config: PretrainConfig, context: Context) -> StepResult:
     """Pretrain an encoder and save it in transformers' format."""
     if config.workers:
-        # Before anything is written: a run that cannot start leaves no trace.
+        # Checked before anything is written: a run that cannot start leaves no trace.
         worker_group.require_workers(config.workers, context.address, context.tracking.uri)
     base = start_from(config, context)
     job = PretrainingJob(config, corpus_folder(config, base, context), base)

@@ -1,9 +1,9 @@
-"""The step `register`: a classifier into the MLflow model registry."""
+"""The step `register`: puts a classifier into the MLflow model registry."""
 
 from __future__ import annotations
 
 from headway.config.base import ConfigError
-from headway.config.steps import RegisterConfig
+from headway.config.register import RegisterConfig
 from headway.engine.model.encoder import load_classifier
 from headway.inference.golden import store_golden
 from headway.runs.context import Context, StepResult
@@ -17,12 +17,12 @@ def run_register(config: RegisterConfig, context: Context) -> StepResult:
     """Make a new version of the registered model and point the alias at it.
 
     Raises:
-        ConfigError: the model is no classifier.
+        ConfigError: the model is not a classifier.
     """
     weights = model_folder(config.model, context.tracking)
     max_length = _check_classifier(config.model, context)
     if not config.model.startswith("models:/"):
-        # A server that loads this version later refuses it if it does not answer the same.
+        # A server that loads this version refuses it if its answers differ from these.
         store_golden(weights, _GOLDEN)
     tracking = context.tracking
     with tracking.run(context.experiment, context.step, config.model_dump(mode="json")) as run:
@@ -35,10 +35,10 @@ def run_register(config: RegisterConfig, context: Context) -> StepResult:
 
 
 def _check_classifier(model: str, context: Context) -> int:
-    """Load it as a server would, and say how long its texts may be."""
+    """Load the model as a server would; returns the maximum number of tokens in a text."""
     from transformers import AutoConfig
 
-    from headway.data.tokenizer import load_tokenizer
+    from headway.data.corpus.tokenizer import load_tokenizer
 
     folder = model_folder(model, context.tracking)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)

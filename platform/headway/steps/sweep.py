@@ -1,4 +1,4 @@
-"""The step `sweep`: training over a search space on Ray Tune, each trial a child run in MLflow."""
+"""The step `sweep`: trains over a search space on Ray Tune; each trial is a child run in MLflow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import Any
 from headway.cluster import connect, ray_internals
 from headway.cluster.worker_group import start_workers_ahead
 from headway.config.base import ConfigError
-from headway.config.steps import FinetuneConfig, PretrainConfig, SweepConfig
+from headway.config.finetune import FinetuneConfig
+from headway.config.pretrain import PretrainConfig
+from headway.config.sweep import SweepConfig
 from headway.config.tasks import ClassificationTask
 from headway.config.training import TrainingConfig
 from headway.data.atomic import write_atomically
@@ -24,7 +26,7 @@ from headway.sweeps.ledger import Ledger
 from headway.sweeps.model_cost import COSTS
 from headway.sweeps.plots import write_report
 from headway.sweeps.report import Leaderboard
-from headway.sweeps.resources import TrialShares, trial_shares
+from headway.sweeps.resources import TrialResources, trial_resources
 from headway.sweeps.search import (
     SUCCESSIVE_HALVING,
     Sampler,
@@ -34,7 +36,7 @@ from headway.sweeps.search import (
     trial_source,
 )
 from headway.sweeps.space import Domain, check_search, parse_search, trial_settings
-from headway.sweeps.trials import Stage, TrialSettings, run_trial
+from headway.sweeps.trials import SweepJob, TrialSettings, run_trial
 from headway.sweeps.winner import (
     Measured,
     described,
@@ -52,13 +54,13 @@ from headway.tracking.references import model_folder
 
 
 def run_sweep(config: SweepConfig, context: Context) -> StepResult:
-    """Search, and hand on the model of the best trial that trained to its end.
+    """Search settings, and return the model of the best trial that trained to its end.
 
-    With several metrics, the winner is the best by the second on the Pareto front among the trials that are
-    within `tolerance` of the best by the first.
+    With several metrics, the winner is the best by the second metric among the trials on the Pareto front
+    that are within `tolerance` of the best by the first.
 
-    Called again in the same folder after the driver died, it goes on: trials that ended are not run
-    again, those that had begun start from scratch.
+    Called again in the same folder after the driver died, it continues the sweep: trials that ended are not
+    run again, and those that had begun start from scratch.
 
     Raises:
         ConfigError: a search over settings that do not exist or are not allowed.
@@ -66,18 +68,18 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
     """
     space = parse_search(config.search)
     _check_trials(config, space)
-    stage, metrics = _stage(config, context)
+    job, metrics = _sweep_job(config, context)
     ledger = Ledger(context.folder.resolve() / "trials")
     connect.connect(context.address, context.tracking.uri)
-    shares = trial_shares(config, stage.base.config, trial_count(config, space))
-    _start_ahead(shares)
+    resources = trial_resources(config, job.base.config, trial_count(config, space))
+    _start_ahead(resources)
     sampler = Sampler(config, space, *map(mode_of, metrics))
     parent = _parent_run(config, context)
     try:
         board = Leaderboard(ledger, context, parent, list(space), metrics)
         board.reconcile()
-        _tune(config, context, stage, shares, ledger, sampler, board)
-        finished = finished_trials(ledger, stage.base.config, metrics)
+        _tune(config, context, job, resources, ledger, sampler, board)
+        finished = finished_trials(ledger, job.base.config, metrics)
         winner = winner_of(finished, metrics, config.tolerance)
         summary = summary_of(ledger, winner, metrics[0]) | {"mlflow_run_id": parent.run_id}
         front = pareto_front(finished, metrics) if len(metrics) > 1 else []
@@ -85,8 +87,8 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
             summary["rule"] = rule(metrics, config.tolerance)
             summary["front"] = [described(trial) for trial in front]
         parent.log_metrics([(0, {f"best_{name}": value for name, value in winner.metrics.items()})])
-        if config.test and isinstance(stage.base, FinetuningJob):
-            summary["test"] = _test(winner, stage.base.task_folder, context, parent)
+        if config.test and isinstance(job.base, FinetuningJob):
+            summary["test"] = _test(winner, job.base.task_folder, context, parent)
         write_report(ledger, list(space), metrics, context.folder, parent, winner, front)
     except BaseException:
         parent.close("FAILED")
@@ -99,7 +101,7 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
 
 
 def _check_trials(config: SweepConfig, space: dict[str, Domain]) -> None:
-    """Refuse what no trial could run with, before a corpus or a task is prepared for it."""
+    """Refuse settings that no trial could run with, before a corpus or task is prepared."""
     config_class: type[TrainingConfig]
     if config.pretrain is not None:
         same = ["corpus", "workers", *(["model"] if isinstance(config.pretrain.get("model"), str) else [])]
@@ -121,33 +123,33 @@ def _check_trials(config: SweepConfig, space: dict[str, Domain]) -> None:
         )
 
 
-def _stage(config: SweepConfig, context: Context) -> tuple[Stage, list[str]]:
-    """What is trained, and the measures that say which trial is best."""
+def _sweep_job(config: SweepConfig, context: Context) -> tuple[SweepJob, list[str]]:
+    """What is trained, and the metrics that say which trial is best."""
     given = [config.metric] if isinstance(config.metric, str) else config.metric
     if config.pretrain is not None:
         settings = trial_settings(PretrainConfig, config.pretrain, {})
         start = start_from(settings, context)
         corpus = corpus_folder(settings, start, context)
-        # Prepared once; every trial opens the same one.
+        # The corpus is prepared once; every trial opens the same one.
         shared = config.pretrain | {"corpus": str(corpus)}
         base = PretrainingJob(settings, corpus, start)
-        return Stage(base, shared), given or ["loss"]
+        return SweepJob(base, shared), given or ["loss"]
     assert config.model is not None and config.task is not None
     model = model_folder(config.model, context.tracking).resolve()
     prepared = task_folder(config.task, model, context)
     shared = {"model": str(model), "task": str(prepared)} | config.finetune
     few = config.task.labels_per_class if isinstance(config.task, ClassificationTask) else None
     job = FinetuningJob(trial_settings(FinetuneConfig, shared, {}), model, prepared, few)
-    return Stage(job, shared), given or [open_task(prepared).primary]
+    return SweepJob(job, shared), given or [open_task(prepared).primary]
 
 
 def _parent_run(config: SweepConfig, context: Context) -> Run:
-    """The sweep's run: the one that an earlier driver began in this folder, or a new one."""
+    """The MLflow run of the sweep: the one that an earlier driver began in this folder, or a new one."""
     path = context.folder / "sweep.json"
     if path.is_file():
-        found = context.tracking.reopen(json.loads(path.read_text(encoding="utf-8"))["run_id"])
-        if found is not None:
-            return found
+        earlier = context.tracking.reopen(json.loads(path.read_text(encoding="utf-8"))["run_id"])
+        if earlier is not None:
+            return earlier
     run = context.tracking.start_run(context.experiment, context.step, config.model_dump(mode="json"))
     about = {"run_id": run.run_id, "config": config.model_dump(mode="json")}
     write_atomically(path, json.dumps(about, indent=2))
@@ -157,46 +159,49 @@ def _parent_run(config: SweepConfig, context: Context) -> Run:
 def _tune(
     config: SweepConfig,
     context: Context,
-    stage: Stage,
-    shares: TrialShares,
+    job: SweepJob,
+    resources: TrialResources,
     ledger: Ledger,
     sampler: Sampler,
     board: Leaderboard,
 ) -> None:
-    left = sampler.total - sum(trial.ended is not None for trial in ledger.trials())
-    if left == 0:
+    """Run the trials that have not ended yet."""
+    remaining = sampler.total - sum(trial.state.is_terminal for trial in ledger.trials())
+    if remaining == 0:
         return
     _set_quiet()
     from ray import tune
 
-    # What Ray Tune noted for an earlier driver: the ledger is the only record.
+    # What Ray Tune recorded for an earlier driver; the ledger is the only record that counts.
     shutil.rmtree(context.folder / "tune", ignore_errors=True)
     scheduler = make_scheduler(config, parse_search(config.search), board.metric, board.mode)
     replay(ledger.trials(), scheduler, sampler, config, board.metrics)
     settings = TrialSettings(
         ledger.folder,
-        shares.share,
+        resources.each,
         config.reports,
         at_rungs_only=config.scheduler in SUCCESSIVE_HALVING,
-        clones=config.scheduler == "pbt",
-        costed=not set(COSTS).isdisjoint(board.metrics),
+        saves_states=config.scheduler == "pbt",
+        measures_cost=not set(COSTS).isdisjoint(board.metrics),
     )
-    trial = partial(run_trial, stage=stage, settings=settings)
-    source = trial_source(config, sampler, ledger, board.metrics)
-    shared = {"num_samples": left, "max_concurrent_trials": shares.concurrency, "scheduler": scheduler}
+    trial = partial(run_trial, sweep_job=job, settings=settings)
+    source = trial_source(config, sampler, ledger, board.metrics, remaining)
     tuner = tune.Tuner(
-        tune.with_resources(trial, tune.PlacementGroupFactory([_held_by_trial(shares)])),
-        param_space=source["param_space"],
+        tune.with_resources(trial, tune.PlacementGroupFactory([_held_by_trial(resources)])),
+        param_space=source.param_space,
         tune_config=tune.TuneConfig(
+            num_samples=source.num_samples,
+            max_concurrent_trials=resources.concurrency,
+            search_alg=source.searcher,
+            scheduler=scheduler,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
-            **shared | source["tune_config"],
         ),
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(context.folder.resolve()),
             callbacks=[board.callback()],
-            # A trial whose process died starts from scratch.
+            # A trial whose process died restarts from scratch.
             failure_config=tune.FailureConfig(max_failures=2),
             verbose=0,
         ),
@@ -204,37 +209,37 @@ def _tune(
     tuner.fit()
 
 
-def _held_by_trial(shares: TrialShares) -> dict[str, float]:
-    """What a trial's own process holds: nothing where it has workers, but Ray wants a byte at least."""
-    if shares.workers:
+def _held_by_trial(resources: TrialResources) -> dict[str, float]:
+    """What a trial's actor reserves; if it has workers, only a byte, since Ray wants something."""
+    if resources.workers:
         return {"memory": 1}
-    return {"CPU": shares.share.cpus, "GPU": shares.share.gpus}
+    return {"CPU": resources.each.cpus, "GPU": resources.each.gpus}
 
 
-def _start_ahead(shares: TrialShares) -> None:
-    """Have the processes of the first trials start while the driver goes on."""
+def _start_ahead(resources: TrialResources) -> None:
+    """Start the processes of the first trials while the driver prepares the sweep."""
     environment = ray_internals.trial_environment()
     if environment is not None:
-        connect.start_processes_ahead(shares.concurrency, environment)
-    if shares.workers:
-        start_workers_ahead(shares.concurrency * shares.workers, shares.share)
+        connect.start_processes_ahead(resources.concurrency, environment)
+    if resources.workers:
+        start_workers_ahead(resources.concurrency * resources.workers, resources.each)
 
 
 def _set_quiet() -> None:
-    """Headway shows its own table and logs to MLflow; Tune reads these when it is imported."""
+    """Silence Ray Tune, which reads these when imported: Headway shows its own table and logs to MLflow."""
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
-    # A trial stopped early ends at its next report; its actor is kept for the next trial meanwhile.
+    # A trial that is stopped ends at its next report; until then its actor is kept for the next trial.
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
 
 
 def _test(winner: Measured, task: Path, context: Context, parent: Run) -> dict[str, Any]:
-    """The winner's scores on the held-out rows, which no trial has seen; measured once."""
+    """The winner's scores on the held-out rows, which no trial has seen; measured only once."""
     path = context.folder / "test.json"
     if path.is_file():
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
+        earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return earlier
     scores = score_model(winner.trial.model, open_task(task))
     numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
     parent.log_metrics([(0, {f"test_{name}": value for name, value in numbers.items()})])

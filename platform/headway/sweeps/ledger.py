@@ -1,7 +1,8 @@
-"""What is known of a sweep's trials, on disk: whatever dies, no finished trial is run again and none is lost.
+"""What is known of a sweep's trials, on disk: whatever dies, no finished trial runs again and none is lost.
 
-Each trial has a folder of its number under `trials/`: `trial.json`, the values it was given; `journal.jsonl`,
-what it measured; `steps_per_round`; `model/`; and `ended.json`, written last, how it ended.
+Each trial has a folder under `trials/`, named after its number: `trial.json` holds the values it was given,
+`journal.jsonl` what it measured, `steps_per_round` a number, `model/` its model. `ended.json`, written last,
+says how it ended.
 """
 
 from __future__ import annotations
@@ -10,14 +11,37 @@ import json
 import math
 import shutil
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 from headway.data.atomic import write_atomically
 from headway.runs.journal import Entry, read_journal
 
-State = Literal["waiting", "running", "done", "stopped", "failed"]
-"""Of a trial: done is trained to its end; stopped, ended early by the scheduler."""
+
+class TrialState(StrEnum):
+    """How a trial stands; all states except RUNNING are final."""
+
+    RUNNING = "running"
+    """Not ended yet."""
+    DONE = "done"
+    """Trained to its end."""
+    STOPPED = "stopped"
+    """Ended early by the scheduler."""
+    FAILED = "failed"
+    """Could not train."""
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the trial has ended."""
+        return self is not TrialState.RUNNING
+
+
+class Ending(NamedTuple):
+    """How a trial ended, and why if it failed."""
+
+    state: TrialState
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -28,7 +52,7 @@ class Trial:
 
     @property
     def number(self) -> int:
-        """Its place in the order in which trials were made, from 0."""
+        """Its index in the order in which trials were made."""
         return int(self.folder.name)
 
     @property
@@ -39,38 +63,38 @@ class Trial:
     @property
     def sampled(self) -> dict[str, Any]:
         """Dotted path → value."""
-        found: dict[str, Any] = json.loads((self.folder / "trial.json").read_text(encoding="utf-8"))
-        return found
+        values: dict[str, Any] = json.loads((self.folder / "trial.json").read_text(encoding="utf-8"))
+        return values
 
     def begin(self, sampled: dict[str, Any]) -> None:
-        """Note the values it trains with; population-based training changes them on the way."""
+        """Record the values it trains with; population-based training changes them on the way."""
         write_atomically(self.folder / "trial.json", json.dumps(sampled))
 
     @property
     def steps_per_round(self) -> int:
-        """Steps in what its scheduler counts as one round; known from when it begins to train."""
+        """Steps in what its scheduler counts as one round; known once it has begun to train."""
         return int((self.folder / "steps_per_round").read_text(encoding="utf-8"))
 
-    def note_round(self, steps: int) -> None:
-        """Note how many steps a round is."""
+    def record_steps_per_round(self, steps: int) -> None:
+        """Record how many steps a round has."""
         write_atomically(self.folder / "steps_per_round", str(steps))
 
     def round_of(self, step: int) -> int:
-        """The round that this step is in, from 1."""
+        """The round that a step is in, counted from 1."""
         return math.ceil(step / self.steps_per_round)
 
     @property
     def model(self) -> Path:
-        """Where its model goes."""
+        """The folder of its model."""
         return self.folder / "model"
 
     @property
     def journal(self) -> Path:
-        """Where its measurements go."""
+        """The file of its measurements."""
         return self.folder / "journal.jsonl"
 
     def evaluations(self) -> list[Entry]:
-        """What it measured on the validation rows once it had learnt something, without the prefix."""
+        """What it measured on the validation rows after step 0, without the prefix `validation_`."""
         return [
             Entry(entry.step, validation_metrics(entry.metrics))
             for entry in read_journal(self.journal)
@@ -78,13 +102,22 @@ class Trial:
         ]
 
     @property
-    def ended(self) -> dict[str, Any] | None:
-        """How it ended: `state` and `reason`; None while it has not."""
+    def ended(self) -> Ending | None:
+        """How it ended; None while it has not."""
         path = self.folder / "ended.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not path.is_file():
+            return None
+        row = json.loads(path.read_text(encoding="utf-8"))
+        return Ending(TrialState(row["state"]), row["reason"])
 
-    def end(self, state: State, reason: str = "") -> None:
-        """Note how it ended; what was noted first stays."""
+    @property
+    def state(self) -> TrialState:
+        """How it stands now."""
+        return self.ended.state if self.ended is not None else TrialState.RUNNING
+
+    def end(self, state: TrialState, reason: str = "") -> None:
+        """Record how it ended; the first record stays."""
+        assert state.is_terminal
         if self.ended is None:
             write_atomically(self.folder / "ended.json", json.dumps({"state": state, "reason": reason}))
 
@@ -97,19 +130,19 @@ class Ledger:
         folder.mkdir(parents=True, exist_ok=True)
 
     def trials(self) -> list[Trial]:
-        """Those that were ever given values, in their order."""
+        """All trials that were ever given values, in their order."""
         return [Trial(path.parent) for path in sorted(self.folder.glob("[0-9]*/trial.json"))]
 
     def new(self, sampled: dict[str, Any]) -> Trial:
-        """The next trial."""
+        """Make the next trial."""
         trial = Trial(self.folder / f"{len(self.trials()):05d}")
         trial.begin(sampled)
         return trial
 
     def known_as(self, tune_id: str, number: int) -> Trial:
-        """The trial that Ray Tune knows by a name; `number` says which when the name is first met.
+        """The trial that Ray Tune knows by an id; `number` says which one when the id is first seen.
 
-        A clone takes over all of another trial's settings, its number too, but keeps its own name.
+        A clone takes over all settings of another trial, its number too, but keeps its own id.
         """
         path = self.folder / "ids" / tune_id
         if not path.is_file():
@@ -117,7 +150,7 @@ class Ledger:
         return Trial(self.folder / path.read_text(encoding="utf-8"))
 
     def keep_only(self, winner: Trial) -> None:
-        """Throw away what only training needed, and the models of all other trials."""
+        """Delete what only training needed, and the models of all other trials."""
         for trial in self.trials():
             names = ["best", "population", "train"]
             for name in names if trial.folder == winner.folder else [*names, "model"]:
@@ -126,6 +159,6 @@ class Ledger:
 
 
 def validation_metrics(metrics: dict[str, float]) -> dict[str, float]:
-    """Those of the validation rows, without the prefix."""
+    """The metrics measured on the validation rows, without the prefix `validation_`."""
     prefix = "validation_"
     return {name.removeprefix(prefix): v for name, v in metrics.items() if name.startswith(prefix)}

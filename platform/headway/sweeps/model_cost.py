@@ -1,4 +1,4 @@
-"""What a model costs to run, for searches that weigh it against quality."""
+"""Measures what a model costs to run, for searches that weigh cost against quality."""
 
 from __future__ import annotations
 
@@ -8,31 +8,33 @@ from itertools import islice
 
 import torch
 
+from headway.data.batches import BatchSource
 from headway.engine.hardware.peak_rate import synchronise
 from headway.engine.training.trainer import Metrics, Trainer
 
 COSTS = ("latency_ms", "parameters")
-"""Measures of a model that do not depend on its weights' values; less is better."""
+"""The measures of cost; less is better."""
 _WARM_UP, _ROWS = 4, 24
 
 
-def model_cost(trainer: Trainer) -> Metrics:
-    """Milliseconds of a forward pass over one validation row, the median of 24, and the number of weights.
+def model_cost(trainer: Trainer, validation: BatchSource | None) -> Metrics:
+    """The number of weights, and the median time of a forward pass over one of 24 validation rows, in ms.
 
-    Measured as the model is trained: with the trial's threads and precision, and beside other trials.
+    Measured under the conditions of training: the trial's threads and precision, other trials beside it.
     """
-    found = {"parameters": float(sum(weight.numel() for weight in trainer.objective.parameters()))}
-    if trainer.validation is None:
-        return found
-    trainer.compute.follow()
-    module = trainer.compute.module.eval()
+    costs = {"parameters": float(sum(weight.numel() for weight in trainer.objective.parameters()))}
+    if validation is None:
+        return costs
+    compute = trainer.optimizer_step.compute
+    compute.follow()
+    module = compute.module.eval()
     device = trainer.worker.device
     seconds = []
     with torch.no_grad():
-        for batch in islice(trainer.validation.in_order(0, 1, 1), _WARM_UP + _ROWS):
+        for batch in islice(validation.in_order(0, 1, 1), _WARM_UP + _ROWS):
             started = time.perf_counter()
             module(batch.to(device))
             synchronise(device)
             seconds.append(time.perf_counter() - started)
-    # Of very few rows, the first ones are better than none.
-    return found | {"latency_ms": 1000.0 * statistics.median(seconds[_WARM_UP:] or seconds)}
+    # With very few rows, the warm-up passes are better than none.
+    return costs | {"latency_ms": 1000.0 * statistics.median(seconds[_WARM_UP:] or seconds)}

@@ -1,4 +1,4 @@
-"""A sweep in pictures and as a page: leaderboard, curves, parallel coordinates, what mattered."""
+"""Draws a sweep: curves, parallel coordinates, Pareto front, importances, and a page with the leaderboard."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ import math
 from pathlib import Path
 from typing import Any
 
-from headway.sweeps.ledger import Ledger, Trial
+from headway.sweeps.ledger import Ledger, Trial, TrialState
 from headway.sweeps.winner import Measured, mode_of
 from headway.tracking import Run
 
-_COLOURS = {"done": "tab:blue", "stopped": "tab:gray", "failed": "tab:red", "running": "tab:orange"}
+_COLOURS = {
+    TrialState.DONE: "tab:blue",
+    TrialState.STOPPED: "tab:gray",
+    TrialState.FAILED: "tab:red",
+    TrialState.RUNNING: "tab:orange",
+}
 
 
 def write_report(
@@ -59,7 +64,7 @@ def write_report(
 def importances(trials: list[Trial], paths: list[str], metric: str) -> dict[str, float]:
     """How much of the metric's variance each setting explains: fANOVA (Hutter et al. 2014), by Optuna.
 
-    Empty where there is too little to tell: fewer than four trials, or all equally good.
+    Empty if there is too little to tell: fewer than four trials, or all equally good.
     """
     import optuna
 
@@ -72,8 +77,8 @@ def importances(trials: list[Trial], paths: list[str], metric: str) -> dict[str,
         return {}
     distributions = {path: _distribution(values) for path, values in columns.items()}
     study = optuna.create_study(direction="maximize")
-    for place, final in enumerate(finals):
-        params = {path: _coordinate(values[place], values) for path, values in columns.items()}
+    for index, final in enumerate(finals):
+        params = {path: _coordinate(values[index], values) for path, values in columns.items()}
         study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=final))
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
@@ -83,7 +88,7 @@ def _distribution(values: list[Any]) -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     if all(isinstance(value, float) for value in values):
-        # The scale that a range was searched on is the one that its values are spread over.
+        # Values that span decades were most likely searched on a logarithmic scale.
         return FloatDistribution(min(values), max(values), log=_spans_decades(values))
     return CategoricalDistribution(sorted(set(map(str, values))))
 
@@ -98,10 +103,6 @@ def _spans_decades(values: list[float]) -> bool:
 
 def _final(trial: Trial, metric: str) -> float:
     return float(trial.evaluations()[-1].metrics.get(metric, math.nan))
-
-
-def _state(trial: Trial) -> str:
-    return str((trial.ended or {"state": "running"})["state"])
 
 
 def _figure(width: float, height: float) -> Any:
@@ -119,14 +120,14 @@ def _curves(trials: list[Trial], names: list[str]) -> Any:
             measured = trial.evaluations()
             values = [entry.metrics.get(measure, math.nan) for entry in measured]
             steps = [entry.step for entry in measured]
-            axes.plot(steps, values, marker=".", alpha=0.8, color=_COLOURS[_state(trial)])
+            axes.plot(steps, values, marker=".", alpha=0.8, color=_COLOURS[trial.state])
         axes.set(xlabel="steps", ylabel=f"validation {measure.replace('_', ' ')}")
         axes.grid(alpha=0.3)
     return figure
 
 
 def _parallel_coordinates(trials: list[Trial], paths: list[str], metric: str) -> Any:
-    """An axis a setting, and one for the metric; each trial a line, coloured by how good it is."""
+    """An axis for each setting and one for the metric; each trial is a line, coloured by its score."""
     from matplotlib import colormaps
 
     figure = _figure(2.0 + 1.8 * len(paths), 4.5)
@@ -134,9 +135,9 @@ def _parallel_coordinates(trials: list[Trial], paths: list[str], metric: str) ->
     columns = [[trial.sampled[path] for trial in trials] for path in paths]
     columns.append([_final(trial, metric) for trial in trials])
     scaled = [_scaled(column) for column in columns]
-    for place in range(len(trials)):
-        colour = colormaps["viridis"](scaled[-1][0][place])
-        axes.plot(range(len(columns)), [heights[place] for heights, _ in scaled], color=colour, alpha=0.8)
+    for index in range(len(trials)):
+        colour = colormaps["viridis"](scaled[-1][0][index])
+        axes.plot(range(len(columns)), [heights[index] for heights, _ in scaled], color=colour, alpha=0.8)
     for x, (_, ticks) in enumerate(scaled):
         axes.axvline(x, color="black", linewidth=0.8)
         for height, text in ticks:
@@ -151,7 +152,7 @@ def _scaled(values: list[Any]) -> tuple[list[float], list[tuple[float, str]]]:
     """Heights in 0 … 1 of values on one axis, and its ticks."""
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         names = sorted(set(map(str, values)))
-        heights = {name: (place + 0.5) / len(names) for place, name in enumerate(names)}
+        heights = {name: (index + 0.5) / len(names) for index, name in enumerate(names)}
         return [heights[str(value)] for value in values], [(h, name) for name, h in heights.items()]
     log = _spans_decades(values)
     numbers = [math.log(value) if log else float(value) for value in values]
@@ -163,7 +164,7 @@ def _scaled(values: list[Any]) -> tuple[list[float], list[tuple[float, str]]]:
 
 
 def _pareto(trials: list[Trial], front: list[Measured], winner: Measured, metrics: list[str]) -> Any:
-    """Two metrics against each other: all trials, those that no other beats in both, and the winner."""
+    """The first two metrics against each other: all trials, the Pareto front, and the winner."""
     first, second = metrics[:2]
     figure = _figure(6.0, 4.0)
     axes = figure.subplots()
@@ -183,17 +184,17 @@ def _importances(weights: dict[str, float]) -> Any:
     axes = figure.subplots()
     names = list(weights)[::-1]
     axes.barh(names, [weights[name] for name in names])
-    axes.set(xlabel="share of the variance explained")
+    axes.set(xlabel="fraction of the variance explained")
     return figure
 
 
 def _page(
     trials: list[Trial], paths: list[str], metrics: list[str], figures: dict[str, Any], front: list[Path]
 ) -> str:
-    """One file that needs no other: the table, and the pictures inside it."""
+    """One self-contained file: the table, and the pictures below it."""
     measures = list(dict.fromkeys([*metrics, "loss"]))
     head = ["", "trial", *paths, "step", *measures, "state"]
-    rows = [_cells(place, trial, paths, measures, front) for place, trial in enumerate(trials, start=1)]
+    rows = [_cells(rank, trial, paths, measures, front) for rank, trial in enumerate(trials, start=1)]
     table = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     pictures = "".join(
         f"<h2>{name.replace('_', ' ')}</h2><img alt='{name}' src='data:image/png;base64,{_encoded(figure)}'>"
@@ -209,12 +210,12 @@ def _page(
     )
 
 
-def _cells(place: int, trial: Trial, paths: list[str], measures: list[str], front: list[Path]) -> list[str]:
+def _cells(rank: int, trial: Trial, paths: list[str], measures: list[str], front: list[Path]) -> list[str]:
     last = trial.evaluations()[-1]
     values = [_brief(trial.sampled.get(path, "")) for path in paths]
     scores = [f"{last.metrics.get(name, math.nan):.4f}" for name in measures]
-    state = _state(trial) + (", Pareto front" if trial.folder in front else "")
-    return [str(place), trial.folder.name, *values, str(last.step), *scores, state]
+    state = trial.state + (", Pareto front" if trial.folder in front else "")
+    return [str(rank), trial.folder.name, *values, str(last.step), *scores, state]
 
 
 def _brief(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What a trial leaves behind at each evaluation, for population-based training to clone."""
+"""States that trials save at each evaluation, for population-based training to clone."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from pathlib import Path
 
 import torch
 
-from headway.engine.training.schedules import skip_to
+from headway.engine.optimizers.schedules import skip_to
 from headway.engine.training.trainer import Trainer
 from headway.sweeps.ledger import Trial
 
 
 def state_path(trial: Trial, step: int) -> Path:
-    """Where a trial's state after so many steps lies."""
+    """The file of a trial's state after so many steps."""
     return trial.folder / "population" / f"{step:09d}.pt"
 
 
 def step_of(state: Path | None) -> int:
-    """Steps that a state has behind it; 0 for none."""
+    """Steps after which a state was saved; 0 without one."""
     return int(state.stem) if state is not None else 0
 
 
@@ -27,7 +27,7 @@ def newest_state(trial: Trial) -> Path | None:
 
 
 def save_state(trainer: Trainer, path: Path, step: int) -> None:
-    """Save what a clone needs: weights and the optimizer's memory."""
+    """Save what a clone needs: the weights and the optimizer's state."""
     path.parent.mkdir(exist_ok=True)
     state = {
         "step": step,
@@ -41,18 +41,20 @@ def save_state(trainer: Trainer, path: Path, step: int) -> None:
 
 
 def restore_state(trainer: Trainer, path: Path) -> None:
-    """Weights and the optimizer's memory from a saved state; rates and decay stay the trial's own.
+    """Load weights and optimizer state; learning rate and weight decay stay those of the trial.
 
-    An optimizer of another kind begins without memory.
+    An optimizer of another kind starts without state.
     """
     state = torch.load(path, map_location=trainer.worker.device, weights_only=True)
     trainer.objective.load_state_dict(state["model"])
     if type(trainer.optimizer).__name__ == state["optimizer_kind"]:
-        groups = trainer.optimizer.param_groups
-        own = [{name: value for name, value in group.items() if name != "params"} for group in groups]
+        own_settings = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in trainer.optimizer.param_groups
+        ]
         trainer.optimizer.load_state_dict(state["optimizer"])
-        for group, settings in zip(trainer.optimizer.param_groups, own, strict=True):
+        for group, settings in zip(trainer.optimizer.param_groups, own_settings, strict=True):
             group.update(settings)
-    skip_to(trainer.schedule, state["step"])
-    trainer.compute.follow()
+    skip_to(trainer.state.schedule, state["step"])
+    trainer.optimizer_step.compute.follow()
     trainer.start_step = state["step"]

@@ -1,4 +1,4 @@
-"""What a sweep shows and tracks while it runs: a table on the screen, a child run a trial in MLflow."""
+"""Follows a sweep while it runs: a table on the screen, a child run in MLflow for each trial."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ from typing import Any
 
 from headway.runs.context import Context
 from headway.runs.journal import Entry, read_journal
-from headway.sweeps.ledger import Ledger, Trial
+from headway.sweeps.ledger import Ledger, Trial, TrialState
 from headway.sweeps.trial_group import end_group
 from headway.sweeps.winner import mode_of
 from headway.tracking import Run
 
-_STATUSES = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+_RUN_STATUSES = {
+    TrialState.DONE: "FINISHED",
+    TrialState.STOPPED: "KILLED",
+    TrialState.FAILED: "FAILED",
+}
+"""How MLflow calls the states that a trial may end in."""
 
 
 class Leaderboard:
     """Follows the trials of one sweep.
 
     Attributes:
-        metrics: what the sweep looks at; the first ranks its trials.
-        metric: the first of them.
-        mode: `max` or `min`: which way it ranks.
+        metrics: what the sweep optimises; the first ranks its trials.
+        metric: the first metric.
+        mode: `max` or `min`, the direction of that metric.
     """
 
     def __init__(
@@ -33,15 +38,16 @@ class Leaderboard:
         self._context = context
         self._parent = parent
         self._paths = paths
-        self._runs: dict[str, Run] = {}
-        self._logged: dict[str, int] = {}
-        self._latest: dict[str, Entry] = {}
+        self._runs: dict[int, Run] = {}
+        self._logged: dict[int, int] = {}
+        self._latest: dict[int, Entry] = {}
 
     def reconcile(self) -> None:
-        """Bring MLflow up to what an earlier driver's trials left on disk."""
-        self._runs = self._context.tracking.children(self._parent)
-        for name, run in self._runs.items():
-            self._logged[name] = run.last_step("validation_loss")
+        """Bring MLflow up to date with what the trials of an earlier driver left on disk."""
+        children = self._context.tracking.children(self._parent)
+        self._runs = {int(token): run for token, run in children.items()}
+        for number, run in self._runs.items():
+            self._logged[number] = run.last_step("validation_loss")
         for trial in self._ledger.trials():
             self.began(trial)
             self.measured(trial)
@@ -49,7 +55,7 @@ class Leaderboard:
                 self.ended(trial)
 
     def callback(self) -> Any:
-        """What Ray Tune calls in the driver, at each event of a trial."""
+        """What Ray Tune calls in the driver at each event of a trial."""
         from ray import tune
 
         board = self
@@ -68,16 +74,16 @@ class Leaderboard:
                 board.measured(board._trial(trial))
 
             def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-                found = board._trial(trial)
-                # The trial itself notes that it trained to its end; all else was the scheduler's doing.
-                found.end("stopped")
-                end_group(found)
-                board.ended(found)
+                ended = board._trial(trial)
+                # A trial records by itself that it trained to its end; otherwise the scheduler stopped it.
+                ended.end(TrialState.STOPPED)
+                end_group(ended)
+                board.ended(ended)
 
             def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-                found = board._trial(trial)
-                found.end("failed", str(trial.get_error() or "").strip().splitlines()[-1:][0])
-                board.ended(found)
+                failed = board._trial(trial)
+                failed.end(TrialState.FAILED, str(trial.get_error() or "").strip().splitlines()[-1:][0])
+                board.ended(failed)
 
         return Follow()
 
@@ -85,30 +91,33 @@ class Leaderboard:
         return self._ledger.known_as(trial.trial_id, trial.config["point"]["number"])
 
     def began(self, trial: Trial) -> None:
-        """A trial begins: so does its child run."""
-        if trial.name not in self._runs:
-            tracking, experiment = self._context.tracking, self._context.experiment
-            self._runs[trial.name] = tracking.start_run(experiment, trial.name, trial.sampled, self._parent)
+        """Begin the child run of a trial that begins."""
+        if trial.number not in self._runs:
+            self._runs[trial.number] = self._context.tracking.start_run(
+                self._context.experiment,
+                trial.name,
+                trial.sampled,
+                self._parent,
+                token=str(trial.number),
+            )
 
     def measured(self, trial: Trial) -> None:
-        """A trial was evaluated: all that it measured since then goes to its run."""
+        """Log all that a trial has measured since the last call, once it was evaluated."""
         entries = read_journal(trial.journal)
-        last = self._logged.get(trial.name, -1)
+        last = self._logged.get(trial.number, -1)
         new = [entry for entry in entries if entry.step > last]
         if new:
-            self._logged[trial.name] = new[-1].step
-            self._runs[trial.name].log_metrics([(e.step, e.metrics) for e in new], [e.time for e in new])
+            self._logged[trial.number] = new[-1].step
+            self._runs[trial.number].log_metrics([(e.step, e.metrics) for e in new], [e.time for e in new])
         evaluations = trial.evaluations()
         if evaluations:
-            self._latest[trial.name] = evaluations[-1]
+            self._latest[trial.number] = evaluations[-1]
         self._context.display.live_table(*self._table())
 
     def ended(self, trial: Trial) -> None:
-        """A trial is over: trained to the end, stopped by the scheduler, or failed."""
+        """Close the run of a trial that has ended."""
         self.measured(trial)
-        ended = trial.ended
-        assert ended is not None
-        self._runs[trial.name].close(_STATUSES[ended["state"]])
+        self._runs[trial.number].close(_RUN_STATUSES[trial.state])
 
     def show(self) -> None:
         """Leave the table on the screen."""
@@ -123,17 +132,16 @@ class Leaderboard:
         return "Sweep", columns, [self._row(trial, measures) for trial in trials]
 
     def _rank(self, trial: Trial, sign: float) -> float:
-        metrics = self._latest[trial.name].metrics if trial.name in self._latest else {}
+        metrics = self._latest[trial.number].metrics if trial.number in self._latest else {}
         return sign * metrics[self.metric] if self.metric in metrics else float("inf")
 
     def _row(self, trial: Trial, measures: list[str]) -> list[Any]:
-        latest = self._latest.get(trial.name)
+        latest = self._latest.get(trial.number)
         metrics = latest.metrics if latest else {}
-        ended = trial.ended
         return [
             trial.folder.name,
             *(trial.sampled.get(path, "") for path in self._paths),
             latest.step if latest else "",
             *(metrics.get(name, "") for name in measures),
-            ended["state"] if ended else "running",
+            trial.state,
         ]

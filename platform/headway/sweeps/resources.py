@@ -1,4 +1,4 @@
-"""What the trials of a sweep get of the cluster: how many run at once, in how many processes, on what."""
+"""What the trials of a sweep get of the cluster: how many run at once, in how many processes, with what."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import math
 from typing import NamedTuple
 
 from headway.cluster import connect
-from headway.cluster.worker_group import Share, gpu_places, share_of
+from headway.cluster.worker_group import WorkerResources, gpu_slots, worker_resources
 from headway.config.base import ConfigError
-from headway.config.steps import SweepConfig
+from headway.config.sweep import SweepConfig
 from headway.config.training import TrainingConfig
 
 
-class TrialShares(NamedTuple):
-    """How a cluster is shared out among trials.
+class TrialResources(NamedTuple):
+    """How a cluster is divided among trials.
 
     Attributes:
         concurrency: trials at once.
-        workers: Ray Train workers of each trial; 0, it trains in its own process.
-        share: of each of a trial's processes.
+        workers: Ray Train workers of each trial; 0 if it trains in its own process.
+        each: what each of a trial's processes gets.
     """
 
     concurrency: int
     workers: int
-    share: Share
+    each: WorkerResources
 
 
-def trial_shares(config: SweepConfig, training: TrainingConfig, trials: int) -> TrialShares:
-    """Shares of a sweep's trials; what its settings leave open is shared out evenly.
+def trial_resources(config: SweepConfig, training: TrainingConfig, trials: int) -> TrialResources:
+    """Resources of a sweep's trials; what the settings leave open is divided evenly.
 
     Args:
         config: of the sweep.
@@ -35,7 +35,7 @@ def trial_shares(config: SweepConfig, training: TrainingConfig, trials: int) -> 
         trials: of the whole sweep.
 
     Raises:
-        ConfigError: a trial asks for more than the cluster has, or less than its workers need.
+        ConfigError: a trial asks for more than the cluster has, or for less than its workers need.
     """
     assert isinstance(training.workers, int)
     processes = max(1, training.workers)
@@ -46,22 +46,22 @@ def trial_shares(config: SweepConfig, training: TrainingConfig, trials: int) -> 
     if concurrency is None:
         concurrency = connect.available_cpus() // (config.cpus_per_trial or processes)
         if gpus and gpus_of_each != 0:
-            concurrency = min(concurrency, gpu_places(gpus, gpus_of_each or 1.0) // processes)
+            concurrency = min(concurrency, gpu_slots(gpus, gpus_of_each or 1.0) // processes)
     concurrency = max(1, min(concurrency, trials))
     at_once = concurrency * processes
     if gpus_of_each is None:
-        # One GPU each; of fewer GPUs than processes, an equal fraction.
+        # One GPU for each process; an equal fraction if there are fewer GPUs than processes.
         gpus_of_each = 1.0 / math.ceil(at_once / gpus) if gpus else 0.0
     if 0 < gpus_of_each < 1 and training.parallel.splits_model:
         raise ConfigError(f"gpus_per_trial: a model split over {processes} workers needs a GPU for each")
-    share = share_of(at_once, gpus_of_each)
+    each = worker_resources(at_once, gpus_of_each)
     if config.cpus_per_trial is not None:
-        share = Share(config.cpus_per_trial // processes, share.gpus, share.is_local)
-    return TrialShares(concurrency, training.workers, share)
+        each = WorkerResources(config.cpus_per_trial // processes, each.gpus, each.is_local)
+    return TrialResources(concurrency, training.workers, each)
 
 
 def _check(config: SweepConfig, processes: int) -> None:
-    """Refuse what no trial could start with: it would wait for ever."""
+    """Refuse a trial that could never start: it would wait forever."""
     cores, gpus = connect.available_cpus(), connect.available_gpus()
     cpus_wanted, gpus_wanted = config.cpus_per_trial or processes, config.gpus_per_trial or 0.0
     if processes > cores:

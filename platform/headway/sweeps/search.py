@@ -1,7 +1,7 @@
-"""Which values the next trial gets, and when a trial is stopped; a restart of the driver changes neither.
+"""Which values the next trial gets, and when a trial is stopped; restarting the driver changes neither.
 
-Values come from Optuna; what stops trials are Ray Tune's schedulers. Neither is restored from a file of its
-own: both are told again what the ledger holds, which is the only record.
+Optuna proposes values, and Ray Tune's schedulers stop trials. Neither is restored from a file: both are told
+again what the ledger holds, which is the only record.
 """
 
 from __future__ import annotations
@@ -9,28 +9,28 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from headway.cluster import ray_internals
-from headway.config.steps import SweepConfig
+from headway.config.sweep import SweepConfig
 from headway.data.sampling import derived_seed
 from headway.sweeps.ledger import Ledger, Trial
 from headway.sweeps.space import Domain, Range, grid_points
 
 _REDUCTION = 3
-"""Of the trials that reach a rung, one in so many goes on; rungs are at the powers of it, in rounds (Li et
-al. 2020, "ASHA")."""
+"""Of the trials that reach a rung, one in this many continues; rungs are at its powers, in rounds (Li et al.
+2020, "ASHA")."""
 SUCCESSIVE_HALVING = ("asha", "hyperband")
-"""Schedulers that judge a trial at its rungs alone."""
-_MOST_ROUNDS = 2**16
+"""Schedulers that judge a trial only at its rungs."""
+_MAX_ROUNDS = 2**16
 _BRACKETS = 2
-"""Of `hyperband`: one stops trials from the first evaluation on, the other from the third."""
+"""For `hyperband`: one stops trials from the first evaluation on, the other from the third."""
 
 
 class Sampler:
-    """Proposes values: at random, from a grid, or where earlier trials did well (TPE)."""
+    """Proposes values: at random, from a grid, or near those of earlier good trials (TPE)."""
 
     def __init__(self, config: SweepConfig, space: dict[str, Domain], *modes: str) -> None:
         """`modes`: `max` or `min` of each metric."""
@@ -47,13 +47,13 @@ class Sampler:
         self.total = trial_count(config, space)
 
     def propose(self, number: int) -> dict[str, Any]:
-        """Values of the trial of this number: a function of it, the seed and the trials told of."""
+        """Values of the trial with this number; they depend only on it, the seed and the trials told of."""
         if self._grid:
             return self._grid[number]
         seed = derived_seed(self._config.seed, number)
         samplers = self._optuna.samplers
         if self._config.algorithm == "tpe":
-            # As many random trials first as there are for the model to start from, at most half of all.
+            # Random trials first, for the model to start from.
             startup = min(10, max(2, self.total // 4))
             self._study.sampler = samplers.TPESampler(seed=seed, n_startup_trials=startup)
         else:
@@ -88,13 +88,13 @@ def trial_count(config: SweepConfig, space: dict[str, Domain]) -> int:
 
 
 def _shuffled(points: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
-    """In an order of the seed's: a scheduler compares a trial with those before, not of one corner alone."""
+    """In random order, so that the trials a scheduler compares with are not from one corner of the grid."""
     order = np.random.default_rng(derived_seed(seed, 0)).permutation(len(points))
-    return [points[place] for place in order]
+    return [points[index] for index in order]
 
 
 def _distribution(domain: Domain) -> Any:
-    """Optuna's; a list is chosen from by place, since its values may be of any type."""
+    """Optuna's distribution; for a list it is over indices, since its values may be of any type."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     if isinstance(domain, Range):
@@ -103,19 +103,19 @@ def _distribution(domain: Domain) -> Any:
 
 
 def next_trials(ledger: Ledger, sampler: Sampler) -> Iterator[Trial]:
-    """First the trials that an earlier driver left unfinished, then new ones, made as they are asked for."""
+    """Trials that an earlier driver left unfinished, then new ones, made as they are asked for."""
     yield from [trial for trial in ledger.trials() if trial.ended is None]
     while (number := len(ledger.trials())) < sampler.total:
         yield ledger.new(sampler.propose(number))
 
 
 def point_of(trial: Trial) -> dict[str, Any]:
-    """What Ray Tune hands to a trial."""
+    """What Ray Tune gives to a trial."""
     return {"number": trial.number, "sampled": trial.sampled}
 
 
 def make_searcher(sampler: Sampler, ledger: Ledger, metrics: list[str]) -> Any:
-    """What Ray Tune asks for trials, and tells how they ended."""
+    """What Ray Tune asks for trials, and tells how each ended."""
     from ray.tune.search import Searcher
 
     coming = next_trials(ledger, sampler)
@@ -147,25 +147,37 @@ def make_searcher(sampler: Sampler, ledger: Ledger, metrics: list[str]) -> Any:
     return Search()
 
 
-def trial_source(config: SweepConfig, sampler: Sampler, ledger: Ledger, metrics: list[str]) -> dict[str, Any]:
-    """The arguments that tell Ray Tune where trials come from.
+class TrialSource(NamedTuple):
+    """Where Ray Tune takes its trials from.
 
-    Population-based training takes no searcher: its whole population is made beforehand.
+    Attributes:
+        num_samples: how often Ray Tune takes all points of `param_space`, or asks the searcher.
+        searcher: what is asked for each trial; None if `param_space` has them all.
+        param_space: what Ray Tune gives to trials besides.
+    """
+
+    num_samples: int
+    searcher: Any
+    param_space: dict[str, Any]
+
+
+def trial_source(
+    config: SweepConfig, sampler: Sampler, ledger: Ledger, metrics: list[str], remaining: int
+) -> TrialSource:
+    """Where the remaining trials of a sweep come from.
+
+    Population-based training takes no searcher: its whole population is made beforehand, and taken once.
     """
     from ray import tune
 
     if config.scheduler != "pbt":
-        searcher = make_searcher(sampler, ledger, metrics)
-        return {"tune_config": {"search_alg": searcher}, "param_space": {}}
+        return TrialSource(remaining, make_searcher(sampler, ledger, metrics), {})
     points = [point_of(trial) for trial in next_trials(ledger, sampler)]
-    return {
-        "tune_config": {"num_samples": 1},
-        "param_space": {"point": tune.grid_search(points)},
-    }
+    return TrialSource(1, None, {"point": tune.grid_search(points)})
 
 
 def make_scheduler(config: SweepConfig, space: dict[str, Domain], metric: str, mode: str) -> Any:
-    """Ray Tune's scheduler of the configured name; a trial's time is counted in rounds."""
+    """The configured scheduler of Ray Tune; it counts a trial's time in rounds."""
     from ray.tune import schedulers
 
     mutations = {path: _mutation(domain) for path, domain in space.items()}
@@ -174,11 +186,11 @@ def make_scheduler(config: SweepConfig, space: dict[str, Domain], metric: str, m
         case "asha":
             # Trials end by themselves; `max_t` is beyond any, and only says how many rungs there are.
             return schedulers.ASHAScheduler(
-                **common, max_t=_MOST_ROUNDS, grace_period=1, reduction_factor=_REDUCTION
+                **common, max_t=_MAX_ROUNDS, grace_period=1, reduction_factor=_REDUCTION
             )
         case "hyperband":
             return _bracketed(config)(
-                **common, max_t=_MOST_ROUNDS, grace_period=1, reduction_factor=_REDUCTION, brackets=_BRACKETS
+                **common, max_t=_MAX_ROUNDS, grace_period=1, reduction_factor=_REDUCTION, brackets=_BRACKETS
             )
         case "median":
             return schedulers.MedianStoppingRule(**common, grace_period=2, min_samples_required=3)
@@ -201,15 +213,15 @@ def rung_steps(steps_per_round: int, total_steps: int) -> tuple[int, ...]:
 
 
 def _bracketed(config: SweepConfig) -> Any:
-    """ASHA whose trials are dealt over brackets by their numbers, not by chance again after a restart."""
+    """ASHA that assigns a trial to a bracket by its number, so that a restart assigns it the same."""
     from ray.tune import schedulers
 
     class Bracketed(schedulers.ASHAScheduler):
         def on_trial_add(self, controller: Any, trial: Any) -> None:
             # Li et al. 2018, "Hyperband": the sooner a bracket stops trials, the more begin in it.
-            shares = np.asarray([float(_REDUCTION) ** -bracket for bracket in range(_BRACKETS)])
+            weights = np.asarray([float(_REDUCTION) ** -bracket for bracket in range(_BRACKETS)])
             rng = np.random.default_rng(derived_seed(config.seed, trial.config["point"]["number"]))
-            bracket = rng.choice(_BRACKETS, p=shares / shares.sum())
+            bracket = rng.choice(_BRACKETS, p=weights / weights.sum())
             if not ray_internals.put_in_bracket(self, trial, int(bracket)):
                 super().on_trial_add(controller, trial)
 
@@ -229,24 +241,24 @@ def _mutation(domain: Domain) -> Any:
 def replay(
     trials: list[Trial], scheduler: Any, sampler: Sampler, config: SweepConfig, metrics: list[str]
 ) -> None:
-    """Tell a new sampler and scheduler of the trials that ended before a restart."""
+    """Tell a new sampler and scheduler of the trials that ended before a restart of the driver."""
     for trial in trials:
         if trial.ended is None or not (measured := trial.evaluations()):
             continue
         sampler.tell(trial, [measured[-1].metrics.get(metric, math.nan) for metric in metrics])
-        stand_in = _StandIn(trial_id=f"earlier-{trial.number}", config={"point": point_of(trial)})
+        replayed = _ReplayedTrial(trial_id=f"earlier-{trial.number}", config={"point": point_of(trial)})
         results = [{"round": trial.round_of(entry.step), **entry.metrics} for entry in measured]
         if config.scheduler in SUCCESSIVE_HALVING:
-            scheduler.on_trial_add(None, stand_in)
+            scheduler.on_trial_add(None, replayed)
             for result in results:
-                scheduler.on_trial_result(None, stand_in, result)
+                scheduler.on_trial_result(None, replayed, result)
         elif config.scheduler == "median":
             for result in results:
-                scheduler.on_trial_complete(None, stand_in, result)
+                scheduler.on_trial_complete(None, replayed, result)
 
 
-class _StandIn(SimpleNamespace):
-    """A trial to a scheduler, which keeps it in dictionaries."""
+class _ReplayedTrial(SimpleNamespace):
+    """An earlier trial as a scheduler sees it; hashable, since the scheduler keeps it in dictionaries."""
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(self.trial_id)

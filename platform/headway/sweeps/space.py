@@ -1,4 +1,4 @@
-"""A sweep's search space: `loguniform(a, b)`, `uniform(a, b)`, `choice(a, b, …)` and lists."""
+"""Parses a sweep's search space: `loguniform(a, b)`, `uniform(a, b)`, `choice(a, b, …)` and lists."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from headway.config.base import ConfigError
 from headway.config.loading import apply_overrides, parse_yaml, set_path, validate
-from headway.config.steps import SearchSpace
+from headway.config.sweep import SearchSpace
 from headway.config.training import TrainingConfig
 
 C = TypeVar("C", bound=TrainingConfig)
@@ -18,7 +18,7 @@ _CALL = re.compile(r"^\s*(loguniform|uniform|choice)\s*\((.*)\)\s*$", re.DOTALL)
 
 
 class Range(NamedTuple):
-    """Numbers from `low` to `high`, evenly spread, or their logarithms."""
+    """Numbers from `low` to `high`; with `log`, their logarithms are uniform."""
 
     low: float
     high: float
@@ -32,8 +32,8 @@ def parse_domain(path: str, written: str | list[Any]) -> Domain:
     """What a setting is searched over.
 
     Raises:
-        ConfigError: it is no search; its bounds are no numbers, not in order, or not positive for a
-            logarithm; or there is nothing to choose from.
+        ConfigError: it is not a search; its bounds are not numbers, not in order, or not positive for
+            `loguniform`; or the list is empty.
     """
     if isinstance(written, str):
         match = _CALL.match(written)
@@ -69,7 +69,7 @@ def grid_points(space: dict[str, Domain]) -> list[dict[str, Any]]:
     """All combinations of the values of lists.
 
     Raises:
-        ConfigError: a range, which has no list of values.
+        ConfigError: a domain is a range, which has no list of values.
     """
     for path, domain in space.items():
         if isinstance(domain, Range):
@@ -81,7 +81,7 @@ def grid_points(space: dict[str, Domain]) -> list[dict[str, Any]]:
 def check_search(
     space: dict[str, Domain], config_class: type[TrainingConfig], shared: dict[str, Any]
 ) -> None:
-    """Refuse a search that would hand a trial a setting that is unknown or not allowed.
+    """Refuse a search that would give a trial an unknown setting or a value that is not allowed.
 
     Raises:
         ConfigError: names the path and the value.
@@ -92,7 +92,7 @@ def check_search(
 
 
 def trial_settings(config_class: type[C], shared: dict[str, Any], sampled: dict[str, Any]) -> C:
-    """What one trial trains with: the shared settings, and the sampled ones at their dotted paths."""
+    """What one trial trains with: the shared settings, with the sampled values at their dotted paths."""
     settings = apply_overrides(shared, [])
     for path, value in sampled.items():
         set_path(settings, path, value)

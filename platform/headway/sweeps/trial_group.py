@@ -1,8 +1,9 @@
 """A trial of a sweep on a group of Ray Train's workers, which the trial's actor starts and follows.
 
-The actor holds no core itself: the group's placement group counts all that the trial uses. What the workers
-measure comes by the journal, like that of any training run; Ray's own callback from Train to Tune would bring
-the same, but nothing back: a trial that the scheduler stops has to stop its group, too.
+The actor itself reserves no core: the group's placement group accounts for all that the trial uses. The actor
+reads what the workers measure from the journal, like that of any training run. Ray's own callback from Train
+to Tune would bring the same measurements, but carries nothing back: a trial that the scheduler stops has to
+stop its group, too.
 """
 
 from __future__ import annotations
@@ -11,100 +12,100 @@ import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
-from headway.cluster.worker_group import Share, train_on_workers
+from headway.cluster.worker_group import WorkerResources, train_on_workers
 from headway.engine.parallel.worker import Worker
 from headway.runs.journal import Journal, JournalReader
-from headway.runs.paths import TrainingPlace
+from headway.runs.paths import RunPaths
 from headway.sweeps.ledger import Trial
 from headway.sweeps.population import step_of
-from headway.sweeps.trial_worker import HandOn, Part, train_part
+from headway.sweeps.trial_worker import Report, TrialSpec, train_trial
 
 _POLL_SECONDS = 0.3
-_MOST_SECONDS_TO_END = 60.0
+_MAX_SECONDS_TO_END = 60.0
 
 
-def train_on_group(part: Part, share: Share, hand_on: HandOn) -> None:
-    """Train a trial on its workers, telling of all they measure.
+def train_on_group(spec: TrialSpec, resources: WorkerResources, report: Report) -> None:
+    """Train a trial on its workers, and report all that they measure.
 
-    The workers go on while an evaluation is judged. When `hand_on` raises, as it does when the scheduler
-    stops the trial, they stop after the step they are in, and this ends only once they are gone.
+    The workers keep training while an evaluation is judged. If `report` raises, as it does when the scheduler
+    stops the trial, they stop after the current step, and this function returns only once they are gone.
 
     Args:
-        part: what is trained.
-        share: of each worker.
-        hand_on: is told of all that is measured, in order; it passes over what it knows.
+        spec: what is trained.
+        resources: of each worker.
+        report: receives all that is measured, in order; it ignores what it has received before.
 
     Raises:
-        RuntimeError: a worker died; the trial starts from scratch.
+        RuntimeError: a worker died; the trial restarts from scratch.
         SystemExit: the scheduler stops the trial.
     """
-    place = part.place
-    place.stop_sign.unlink(missing_ok=True)
-    # What an earlier start of this trial measured is no news.
-    Journal(place.journal, step_of(part.start))
-    reader = JournalReader(place.journal)
+    paths = spec.paths
+    paths.stop_sign.unlink(missing_ok=True)
+    # Drops what an earlier start of this trial measured, so that it is not reported again.
+    Journal(paths.journal, step_of(spec.start))
+    reader = JournalReader(paths.journal)
 
-    def tell() -> None:
+    def report_new() -> None:
         for entry in reader.unread():
-            hand_on(entry.step, entry.metrics)
+            report(entry.step, entry.metrics)
 
     with ThreadPoolExecutor(1, thread_name_prefix="headway-group") as thread:
-        group = thread.submit(_fit, part, share)
+        group = thread.submit(_fit, spec, resources)
         try:
             while not group.done():
                 wait([group], timeout=_POLL_SECONDS)
-                tell()
-            tell()
+                report_new()
+            report_new()
         except BaseException:
-            place.stop_sign.touch()
+            paths.stop_sign.touch()
             raise
     group.result()
 
 
-def _fit(part: Part, share: Share) -> None:
-    workers = part.job.config.workers
-    is_up = _mark(part.trial)
-    _give_back_what_is_left(is_up)
-    is_up.touch()
+def _fit(spec: TrialSpec, resources: WorkerResources) -> None:
+    workers = spec.job.config.workers
+    group_file = _group_file(spec.trial)
+    _free_leftover_group(group_file)
+    group_file.touch()
     try:
-        train_on_workers(_train_member, (part,), workers, part.trial.folder, lambda: 0, share, retries=0)
+        train_on_workers(_train_member, (spec,), workers, spec.trial.folder, lambda: 0, resources, retries=0)
     finally:
-        is_up.unlink(missing_ok=True)
+        group_file.unlink(missing_ok=True)
 
 
-def _mark(trial: Trial) -> Path:
-    """A file that is there while the trial has a group; its first worker writes there what that reserves."""
+def _group_file(trial: Trial) -> Path:
+    """A file that exists while the trial has a group, with the id of its placement group."""
     return trial.folder / "group"
 
 
-def _train_member(part: Part, worker: Worker, launched_at: float) -> None:
+def _train_member(spec: TrialSpec, worker: Worker, launched_at: float) -> None:
     from ray.util import get_current_placement_group
 
     group = get_current_placement_group()
     if worker.rank == 0 and group is not None:
-        _mark(part.trial).write_text(group.id.hex())
-    train_part(part, worker, launched_at)
+        _group_file(spec.trial).write_text(group.id.hex())
+    train_trial(spec, worker, launched_at)
 
 
-def _give_back_what_is_left(mark: Path) -> None:
-    """Free what a group reserved whose trial's actor was killed; the trial starts again, and needs it.
+def _free_leftover_group(group_file: Path) -> None:
+    """Free what a group still reserves whose actor was killed; the restarted trial needs it.
 
-    Ray frees it with the whole job only, and Ray Train's cleaner needs the dashboard.
+    Ray frees it only when the whole job ends, and Ray Train's cleaner needs the dashboard.
     """
     import ray
     from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-    if mark.exists() and (reserved := mark.read_text()):
-        remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(reserved)))
+    if group_file.exists() and (group_id := group_file.read_text()):
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(group_id)))
 
 
 def end_group(trial: Trial) -> None:
-    """Have the group of a trial that the scheduler stops end, and wait until it has; nothing without one.
+    """End the group of a trial that the scheduler stops, and wait until it is gone; a no-op without a group.
 
-    Ray Tune ends the actor of a stopped trial without waiting for what it started. The group's resources
-    would then never be given back where Ray runs without its dashboard, which Ray Train's cleaner asks.
+    Ray Tune ends the actor of a stopped trial without waiting for what it started. If Ray runs without its
+    dashboard, which Ray Train's cleaner asks, the group's resources would never be freed.
     """
-    deadline = time.monotonic() + _MOST_SECONDS_TO_END
-    while _mark(trial).exists() and time.monotonic() < deadline:
-        TrainingPlace.at(trial.folder).stop_sign.touch()
+    deadline = time.monotonic() + _MAX_SECONDS_TO_END
+    while _group_file(trial).exists() and time.monotonic() < deadline:
+        RunPaths.at(trial.folder).stop_sign.touch()
         time.sleep(_POLL_SECONDS / 3)

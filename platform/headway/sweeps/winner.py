@@ -1,4 +1,4 @@
-"""Which trial of a sweep won, by one metric or several, and how that is told."""
+"""Which trial of a sweep won, by one metric or several, and how that is reported."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from headway.config.training import TrainingConfig
 from headway.engine.training.early_stopping import SMALLER_IS_BETTER
 from headway.runs.journal import read_journal
 from headway.runs.training import chosen_metrics
-from headway.sweeps.ledger import Ledger, Trial, validation_metrics
+from headway.sweeps.ledger import Ledger, Trial, TrialState, validation_metrics
 
 
 class Measured(NamedTuple):
-    """A trial that trained to its end, and what was measured of the model it saved."""
+    """A trial that trained to its end, and the validation metrics of the model it saved."""
 
     trial: Trial
     metrics: dict[str, float]
 
 
 def mode_of(metric: str) -> str:
-    """`min` or `max`: which values of a metric are the good ones."""
+    """`min` or `max`: which values of a metric are better."""
     return "min" if metric.endswith(SMALLER_IS_BETTER) else "max"
 
 
@@ -35,15 +35,14 @@ def finished_trials(ledger: Ledger, config: TrainingConfig, metrics: list[str]) 
     finished: list[Measured] = []
     reasons = []
     for trial in ledger.trials():
-        ended = trial.ended or {"state": "running", "reason": ""}
-        if ended["state"] == "done":
-            found = validation_metrics(chosen_metrics(read_journal(trial.journal), config))
+        if trial.state is TrialState.DONE:
+            measured = validation_metrics(chosen_metrics(read_journal(trial.journal), config))
             for metric in metrics:
-                if metric not in found:
-                    raise ConfigError(f"metric: {metric!r} is not measured; allowed: {', '.join(found)}")
-            finished.append(Measured(trial, found))
-        elif ended["reason"]:
-            reasons.append(ended["reason"])
+                if metric not in measured:
+                    raise ConfigError(f"metric: {metric!r} is not measured; allowed: {', '.join(measured)}")
+            finished.append(Measured(trial, measured))
+        elif trial.ended is not None and trial.ended.reason:
+            reasons.append(trial.ended.reason)
     if not finished:
         raise RuntimeError(f"no trial of the sweep finished: {reasons[0] if reasons else 'none was run'}")
     return finished
@@ -62,7 +61,7 @@ def pareto_front(trials: list[Measured], metrics: list[str]) -> list[Measured]:
 
 
 def winner_of(trials: list[Measured], metrics: list[str], tolerance: float) -> Measured:
-    """The best trial by the first metric, or, with several, the one that `rule` tells of."""
+    """The best trial by the first metric; with several metrics, the one that `rule` describes."""
     first, *others = metrics
     near = trials
     if others:
@@ -74,7 +73,7 @@ def winner_of(trials: list[Measured], metrics: list[str], tolerance: float) -> M
 
 
 def rule(metrics: list[str], tolerance: float) -> str:
-    """How the winner is found, in words."""
+    """How the winner is chosen, in words."""
     first, *others = metrics
     if not others:
         return f"best {first}"
@@ -82,7 +81,7 @@ def rule(metrics: list[str], tolerance: float) -> str:
 
 
 def _cost(trial: Measured, metric: str) -> float:
-    """A metric's value so that less is better; what is no number is worst."""
+    """A metric's value with its sign set so that less is better; NaN is worst."""
     value = trial.metrics.get(metric, math.nan)
     if math.isnan(value):
         return math.inf
@@ -90,12 +89,12 @@ def _cost(trial: Measured, metric: str) -> float:
 
 
 def summary_of(ledger: Ledger, winner: Measured, metric: str) -> dict[str, Any]:
-    """A sweep in numbers."""
-    states = [(trial.ended or {"state": "running"})["state"] for trial in ledger.trials()]
+    """The summary of a sweep."""
+    states = [trial.state for trial in ledger.trials()]
     return {
         "trials": len(states),
-        "failed": states.count("failed"),
-        "stopped_early": states.count("stopped"),
+        "failed": states.count(TrialState.FAILED),
+        "stopped_early": states.count(TrialState.STOPPED),
         "metric": metric,
         "best": described(winner),
     }
@@ -108,7 +107,7 @@ def described(measured: Measured) -> dict[str, Any]:
 
 
 def headline(summary: dict[str, Any], metrics: list[str]) -> str:
-    """A sweep in a line."""
+    """A sweep in one line."""
     best, metric = summary["best"], summary["metric"]
     settings = ", ".join(f"{path} {_brief(value)}" for path, value in best["settings"].items())
     more = "".join(f", {name} {_brief(best[name])}" for name in metrics[1:])

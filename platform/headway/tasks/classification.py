@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from headway.config.base import ConfigError
-from headway.config.steps import FinetuneConfig
-from headway.data.rows import Row
+from headway.config.finetune import FinetuneConfig
+from headway.data.sources.rows import Row
 from headway.engine.training.objectives import ClassificationObjective
 from headway.tasks.task import Rows, Splits
 from headway.tasks.texts import TextTask, balanced_weights, label_of

@@ -11,8 +11,8 @@ import numpy as np
 from transformers import AutoModel, PreTrainedTokenizerBase
 
 from headway.config.base import ConfigError
-from headway.config.steps import FinetuneConfig
-from headway.data.rows import Row, number_of, text_of
+from headway.config.finetune import FinetuneConfig
+from headway.data.sources.rows import Row, number_of, text_of
 from headway.data.task_batches import GroupBatches
 from headway.engine.training.task_objectives import EmbeddingObjective
 from headway.tasks.regression import correlations

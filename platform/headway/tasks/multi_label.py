@@ -9,8 +9,8 @@ import torch
 from scipy.special import expit
 
 from headway.config.base import ConfigError
-from headway.config.steps import FinetuneConfig
-from headway.data.rows import Row, list_of
+from headway.config.finetune import FinetuneConfig
+from headway.data.sources.rows import Row, list_of
 from headway.engine.training.task_objectives import MultiLabelObjective
 from headway.tasks.task import Rows, Splits
 from headway.tasks.texts import TextTask

@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerBase
 from headway.config.base import ConfigError
 from headway.config.tasks import TaskConfig
 from headway.data.atomic import atomic_folder
-from headway.data.rows import read_rows
-from headway.data.splitting import text_key, unit_hash
-from headway.data.store import write_store
+from headway.data.corpus.store import write_store
+from headway.data.sources.rows import read_rows
+from headway.data.sources.splitting import text_key, unit_hash
 from headway.tasks.task import SPLITS, Item, Splits, Task, open_task, settings_of, task_class
 
 

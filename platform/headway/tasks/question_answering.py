@@ -11,8 +11,8 @@ import numpy as np
 from transformers import AutoModelForQuestionAnswering, PreTrainedTokenizerBase
 
 from headway.config.base import ConfigError
-from headway.config.steps import FinetuneConfig
-from headway.data.rows import Row, text_of
+from headway.config.finetune import FinetuneConfig
+from headway.data.sources.rows import Row, text_of
 from headway.data.task_batches import PassageBatches
 from headway.engine.training.task_objectives import AnswerObjective
 from headway.inference.answers import AnswerSettings, ScoredWindow, best_answers

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from headway.config.base import ConfigError
-from headway.config.steps import FinetuneConfig
-from headway.data.rows import Row, number_of
+from headway.config.finetune import FinetuneConfig
+from headway.data.sources.rows import Row, number_of
 from headway.engine.training.task_objectives import RerankingObjective
 from headway.tasks.task import Rows, Splits
 from headway.tasks.texts import TextTask

@@ -18,13 +18,13 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from headway.config.base import ConfigError
-from headway.config.steps import FinetuneConfig
+from headway.config.finetune import FinetuneConfig
 from headway.config.tasks import TaskConfig
 from headway.data.batches import DealtBatches
-from headway.data.rows import Row
+from headway.data.corpus.store import TokenStore, open_store
+from headway.data.corpus.tokenizer import load_tokenizer, tokenize
 from headway.data.sampling import random_generator
-from headway.data.store import TokenStore, open_store
-from headway.data.tokenizer import load_tokenizer, tokenize
+from headway.data.sources.rows import Row
 from headway.engine.model.encoder import dropout_settings, load_model, save_model
 from headway.engine.training.objectives import TaskObjective
 

@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from headway.config.base import ConfigError
 from headway.data.batches import LabelledBatches
-from headway.data.rows import Row, text_of
+from headway.data.sources.rows import Row, text_of
 from headway.engine.model.encoder import label_settings
 from headway.tasks.task import Item, Rows, Task
 

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase
 
 from headway.config.base import ConfigError
-from headway.config.steps import FinetuneConfig
-from headway.data.rows import Row, list_of
+from headway.config.finetune import FinetuneConfig
+from headway.data.sources.rows import Row, list_of
 from headway.data.task_batches import WordBatches
 from headway.engine.model.encoder import label_settings
 from headway.engine.training.task_objectives import WordsObjective

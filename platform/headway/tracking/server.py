@@ -108,12 +108,16 @@ class Tracking:
         return run
 
     def children(self, parent: Run) -> dict[str, Run]:
-        """The child runs of a run, by name."""
+        """The child runs of a run, by the token that they were started with."""
         experiment = self.client.get_run(parent.run_id).info.experiment_id
         found = self.client.search_runs(
             [experiment], f"tags.`mlflow.parentRunId` = '{parent.run_id}'", max_results=50_000
         )
-        return {run.info.run_name: Run(self.client, run.info.run_id) for run in found}
+        return {
+            run.data.tags[_TOKEN]: Run(self.client, run.info.run_id)
+            for run in found
+            if _TOKEN in run.data.tags
+        }
 
     def reopen(self, run_id: str) -> Run | None:
         """A run that an earlier process began, as one that goes on; None where there is none of that id."""

@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 
 from headway.engine.checkpoint.checkpoints import CheckpointError, Checkpoints, Restored, saved_steps
 from headway.engine.checkpoint.storage import Folder
+from headway.engine.optimizers.build import build_optimizer
 from headway.engine.parallel.worker import Worker
-from headway.engine.training.optimizers import build_optimizer
 from waiting import wait_until
 
 OPTIMIZERS = ["adamw", "lamb", "lion", "adafactor", "muon", "schedule_free_adamw"]

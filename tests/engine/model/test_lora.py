@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, DistilBertConfig, ModernBertConfig
 
 from headway.config.base import ConfigError
-from headway.config.steps import LoraConfig
+from headway.config.finetune import LoraConfig
 from headway.engine.model.lora import add_lora, encoder_layers, freeze_layers, keep_layers, merged
 
 CONFIGS = {

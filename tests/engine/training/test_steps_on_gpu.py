@@ -9,9 +9,9 @@ import torch
 from tiny_training import tiny_batches, tiny_config, tiny_objective
 
 from headway.config.training import OptimizerConfig
+from headway.engine.optimizers.build import build_optimizer
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.meter import Meter
-from headway.engine.training.optimizers import build_optimizer
 from headway.engine.training.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -33,7 +33,7 @@ def test_a_step_waits_for_nothing(name: str, precision: str) -> None:
             trainer.train_step(step, batches, Meter(), on_device)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    assert trainer.health.look() is None
+    assert trainer.optimizer_step.health.look() is None
 
 
 @pytest.mark.parametrize("name", OWN)

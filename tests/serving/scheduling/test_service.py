@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertForQuestionAnswering, pipeline
 
+from headway.config.finetune import FinetuneConfig
 from headway.config.loading import validate
-from headway.config.steps import FinetuneConfig
-from headway.data.tokenizer import load_tokenizer
+from headway.data.corpus.tokenizer import load_tokenizer
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.scoring import predict
 from headway.inference.answers import AnswerSettings

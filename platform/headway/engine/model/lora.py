@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from headway.config.base import ConfigError
-from headway.config.steps import LoraConfig
+from headway.config.finetune import LoraConfig
 from headway.engine.model.unpadded import encoder_layers
 
 

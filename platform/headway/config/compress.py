@@ -1,0 +1,26 @@
+"""Settings of the step `compress`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from headway.config.base import Config, Positive
+from headway.config.sources import SourceConfig
+
+
+class CompressConfig(Config):
+    """The step `compress`: makes a trained encoder cheaper to run."""
+
+    model: str = Field(min_length=1, description="an encoder with BERT's layers: a folder or a step")
+    quantize: Literal["int8"] = Field("int8", description="int8: on a CPU, layers multiply 8-bit integers")
+    texts: SourceConfig = Field(
+        description="texts like those it will be given; some set the scales, others measure the result"
+    )
+    samples: Positive = Field(128, description="texts for each of the two, if the source has as many")
+    max_length: Annotated[int, Field(ge=8)] = Field(128, description="tokens after which a text is cut")
+    min_cosine: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        0.98,
+        description="lowest allowed mean cosine between the result's embeddings and the original's",
+    )

@@ -1,0 +1,28 @@
+"""Settings of the step `corpus`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from headway.config.sources import SourceConfig
+
+
+class CorpusConfig(SourceConfig):
+    """The step `corpus`: text → tokenizer → token store."""
+
+    vocab_size: Annotated[int, Field(ge=64, le=1_000_000)] = 30_000
+    lowercase: bool = True
+    max_length: Annotated[int, Field(ge=8, le=8192)] = 128
+    tokenizer: Path | None = Field(None, description="folder of a tokenizer, instead of training one")
+    extend_tokenizer: Annotated[int, Field(ge=0)] = Field(
+        0, description="how many of the corpus' words that `tokenizer` splits are added to it whole"
+    )
+
+    @model_validator(mode="after")
+    def _extends_something(self) -> CorpusConfig:
+        if self.extend_tokenizer and self.tokenizer is None:
+            raise ValueError("extend_tokenizer needs a tokenizer to extend")
+        return self

@@ -1,0 +1,28 @@
+"""Settings of the step `evaluate`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from headway.config.base import Config, Positive
+from headway.config.tasks import AnyTask
+
+
+class EvaluateConfig(Config):
+    """The step `evaluate`: the score on held-out rows, beside baselines on the same split."""
+
+    model: str = Field(min_length=1, description="a fine-tuned model")
+    beside: dict[str, str] = Field(
+        {}, description="name → another fine-tuned model, to score on the same rows"
+    )
+    encoder: str | None = Field(
+        None, description="the encoder that the model came from; needed for baselines"
+    )
+    task: AnyTask
+    finetune: dict[str, Any] = Field({}, description="settings of every run with few labels")
+    few_labels: list[Positive] = Field(
+        [], description="numbers of labels per class, for a learning curve; each needs `encoder`"
+    )
+    seeds: Positive = 3

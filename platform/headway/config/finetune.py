@@ -1,0 +1,73 @@
+"""Settings of the step `finetune`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from headway.config.base import Config, Fraction, Positive
+from headway.config.tasks import AnyTask
+from headway.config.training import OptimizerConfig, TrainingConfig
+
+
+class LoraConfig(Config):
+    """Low-rank adaptation (Hu et al. 2021): trains W + alpha / rank · B A instead of W."""
+
+    rank: Positive = 8
+    alpha: Annotated[float, Field(gt=0.0)] = 16.0
+    dropout: Fraction = 0.0
+    modules: list[str] = Field(
+        [], description="names of the linear layers to adapt; if empty, all of the encoder's"
+    )
+
+
+def _folder_or_settings(task: Any) -> str:
+    return "folder" if isinstance(task, str) else "settings"
+
+
+class FinetuneConfig(TrainingConfig):
+    """The step `finetune`: an encoder, a task, a budget."""
+
+    epochs: Annotated[float, Field(gt=0.0)] | None = None
+    batch_size: Positive = 32
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-4)
+    model: str = Field(min_length=1, description="a folder, a step, or models:/name@alias")
+    task: Annotated[
+        Annotated[str, Tag("folder")] | Annotated[AnyTask, Tag("settings")],
+        Discriminator(_folder_or_settings),
+    ] = Field(description="the folder of a prepared task, or the settings to prepare one")
+    random_weights: bool = Field(
+        False, description="start from random weights of the model's shape: a baseline"
+    )
+    dropout: Fraction | None = Field(None, description="of hidden states; if not set, the model's own")
+    attention_dropout: Fraction | None = Field(
+        None, description="of attention weights; if not set, the model's own"
+    )
+    class_weights: Literal["balanced"] | None = Field(
+        None, description="`balanced` gives rare labels more weight"
+    )
+    label_smoothing: Fraction = Field(
+        0.0, description="fraction of a label's probability that is spread over all labels"
+    )
+    layers: Positive | None = Field(
+        None, description="keep only this many of the lowest layers; all if not set"
+    )
+    frozen_layers: Annotated[int, Field(ge=0)] = Field(
+        0, description="how many of the lowest layers, and the embeddings below them, are not trained"
+    )
+    lora: LoraConfig | None = Field(
+        None, description="train a few weights beside the model's, then merge them"
+    )
+    seeds: Positive = Field(
+        1, description="runs with consecutive seeds; the best on the validation rows is kept"
+    )
+    folds: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="also score by cross-validation with this many folds, stratified by label"
+    )
+
+    @model_validator(mode="after")
+    def _lora_is_not_split(self) -> FinetuneConfig:
+        if self.lora is not None and self.parallel.tensor > 1:
+            raise ValueError(f"parallel.tensor {self.parallel.tensor} does not go with lora; shard does")
+        return self

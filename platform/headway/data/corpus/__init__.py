@@ -1,0 +1,1 @@
+"""Documents → tokenizer → token store: what pretraining reads, prepared once."""

@@ -1,0 +1,106 @@
+"""Train a WordPiece tokenizer, or load one and add words to it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from tokenizers import AddedToken, BertWordPieceTokenizer
+from transformers import AutoTokenizer, BertTokenizerFast, PreTrainedTokenizerBase
+
+from headway.config.base import ConfigError
+
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+_CHUNK = 4096
+
+
+def train_tokenizer(
+    texts: Sequence[str], vocab_size: int, lowercase: bool, max_length: int
+) -> PreTrainedTokenizerBase:
+    """A BERT tokenizer whose WordPiece vocabulary (Schuster and Nakajima 2012) is trained on `texts`.
+
+    The same texts give the same vocabulary in the same order.
+
+    Args:
+        texts: to train on.
+        vocab_size: the largest number of entries, including special tokens.
+        lowercase: fold case and strip accents.
+        max_length: recorded as the longest input, in tokens.
+    """
+    # The library numbers single-character pieces in the order of a hash table, which changes each time, and
+    # breaks ties between merges by these numbers. Pieces that are given first, sorted, have fixed numbers.
+    alphabet = _learn_vocabulary(texts, 0, lowercase, SPECIAL_TOKENS).keys() - set(SPECIAL_TOKENS)
+    pieces = sorted(piece for piece in alphabet if piece.startswith("##") and len(piece) == 3)
+    vocabulary = _learn_vocabulary(texts, vocab_size, lowercase, SPECIAL_TOKENS + pieces)
+    return BertTokenizerFast(vocab=vocabulary, do_lower_case=lowercase, model_max_length=max_length)
+
+
+def _learn_vocabulary(
+    texts: Sequence[str], vocab_size: int, lowercase: bool, first: list[str]
+) -> dict[str, int]:
+    """Token → number: first those of `first`, then characters, then merges up to `vocab_size`."""
+    wordpiece = BertWordPieceTokenizer(lowercase=lowercase)
+    wordpiece.train_from_iterator(
+        texts, vocab_size=vocab_size, min_frequency=2, special_tokens=first, show_progress=False
+    )
+    return wordpiece.get_vocab()
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """A fast tokenizer from a folder.
+
+    Raises:
+        ConfigError: there is no tokenizer, or it lacks special tokens that encoders need.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"tokenizer: {str(folder)!r} is not a folder")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"tokenizer: {str(folder)!r} holds none: {str(error).splitlines()[0]}") from error
+    needed = {"cls_token": tokenizer.cls_token_id, "sep_token": tokenizer.sep_token_id}
+    missing = [name for name, token in needed.items() if token is None]
+    if missing:
+        raise ConfigError(f"tokenizer: {str(folder)!r} has no {' and no '.join(missing)}")
+    return tokenizer
+
+
+def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], words: int) -> None:
+    """Add the words whose splitting into pieces costs the texts the most tokens."""
+    backend = tokenizer.backend_tokenizer
+    counts: Counter[str] = Counter()
+    for text in texts:
+        normal = backend.normalizer.normalize_str(text) if backend.normalizer else text
+        counts.update(re.findall(r"\w+", normal))
+    candidates = sorted(counts)
+    pieces = [len(row) for row in tokenize(tokenizer, candidates)]
+    saved = {word: counts[word] * (n - 1) for word, n in zip(candidates, pieces, strict=True) if n > 1}
+    best = sorted(saved, key=lambda word: (-saved[word], word))[:words]
+    tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=True) for word in best])
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[np.ndarray]:
+    """Token ids of each text without special tokens, int32, computed on all cores.
+
+    The tokenizers library spreads each chunk over its own threads.
+    """
+    rows: list[np.ndarray] = []
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    for start in range(0, len(texts), _CHUNK):
+        chunk = list(texts[start : start + _CHUNK])
+        encodings = backend.encode_batch_fast(chunk, add_special_tokens=False)
+        rows += [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
+    return rows
+
+
+def continuation_table(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """Which tokens continue a word: bool, shape (vocab_size,), True for WordPiece's `##` pieces."""
+    table = np.zeros(len(tokenizer), dtype=bool)
+    for token, index in tokenizer.get_vocab().items():
+        table[index] = token.startswith("##")
+    return table

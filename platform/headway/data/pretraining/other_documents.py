@@ -1,0 +1,99 @@
+"""Draw text that does not follow a segment: whole sentences of another document."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from headway.data.corpus.store import TokenStore
+from headway.data.pretraining.counter_random import Purpose, integers_below, random_bits
+
+
+class Runs(NamedTuple):
+    """Runs of a store's tokens.
+
+    Attributes:
+        starts: int64, shape (runs,): the index of each run's first token.
+        ends: int64, shape (runs,): the index after its last token.
+    """
+
+    starts: np.ndarray
+    ends: np.ndarray
+
+
+class OtherDocuments:
+    """Draws from the documents of a store that are long enough, excluding one."""
+
+    def __init__(self, store: TokenStore) -> None:
+        self._sentences = store.sentences
+        self._documents = store.documents
+        bounds = store.sentences[store.documents]
+        self._by_length = _Ranking(np.diff(bounds))
+        self._by_last_sentence = _Ranking(bounds[1:] - store.sentences[store.documents[1:] - 1])
+
+    def runs(self, excluded: np.ndarray, wanted: np.ndarray, needed: np.ndarray, keys: np.ndarray) -> Runs:
+        """Whole sentences from anywhere in another document, as many as it takes to reach `wanted` tokens.
+
+        Args:
+            excluded: int64, shape (runs,): the document that each run must not come from.
+            wanted: int64, shape (runs,), at least 1: a run is shorter only if its document ends.
+            needed: int64, shape (runs,): how many tokens there must be from the run's start to its document's
+                end. If no other document is that long, one is drawn from all of them.
+            keys: uint64, shape (runs,): the draws are functions of these.
+        """
+        longest_first = self._by_length.at_least(needed)
+        document = self._by_length.draw(excluded, *longest_first, random_bits(keys, Purpose.OTHER_DOCUMENT))
+        begin, end = self._documents[document], self._documents[document + 1]
+        # Only sentences with enough text after them are drawn; others would make short runs.
+        latest = np.searchsorted(self._sentences, self._sentences[end] - needed, side="right") - 1
+        latest = np.clip(latest, begin, end - 1)
+        start = begin + integers_below(latest - begin + 1, random_bits(keys, Purpose.OTHER_SENTENCE))
+        stop = np.searchsorted(self._sentences, self._sentences[start] + wanted, side="left")
+        return Runs(self._sentences[start], self._sentences[np.minimum(stop, end)])
+
+    def tails(self, excluded: np.ndarray, max_tokens: np.ndarray, keys: np.ndarray) -> Runs:
+        """The last sentences of another document, as many as fit into `max_tokens`.
+
+        If every other document ends with a longer sentence, that sentence alone.
+
+        Args:
+            excluded: int64, shape (runs,): the document that each run must not come from.
+            max_tokens: int64, shape (runs,).
+            keys: uint64, shape (runs,): the draws are functions of these.
+        """
+        short = self._by_last_sentence.at_most(max_tokens)
+        document = self._by_last_sentence.draw(excluded, *short, random_bits(keys, Purpose.OTHER_DOCUMENT))
+        begin, end = self._documents[document], self._documents[document + 1]
+        start = np.searchsorted(self._sentences, self._sentences[end] - max_tokens, side="left")
+        return Runs(self._sentences[np.clip(start, begin, end - 1)], self._sentences[end])
+
+
+class _Ranking:
+    """Documents ordered by a measure."""
+
+    def __init__(self, measure: np.ndarray) -> None:
+        self._order = np.argsort(measure, kind="stable")
+        self._sorted = measure[self._order]
+        self._ranks = np.empty(len(measure), np.int64)
+        self._ranks[self._order] = np.arange(len(measure))
+
+    def at_least(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The first rank, and the one after the last, of the documents whose measure is at least this."""
+        low = np.searchsorted(self._sorted, values, side="left")
+        return low, np.full_like(low, len(self._sorted))
+
+    def at_most(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The first rank, and the one after the last, of the documents whose measure is at most this."""
+        high = np.searchsorted(self._sorted, values, side="right")
+        return np.zeros_like(high), high
+
+    def draw(self, excluded: np.ndarray, low: np.ndarray, high: np.ndarray, bits: np.ndarray) -> np.ndarray:
+        """Documents of ranks from `low` up to `high`, or of any if only the excluded one has such a rank."""
+        rank = self._ranks[excluded]
+        others = high - low - ((low <= rank) & (rank < high))
+        low = np.where(others > 0, low, 0)
+        high = np.where(others > 0, high, len(self._order))
+        is_among = (low <= rank) & (rank < high)
+        drawn = low + integers_below(high - low - is_among, bits)
+        return self._order[drawn + (is_among & (drawn >= rank))]

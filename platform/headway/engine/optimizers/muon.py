@@ -1,0 +1,186 @@
+"""Muon: matrices move by orthogonal steps, whose computation the workers share.
+
+Orthogonalising costs every worker the same, however many there are, unless each does some of the matrices.
+They do: a worker computes its part of the matrices of each shape, in one batch, and all gather the results.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.optim import Optimizer
+
+from headway.engine.hardware.device import has_fast_bf16
+from headway.engine.optimizers.moments import run_adam, zeros_like_each
+from headway.engine.parallel.worker import Worker
+
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_ITERATIONS = 5
+_LEAST_NORM = 1e-7
+
+
+class Muon(Optimizer):
+    """Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks", and AdamW for the rest.
+
+    Groups with `use_muon=True` hold matrices. They have Nesterov's momentum, decay apart from the gradient,
+    and steps as large as AdamW's (Liu et al. 2025, "Muon is Scalable for LLM Training", section 2.2), so that
+    one learning rate serves all.
+
+    Attributes:
+        found_inf: float32 scalar on the weights' device; 1 leaves weights and moments as they are, as
+            `torch.amp.GradScaler` and `StepHealth` ask for. It is never read.
+    """
+
+    _step_supports_amp_scaling = True
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        worker: Worker | None = None,
+    ) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps, "weight_decay": 0.0}
+        # torch's word for a step count that lies on the device, which loading a state respects.
+        super().__init__(groups, defaults | {"use_muon": False, "capturable": True})
+        self.found_inf: Tensor | None = None
+        self._worker = worker or Worker()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Move all weights that have a gradient; every worker calls it, with the same gradients."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        matrices: list[tuple[dict[str, Any], list[Tensor]]] = []
+        for group in self.param_groups:
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if weights and group["use_muon"]:
+                matrices.append((group, weights))
+            elif weights:
+                run_adam(
+                    torch._fused_adamw_,
+                    weights,
+                    weights,
+                    self.state,
+                    group,
+                    rate=group["lr"],
+                    weight_decay=group["weight_decay"],
+                    found_inf=self.found_inf,
+                )
+        self._move_matrices(matrices)
+        return loss
+
+    def _move_matrices(self, groups: list[tuple[dict[str, Any], list[Tensor]]]) -> None:
+        updates = [update for group, weights in groups for update in self._momentum(weights, group)]
+        # With found_inf the updates are zeros, and so is what becomes of them.
+        updates = orthogonalised(updates, self._worker)
+        for group, weights in groups:
+            mine, updates = updates[: len(weights)], updates[len(weights) :]
+            decay = group["lr"] * group["weight_decay"]
+            kept = 1.0 - (decay if self.found_inf is None else decay * (1.0 - self.found_inf))
+            torch._foreach_mul_(weights, kept)
+            torch._foreach_add_(weights, mine, alpha=-group["lr"])
+
+    def _momentum(self, weights: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+        """Remember the gradients, and give each plus what is remembered, as Nesterov does."""
+        for weight in weights:
+            if not self.state[weight]:
+                self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        updates = zeros_like_each(weights)
+        gradients: list[Any] = [weight.grad for weight in weights]
+        torch._fused_sgd_(
+            updates,
+            gradients,
+            [self.state[weight]["momentum_buffer"] for weight in weights],
+            lr=-1.0,
+            momentum=group["momentum"],
+            dampening=0.0,
+            weight_decay=0.0,
+            nesterov=True,
+            maximize=False,
+            is_first_step=False,
+            grad_scale=None,
+            found_inf=self.found_inf,
+        )
+        return updates
+
+
+def orthogonalised(matrices: Sequence[Tensor], worker: Worker) -> list[Tensor]:
+    """The nearest orthogonal matrices, about, as large as AdamW's steps; each worker computes some of them.
+
+    Args:
+        matrices: float32, shape (rows, columns) each; the same on every worker.
+        worker: its place among those that call this alike.
+
+    Returns:
+        Float32, of the same shapes, with a root mean square of about 0.2.
+    """
+    by_shape: dict[torch.Size, list[int]] = {}
+    for index, matrix in enumerate(matrices):
+        by_shape.setdefault(matrix.shape, []).append(index)
+    begun = [_begin_batch([matrices[index] for index in indices], worker) for indices in by_shape.values()]
+    results: dict[int, Tensor] = {}
+    for (shape, indices), (batch, work) in zip(by_shape.items(), begun, strict=True):
+        if work is not None:
+            work.wait()
+        if shape[0] > shape[1]:
+            batch = batch.mT
+        exact = batch[: len(indices)].to(torch.float32, memory_format=torch.contiguous_format)
+        exact.mul_(0.2 * math.sqrt(max(shape)))
+        results |= zip(indices, exact.unbind(), strict=True)
+    return [results[index] for index in range(len(matrices))]
+
+
+def _begin_batch(matrices: list[Tensor], worker: Worker) -> tuple[Tensor, dist.Work | None]:
+    """Orthogonalise this worker's part of matrices of one shape, and begin to gather all of them.
+
+    Returns:
+        Half precision, shape (at least all matrices, shorter side, longer side), once the work is done.
+    """
+    device = matrices[0].device
+    size = -(-len(matrices) // worker.world_size)
+    mine = matrices[worker.rank * size :][:size]
+    batch = torch.zeros(size, *matrices[0].shape, device=device)
+    if mine:
+        torch._foreach_copy_(list(batch[: len(mine)].unbind()), mine)
+    if batch.size(1) > batch.size(2):
+        batch = batch.mT.contiguous()
+    # GPUs without bfloat16 have float16, whose range is enough for what has a norm of 1.
+    is_old = device.type == "cuda" and not has_fast_bf16(device)
+    batch = newton_schulz(batch, torch.float16 if is_old else torch.bfloat16)
+    if worker.world_size == 1:
+        return batch, None
+    everywhere = batch.new_empty(worker.world_size * size, *batch.shape[1:])
+    return everywhere, dist.all_gather_into_tensor(everywhere, batch, async_op=True)
+
+
+def newton_schulz(matrices: Tensor, dtype: torch.dtype) -> Tensor:
+    """Bring all singular values of each matrix near 1, between 0.7 and 1.2.
+
+    Jordan et al. 2024: x ← a x + b (x xᵀ) x + c (x xᵀ)² x, five times.
+
+    Args:
+        matrices: floating, shape (matrices, rows, columns), not taller than wide; zeros stay zeros.
+        dtype: of the products.
+
+    Returns:
+        Of that dtype, same shape.
+    """
+    linear, cubic, quintic = _COEFFICIENTS
+    norms = matrices.norm(dim=(1, 2), keepdim=True)
+    matrices = (matrices / norms.clamp_min(_LEAST_NORM)).to(dtype)
+    for _ in range(_ITERATIONS):
+        squares = torch.bmm(matrices, matrices.mT)
+        powers = torch.baddbmm(squares, squares, squares, beta=cubic, alpha=quintic)
+        matrices = torch.baddbmm(matrices, powers, matrices, beta=linear)
+    return matrices

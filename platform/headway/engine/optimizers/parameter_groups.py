@@ -1,0 +1,94 @@
+"""Which weights an optimizer treats alike: by decay, by depth, by kind, and by whether they are new."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import nn
+
+from headway.engine.model.encoder import NEW_WEIGHTS
+
+_LAYER = re.compile(r"\blayers?\.(\d+)\.")
+_EMBEDDING = "embedding"
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices with the decay, vectors (biases, norms) without."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
+    ]
+
+
+def split_new_weights(model: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Groups split in two by `waits`: weights that a checkpoint lacked, and after them all that it had.
+
+    Nothing waits if nothing is new, or everything. See `load_pretraining_model`.
+    """
+    new = {
+        id(parameter)
+        for part in model.modules()
+        for name, parameter in part.named_parameters()
+        if name in getattr(part, NEW_WEIGHTS, ())
+    }
+    split = []
+    for waits in (False, True):
+        for group in groups:
+            chosen = [p for p in group["params"] if (id(p) not in new) == waits]
+            if chosen:
+                split.append(group | {"params": chosen, "waits": waits})
+    if {group["waits"] for group in split} == {True, False}:
+        return split
+    return groups
+
+
+def with_layerwise_lr_decay(
+    model: nn.Module, groups: list[dict[str, Any]], learning_rate: float, layerwise_lr_decay: float
+) -> list[dict[str, Any]]:
+    """Groups split by depth: each layer's rate is `layerwise_lr_decay` times that of the one above it.
+
+    Howard and Ruder 2018, section 3.2; heads have the full rate, the embeddings the lowest.
+    """
+    depths = _depths(model)
+    split: dict[tuple[int, int], dict[str, Any]] = {}
+    for number, group in enumerate(groups):
+        for parameter in group["params"]:
+            depth = depths[id(parameter)]
+            rate = learning_rate * layerwise_lr_decay**depth
+            split.setdefault((number, depth), group | {"params": [], "lr": rate})["params"].append(parameter)
+    return list(split.values())
+
+
+def _depths(model: nn.Module) -> dict[int, int]:
+    """How far below the heads each parameter is, by its `id`: 0 heads, 1 the last layer, …"""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    numbers = {key: _LAYER.search(name) for key, name in names.items()}
+    # Of modules, not of weights: a stage of a pipeline has those of some layers only.
+    found = [_LAYER.search(f"{name}.") for name, _ in model.named_modules()]
+    layers = 1 + max((int(match[1]) for match in found if match), default=-1)
+    depths = {}
+    for key, name in names.items():
+        match = numbers[key]
+        if match:
+            depths[key] = layers - int(match[1])
+        else:
+            depths[key] = layers + 1 if _EMBEDDING in name else 0
+    return depths
+
+
+def split_hidden_matrices(model: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Groups split in two by `use_muon`: the matrices inside layers, and everything else."""
+    hidden = {
+        id(parameter)
+        for name, parameter in model.named_parameters()
+        if parameter.dim() == 2 and _LAYER.search(name)
+    }
+    split = []
+    for group in groups:
+        for use_muon in (True, False):
+            chosen = [p for p in group["params"] if (id(p) in hidden) == use_muon]
+            if chosen:
+                split.append(group | {"params": chosen, "use_muon": use_muon})
+    return split

@@ -1,0 +1,63 @@
+"""The course of the learning rate, by name."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from functools import partial
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from headway.config.training import ScheduleConfig
+
+
+def build_schedule(
+    optimizer: Optimizer, config: ScheduleConfig, total_steps: int, waiting_steps: int = 0
+) -> LambdaLR:
+    """Linear warm-up from 0 to the optimizer's rate, then the named course down to the last step.
+
+    Groups that wait for new weights (`split_new_weights`) stay still for `waiting_steps`, and take the whole
+    course in the steps after them: the gradients of a head that begins at random ruin what is below it
+    (Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution").
+    """
+
+    def factor(step: int, first: int) -> float:
+        if step < first:
+            return 0.0
+        step, steps = step - first, total_steps - first
+        warmup_steps = round(config.warmup * steps)
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        progress = (step - warmup_steps) / max(1, steps - warmup_steps)
+        return _decay(config, min(1.0, progress))
+
+    first_steps = [waiting_steps if group.get("waits") else 0 for group in optimizer.param_groups]
+    return LambdaLR(optimizer, [partial(factor, first=first) for first in first_steps])
+
+
+def skip_to(schedule: LambdaLR, step: int) -> None:
+    """Set the rates to those after so many steps, which an earlier process made."""
+    if step == 0:
+        return
+    schedule.last_epoch = step - 1
+    with warnings.catch_warnings():
+        # torch looks for those steps in this process.
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
+        schedule.step()
+
+
+def _decay(config: ScheduleConfig, progress: float) -> float:
+    """Share of the peak rate when `progress` (0 to 1) of the steps after warm-up are done."""
+    match config.name:
+        case "linear":
+            return 1.0 - progress
+        case "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * progress))
+        case "polynomial":
+            return (1.0 - progress) ** config.power
+        case "wsd":
+            # Hu et al. 2024, "MiniCPM", section 4.2: stable, then down over the last steps.
+            return min(1.0, (1.0 - progress) / config.decay)
+        case _:
+            return 1.0

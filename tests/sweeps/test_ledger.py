@@ -1,0 +1,25 @@
+"""What is known of trials on disk."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from headway.sweeps.ledger import Ledger, TrialState
+
+
+def test_a_trial_runs_until_its_end_is_recorded(tmp_path):
+    trial = Ledger(tmp_path).new({"batch_size": 8})
+    assert trial.state is TrialState.RUNNING
+    assert trial.ended is None
+    trial.end(TrialState.FAILED, "the loss is not finite")
+    assert Ledger(tmp_path).trials()[0].state is TrialState.FAILED
+    assert trial.ended == (TrialState.FAILED, "the loss is not finite")
+    assert json.loads((trial.folder / "ended.json").read_text())["state"] == "failed"
+
+
+def test_all_states_but_running_are_final(tmp_path):
+    assert [state for state in TrialState if not state.is_terminal] == [TrialState.RUNNING]
+    with pytest.raises(AssertionError):
+        Ledger(tmp_path).new({}).end(TrialState.RUNNING)
