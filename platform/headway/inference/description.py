@@ -1,4 +1,4 @@
-"""What an encoder's folder can answer, read from its files without loading any weight."""
+"""What the encoder in a folder can do, read from its files without loading weights."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from headway.config.base import ConfigError
+from headway.inference.answers import AnswerSettings
 from headway.inference.sentence_modules import (
     SentenceModules,
     read_json,
@@ -23,7 +24,7 @@ _HEADS: dict[str, Ability] = {
     "ForTokenClassification": "tokens",
     "ForQuestionAnswering": "answer",
 }
-_COUNTS_FROM_PADDING = ("roberta", "xlm-roberta", "camembert")
+_POSITIONS_START_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,15 @@ class Description:
     Attributes:
         architecture: name of the transformers class.
         abilities: what can be asked of it.
-        labels: of its classes, in the order of the head's outputs.
+        labels: names of its classes, in the order of the head's outputs.
         max_length: tokens of an input at most, special ones included.
-        hidden_size: width of a token's last hidden state.
-        embedding_size: numbers in a text's vector.
+        hidden_size: numbers in a token's last hidden state.
+        embedding_size: numbers in an embedding.
         layers: attention layers.
-        heads: attention heads a layer.
-        sentence: how tokens become a text's vector.
-        multi_label: classes are independent of each other.
+        heads: attention heads in each layer.
+        sentence: what makes the embedding of the tokens' hidden states.
+        multi_label: whether classes are independent of each other.
+        answers: how answers to questions are decoded.
     """
 
     architecture: str
@@ -53,10 +55,16 @@ class Description:
     heads: int
     sentence: SentenceModules
     multi_label: bool
+    answers: AnswerSettings
+
+    @property
+    def main_operation(self) -> Literal["classify", "embed"]:
+        """What the model is for: classes if it has a head for them, else embeddings."""
+        return "classify" if "classify" in self.abilities else "embed"
 
     @property
     def scores_pairs(self) -> bool:
-        """A cross-encoder: its one output says how well two texts fit together."""
+        """Whether it is a cross-encoder, whose one output says how well two texts fit together."""
         return "classify" in self.abilities and len(self.labels) == 1
 
 
@@ -64,8 +72,8 @@ def describe(folder: Path) -> Description:
     """Read an encoder's configuration.
 
     Raises:
-        ConfigError: the folder holds no encoder, one whose weights are no safetensors, or one whose vectors
-            are made in a way that Headway does not know.
+        ConfigError: the folder holds no encoder, its weights are not in safetensors, or its embeddings are
+            made in a way that Headway does not know.
     """
     config = read_json(folder / "config.json")
     if not config:
@@ -74,7 +82,7 @@ def describe(folder: Path) -> Description:
         )
     if not any(folder.glob("*.safetensors")):
         raise ConfigError(
-            f"model: {str(folder)!r} has no .safetensors; other formats can run code and are never loaded"
+            f"model: {str(folder)!r} has no .safetensors file; other formats can run code, so none is loaded"
         )
     architecture = (config.get("architectures") or ["unknown"])[0]
     head = next((ability for suffix, ability in _HEADS.items() if architecture.endswith(suffix)), None)
@@ -93,6 +101,7 @@ def describe(folder: Path) -> Description:
         heads=int(config.get("num_attention_heads") or config["n_heads"]),
         sentence=sentence,
         multi_label=config.get("problem_type") == "multi_label_classification",
+        answers=AnswerSettings.of_config(config),
     )
 
 
@@ -103,7 +112,7 @@ def _labels(config: dict[str, Any]) -> tuple[str, ...]:
 
 def _max_length(folder: Path, config: dict[str, Any]) -> int:
     positions = int(config.get("max_position_embeddings", 512))
-    if config.get("model_type") in _COUNTS_FROM_PADDING:
+    if config.get("model_type") in _POSITIONS_START_AFTER_PADDING:
         positions -= int(config.get("pad_token_id", 1)) + 1
     stated = read_json(folder / "tokenizer_config.json").get("model_max_length")
     limit = transformer_settings(folder).get("max_seq_length")

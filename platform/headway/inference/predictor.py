@@ -14,10 +14,11 @@ import torch
 
 from headway.config.base import ConfigError
 from headway.config.serve import Precision
+from headway.inference.answers import ScoredWindow, best_answers, scored_window
 from headway.inference.description import Description, describe
+from headway.inference.entities import entities
 from headway.inference.model import EncoderModel
 from headway.inference.packing import Operation, Pack, packed
-from headway.inference.spans import answer_spans, entities
 from headway.inference.tokens import Piece, TextTokenizer
 
 Kind = Literal["label", "labels", "score", "entities", "masks", "answers", "embedding"]
@@ -140,11 +141,12 @@ class Predictor:
         if questions is None:
             raise ConfigError("question: the model looks for answers in texts; give a question")
         pieces = self._tokenizer.pieces(questions, texts, overlong="window")
-        windows: list[list[tuple[Piece, np.ndarray]]] = [[] for _ in texts]
+        windows: list[list[ScoredWindow]] = [[] for _ in texts]
         for piece, scores in zip(pieces, self._run(pieces), strict=True):
-            windows[piece.text].append((piece, scores))
+            windows[piece.text].append(scored_window(piece.encoding, scores))
+        settings = self._model.description.answers
         return [
-            {"answers": [span._asdict() for span in answer_spans(text, parts, 1)]}
+            {"answers": [span._asdict() for span in best_answers(text, parts, settings)]}
             for text, parts in zip(texts, windows, strict=True)
         ]
 
