@@ -23,11 +23,13 @@ from headway.config.serve import ChallengerConfig
 from headway.inference.packing import Pack
 from headway.serving.http.app import add_middleware, build_app
 from headway.serving.http.auth import Keys
+from headway.serving.http.log_files import log_beside_ray_serve
+from headway.serving.http.replica_counts import ReplicaCounts
 from headway.serving.metrics import Metrics
 from headway.serving.rollout.rollout import Rollout
 from headway.serving.scheduling.dispatch import Dispatcher
 from headway.serving.scheduling.messages import Kind, LoadedRelease, Release, ReplicaLostError, Reply
-from headway.serving.scheduling.queue import TokenQueue
+from headway.serving.scheduling.queue import Stage, TokenQueue
 from headway.serving.scheduling.service import ModelService
 from headway.serving.settings import GatewaySettings
 
@@ -55,7 +57,9 @@ class Gateway:
         self._releases = {name: LoadedRelease.open(release) for name, release in releases.items()}
         self._metrics = Metrics()
         self._models: dict[str, _Model] = {}
+        self._replicas = ReplicaCounts(self._encoders)
         _collect_seldom()
+        log_beside_ray_serve()
         self._tasks: list[asyncio.Task[Any]] = []
         self._draining = False
         self._starting: asyncio.Task[None] | None = None
@@ -111,14 +115,20 @@ class Gateway:
     def _app(self) -> Any:
         settings = self._settings
         rollouts = {name: model.rollout for name, model in self._models.items()}
-        app = build_app(rollouts, self._metrics, settings.request_timeout_s, lambda: True)
+        app = build_app(rollouts, self._metrics, settings.request_timeout_s, self._missing)
         digests = frozenset(settings.key_digests)
         keys = Keys(digests, settings.requests_per_second) if digests else None
         return add_middleware(app, self._metrics, keys, settings.max_body, settings.body_timeout)
 
     def _make(self, loaded: LoadedRelease) -> _Model:
         settings, name = self._settings, loaded.release.name
-        queue = TokenQueue(settings.pack_tokens, settings.queue_tokens, settings.cache_size)
+
+        def on_stage(stage: Stage, seconds: float) -> None:
+            self._metrics.stages.labels(name, stage).observe(seconds)
+
+        queue = TokenQueue(
+            settings.pack_tokens, settings.queue_tokens, settings.cache_size, on_stage=on_stage
+        )
         retries = self._metrics.retries.labels(name)
 
         def on_pack(sequences: int, tokens: int, seconds: float) -> None:
@@ -129,6 +139,13 @@ class Gateway:
         dispatcher = Dispatcher(queue, compute, on_pack=on_pack, on_retry=retries.inc)
         service = ModelService(loaded, queue)
         return _Model(Rollout(service, self._check, lambda: dispatcher.idle), dispatcher)
+
+    async def _missing(self) -> list[str]:
+        """Models without a replica that need one."""
+        running = await self._replicas.running()
+        return [
+            name for name, count in running.items() if not count and name not in self._settings.scale_to_zero
+        ]
 
     async def _check(self, release: Release) -> str | None:
         """What one replica, and then all of them, find wrong with a version."""
@@ -150,7 +167,8 @@ class Gateway:
             self._metrics.show_challengers({name: tried for name, tried in challengers.items() if tried})
             for name, model in self._models.items():
                 self._metrics.waiting.labels(name).set(model.dispatcher.queue.waiting_tokens)
-                self._metrics.replicas.labels(name).set(model.dispatcher.replicas)
+            for name, count in (await self._replicas.running()).items():
+                self._metrics.replicas.labels(name).set(count)
             await asyncio.sleep(_METRICS_INTERVAL_S)
 
 
@@ -161,7 +179,7 @@ async def _compute(encoder: DeploymentHandle[Any], queue: TokenQueue, kind: Kind
     except RayTaskError:
         raise
     except (RayActorError, RayError) as error:
-        raise ReplicaLostError(str(error).splitlines()[0]) from error
+        raise ReplicaLostError(type(error).__name__) from error
 
 
 def _collect_seldom() -> None:

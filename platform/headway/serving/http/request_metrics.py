@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from headway.serving.http.asgi import App, Message, Receive, Send
+from headway.serving.http.asgi import App, Message, Receive, Send, route_path
 from headway.serving.metrics import Metrics
 
 _NO_ANSWER = 499
@@ -38,7 +38,7 @@ class RequestMetrics:
             await send(message)
 
         await self.app(scope, receive, watched_send)
-        # A path that is no route could be anything, and each would be a new label for ever.
-        path = getattr(scope.get("route"), "path", "other")
+        # Only routes: any other path would be a new label for ever.
+        path = route_path(scope)
         self.metrics.requests.labels(path, str(status)).inc()
         self.metrics.latency.labels(path).observe(time.perf_counter() - started)

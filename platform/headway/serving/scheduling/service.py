@@ -42,7 +42,11 @@ class ModelService:
         self.loaded = loaded
         self.queue = queue
         self.cached = cached
-        self._tokenizing = ThreadBatcher(_tokenizer_thread, _BATCH_CHARACTERS)
+        self._tokenizing = ThreadBatcher(_tokenizer_thread, _BATCH_CHARACTERS, self._tokenized)
+
+    def _tokenized(self, waited: float, took: float) -> None:
+        self.queue.on_stage("wait", waited)
+        self.queue.on_stage("tokenize", took)
 
     async def embed(self, texts: Sequence[str], overlong: str, timeout: float) -> Answer:
         """A vector of unit length for each text, float32 (embedding_size,)."""
