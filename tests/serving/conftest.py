@@ -24,7 +24,7 @@ from headway.serving.http.auth import Keys
 from headway.serving.metrics import Metrics
 from headway.serving.rollout.rollout import Rollout
 from headway.serving.scheduling.dispatch import Dispatcher
-from headway.serving.scheduling.messages import LoadedRelease, Release, Reply
+from headway.serving.scheduling.messages import LoadedRelease, Release, ReplicaLostError, Reply
 from headway.serving.scheduling.queue import Stage, TokenQueue
 from headway.serving.scheduling.service import ModelService
 from ports import free_port
@@ -85,13 +85,17 @@ class LocalReplica:
         self.packs: list[Any] = []
         self.failures: list[BaseException] = []
         self.problems: dict[str, str] = {}
+        self.deaths: dict[str, int] = {}
         self.checked: list[str] = []
         self.gate = asyncio.Event()
         self.gate.set()
 
     async def check(self, release: Release) -> str | None:
-        """What is wrong with a version, of those in `problems`."""
+        """What is wrong with a version, of those in `problems`; each in `deaths` kills so many replicas first."""
         self.checked.append(release.version)
+        if self.deaths.get(release.version):
+            self.deaths[release.version] -= 1
+            raise ReplicaLostError("ActorDiedError")
         return self.problems.get(release.version)
 
     async def call(self, kind: Any, pack: Any) -> Reply:
@@ -179,7 +183,9 @@ def serving(folders: dict[str, Path]) -> Callable[..., Any]:
             metrics.stages.labels("tiny", stage).observe(seconds)
 
         limits = {"pack_tokens": 256, "max_tokens": 10_000, "cache_size": 0} | queue
-        tokens = TokenQueue(*limits.values(), on_stage=on_stage)
+        tokens = TokenQueue(
+            limits["pack_tokens"], limits["max_tokens"], limits["cache_size"], on_stage=on_stage
+        )
         dispatcher = Dispatcher(tokens, replica.call)
         service = ModelService(LoadedRelease.open(release), tokens)
         rollout = Rollout(service, replica.check, lambda: dispatcher.idle)

@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import time
+import uuid
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -199,6 +200,7 @@ def _settings(config: ServeConfig, gpus: float, scale_to_zero: tuple[str, ...]) 
         ssl_certfile=str(config.ssl_certfile) if config.ssl_certfile else None,
         ssl_keyfile=str(config.ssl_keyfile) if config.ssl_keyfile else None,
         scale_to_zero=scale_to_zero,
+        deployment=uuid.uuid4().hex,
     )
 
 

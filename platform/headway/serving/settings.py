@@ -25,6 +25,7 @@ class GatewaySettings:
         ssl_certfile: PEM file, for TLS.
         ssl_keyfile: PEM file, for TLS.
         scale_to_zero: models that may have no replica until they are asked.
+        deployment: tells this deployment from others on the cluster; its gateways keep their state by it.
     """
 
     host: str
@@ -40,6 +41,7 @@ class GatewaySettings:
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
     scale_to_zero: tuple[str, ...] = ()
+    deployment: str = ""
 
 
 @dataclass(frozen=True)
