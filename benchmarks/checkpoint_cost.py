@@ -83,14 +83,8 @@ def seconds_of_round(
     objective = PretrainingObjective(new_pretraining_model(shape, True, 0), "nsp")
     batches = RandomBatches(options.vocab_size, options.batch_size // worker.world_size, 128)
     moments: list[float] = []
-    trainer = Trainer(
-        objective,
-        batches,
-        config,
-        worker=worker,
-        checkpoints=states,
-        report=lambda step, metrics: moments.append(time.perf_counter()),
-    )
+    trainer = Trainer(objective, batches, config, worker=worker, checkpoints=states)
+    trainer.add_hook(lambda info: moments.append(time.perf_counter()))
     dist.barrier()
     started = time.perf_counter()
     trainer.run()

@@ -34,7 +34,7 @@ from lib.row_by_row import RowByRowBatches
 from headway.config.pretrain import MaskingConfig
 from headway.data.pretraining.batches import PretrainingBatches
 from headway.data.sampling import BatchSizes
-from headway.engine.training.loader import Loader
+from headway.engine.loading.loader import Loader
 
 SEQUENCES = 512
 PROCESSES = (1, 2, 4)

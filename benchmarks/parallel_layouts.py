@@ -27,6 +27,7 @@ from headway.config.pretrain import PretrainConfig
 from headway.config.training import ParallelConfig
 from headway.data.corpus.prepare import prepare_corpus, read_splits
 from headway.engine.parallel.worker import DIMENSIONS, Worker
+from headway.engine.training.hooks import StepInfo
 from headway.engine.training.trainer import Trainer
 from headway.runs.pretraining import PretrainingJob
 
@@ -69,13 +70,14 @@ def train(rank: int, workers: int, layout: ParallelConfig, corpus: Path, setting
     losses: list[float] = []
     speeds: list[float] = []
 
-    def report(step: int, metrics: dict[str, float]) -> None:
-        if "mlm_loss" in metrics:
-            losses.append(metrics["mlm_loss"] + metrics["nsp_loss"])
-            speeds.append(metrics["tokens_per_second"])
+    def report(info: StepInfo) -> None:
+        if "mlm_loss" in info.metrics:
+            losses.append(info.metrics["mlm_loss"] + info.metrics["nsp_loss"])
+            speeds.append(info.metrics["tokens_per_second"])
 
     worker = Worker(rank, workers, torch.device("cpu")).arranged(layout)
-    trainer = Trainer(objective, job.batches()[0], config, worker=worker, report=report)
+    trainer = Trainer(objective, job.batches()[0], config, worker=worker)
+    trainer.add_hook(report)
     trainer.run()
     if rank == 0:
         measured = Measured(losses, held(trainer) / weights, sorted(speeds)[len(speeds) // 2])

@@ -16,6 +16,7 @@ import json
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from headway.config.pretrain import PretrainConfig
 from headway.config.training import OptimizerConfig, ScheduleConfig
 from headway.data.corpus.store import TokenStore
 from headway.engine.hardware.device import has_fast_bf16
+from headway.engine.training.evaluation import mean_losses
 from headway.engine.training.meter import Meter
 from headway.engine.training.objectives import PretrainingObjective
 from headway.engine.training.trainer import Trainer
@@ -140,7 +142,9 @@ def held_out_loss(preset: str, paragraphs: Paragraphs, held_out: Paragraphs, wei
     objective = PretrainingObjective(model, pairs=None)
     config = PretrainConfig(corpus="in memory", objective=["mlm"], steps=1, precision="fp32")
     batches = headway_batches(held_out, config.batch_size)
-    return Trainer(objective, batches, config, validation=batches).evaluate()["validation_loss"]
+    trainer = Trainer(objective, batches, config)
+    evaluator = partial(mean_losses, validation=batches, worker=trainer.worker, batch_size=config.batch_size)
+    return trainer.evaluate(evaluator)["validation_loss"]
 
 
 def measure(contestant: str, preset: str, minutes: float) -> list[tuple[float, float]]:

@@ -191,7 +191,7 @@ def targets_of(name: str, batch: Any, inputs: dict[str, torch.Tensor]) -> dict[s
     """Labels as transformers' heads take them."""
     if name == "tokens":
         flat = torch.full((len(batch.input_ids),), -100)
-        flat[batch.masked_places] = batch.masked_labels
+        flat[batch.masked_positions] = batch.masked_labels
         labels = torch.full(inputs["input_ids"].shape, -100)
         labels[inputs["attention_mask"].bool()] = flat
         return {"labels": labels}
@@ -273,8 +273,8 @@ def _rows_of(name: str, output: Any, batch: Any, inputs: dict[str, torch.Tensor]
         both = torch.stack([output.start_logits, output.end_logits], -1)
         return [scores[mask].numpy() for scores, mask in zip(both, real, strict=True)]
     if name == "tokens":
-        owners = torch.arange(len(batch.lengths)).repeat_interleave(batch.lengths)[batch.masked_places]
-        flat = output.logits[real][batch.masked_places]
+        owners = torch.arange(len(batch.lengths)).repeat_interleave(batch.lengths)[batch.masked_positions]
+        flat = output.logits[real][batch.masked_positions]
         return [flat[owners == row].numpy() for row in range(len(batch.lengths))]
     logits = output.logits.numpy()
     return list(logits[:, 0] if logits.shape[1] == 1 else logits)

@@ -35,7 +35,7 @@ LEVELS = [
 ]
 ENGINE_LEVELS = [
     ["training"],
-    ["optimizers"],
+    ["loading", "optimizers"],
     ["checkpoint", "parallel", "inference"],
     ["model"],
     ["hardware"],

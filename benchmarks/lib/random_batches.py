@@ -38,7 +38,7 @@ class RandomBatches:
                 token_type_ids=torch.zeros_like(ids),
                 lengths=torch.from_numpy(lengths),
                 labels=labels,
-                masked_places=masked,
+                masked_positions=masked,
                 masked_labels=ids[masked],
                 row_ids=labels,
             )

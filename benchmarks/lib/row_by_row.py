@@ -38,7 +38,7 @@ class _Example(NamedTuple):
     input_ids: np.ndarray
     token_type_ids: np.ndarray
     label: int
-    masked_places: np.ndarray
+    masked_positions: np.ndarray
     masked_labels: np.ndarray
     row: int
 
@@ -102,8 +102,8 @@ def _collate(sequences: Sequence[_Example]) -> dict[str, Tensor]:
         "token_type_ids": joined([sequence.token_type_ids for sequence in sequences]),
         "lengths": torch.from_numpy(lengths),
         "labels": torch.from_numpy(np.stack([np.asarray(sequence.label) for sequence in sequences])),
-        "masked_places": joined(
-            [sequence.masked_places + start for sequence, start in zip(sequences, starts, strict=True)]
+        "masked_positions": joined(
+            [sequence.masked_positions + start for sequence, start in zip(sequences, starts, strict=True)]
         ),
         "masked_labels": joined([sequence.masked_labels for sequence in sequences]),
         "row_ids": torch.tensor([sequence.row for sequence in sequences]),

@@ -102,7 +102,7 @@ BAD_SOURCES = {
     "number.jsonl": (b'{"text": 3}\n', "row 1: column 'text' holds int, not text"),
     "column.csv": (b"body\nhello\n", "row 1: no column 'text'; it has: body"),
     "broken.parquet": (b"PAR1 no", "not Parquet"),
-    "page.html": (b"<p>", "is of no known type; allowed: a folder, .txt, .jsonl"),
+    "page.html": (b"<p>", "has an unknown type; allowed: a folder, .txt, .jsonl"),
     "one.txt": (b"A single document.", "has 1 distinct document(s), too few to"),
 }
 

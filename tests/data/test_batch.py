@@ -19,7 +19,7 @@ def batch_of(lengths: list[int], labels: torch.Tensor | None = None) -> Batch:
         token_type_ids=torch.arange(tokens) % 2,
         lengths=torch.tensor(lengths),
         labels=torch.zeros(len(lengths), dtype=torch.int64) if labels is None else labels,
-        masked_places=torch.tensor([1]),
+        masked_positions=torch.tensor([1]),
         masked_labels=torch.tensor([8]),
         row_ids=torch.arange(len(lengths)) + 100,
     )
@@ -61,7 +61,7 @@ def test_padding_is_one_more_entry_of_the_boundaries_and_nothing_else():
     assert padded.input_ids.tolist() == [*batch.input_ids.tolist(), 7, 7, 7, 7]
     assert padded.token_type_ids.tolist() == [*batch.token_type_ids.tolist(), 0, 0, 0, 0]
     assert padded.longest == 4
-    for name in ("lengths", "labels", "masked_places", "masked_labels", "row_ids"):
+    for name in ("lengths", "labels", "masked_positions", "masked_labels", "row_ids"):
         assert getattr(padded, name) is getattr(batch, name)
     for name, tensor in tensors_of(batch).items():
         assert tensors_of(padded)[name].dtype == tensor.dtype
@@ -115,7 +115,7 @@ def test_on_a_device_a_batch_has_its_shapes_in_one_buffer_and_row_ids_on_the_hos
 
 
 def test_a_batch_is_never_read_back_from_a_device():
-    with pytest.raises(ValueError, match="a batch is not moved from meta to cpu"):
+    with pytest.raises(ValueError, match="a batch cannot move from meta to cpu"):
         batch_of([3]).to("meta").to("cpu")
 
 

@@ -35,12 +35,12 @@ def sequences(batches: list[Batch]) -> dict[int, tuple[list[int], ...]]:
     for batch in batches:
         starts = (batch.lengths.cumsum(0) - batch.lengths).tolist()
         for index, (start, length) in enumerate(zip(starts, batch.lengths.tolist(), strict=True)):
-            inside = (batch.masked_places >= start) & (batch.masked_places < start + length)
+            inside = (batch.masked_positions >= start) & (batch.masked_positions < start + length)
             found[int(batch.row_ids[index])] = (
                 batch.input_ids[start : start + length].tolist(),
                 batch.token_type_ids[start : start + length].tolist(),
                 [int(batch.labels[index])],
-                (batch.masked_places[inside] - start).tolist(),
+                (batch.masked_positions[inside] - start).tolist(),
                 batch.masked_labels[inside].tolist(),
             )
     return found
@@ -128,7 +128,7 @@ def test_batches_of_so_many_tokens_are_full_but_for_less_than_a_row(kind, corpus
             assert batch.cu_seqlens.tolist() == ends
             pad = corpus.tokenizer.pad_token_id
             assert batch.input_ids[TOKENS // PARTS - tail :].tolist() == [pad] * tail
-            assert batch.masked_places.max() < batch.lengths.sum()
+            assert batch.masked_positions.max() < batch.lengths.sum()
 
 
 @pytest.mark.parametrize("tokens", [PARTS * 32, TOKENS, 40_000])
@@ -168,7 +168,7 @@ def test_a_row_that_fits_into_no_micro_batch_is_refused(corpus):
 
 def unmasked(batch: Batch) -> torch.Tensor:
     """The tokens as they were before some were hidden."""
-    return batch.input_ids.index_put((batch.masked_places,), batch.masked_labels)
+    return batch.input_ids.index_put((batch.masked_positions,), batch.masked_labels)
 
 
 @pytest.mark.parametrize("whole_words", [False, True])
@@ -228,10 +228,10 @@ def test_validation_is_the_same_each_time_and_shared_out_whole(corpus):
 
 
 def test_at_most_so_many_rows_are_validated(corpus):
-    source = pretraining(corpus, most_rows=5)
+    source = pretraining(corpus, max_rows=5)
     assert source.rows == 5
     assert len(sequences(list(source.in_order(0, 1, 2)))) == 5
-    assert pretraining(corpus, most_rows=10**6).rows == pretraining(corpus).rows
+    assert pretraining(corpus, max_rows=10**6).rows == pretraining(corpus).rows
 
 
 def test_labelled_texts_are_framed_and_cut(corpus):
@@ -255,7 +255,7 @@ def test_collating_moves_places_with_their_sequence():
     batch = collate([example([1, 2, 3], [1], 0), example([4, 5], [0, 1], 1)])
     assert batch.input_ids.tolist() == [1, 2, 3, 4, 5]
     assert batch.lengths.tolist() == [3, 2]
-    assert batch.masked_places.tolist() == [1, 3, 4]
+    assert batch.masked_positions.tolist() == [1, 3, 4]
     assert batch.masked_labels.tolist() == [2, 4, 5]
     tensors = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
     assert tensors.pop("cu_seqlens").dtype == torch.int32

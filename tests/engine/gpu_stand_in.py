@@ -50,7 +50,7 @@ def random_batch(lengths: list[int], vocab_size: int, labels: torch.Tensor | Non
         token_type_ids=torch.zeros_like(ids),
         lengths=sizes,
         labels=torch.zeros(len(sizes), dtype=torch.int64) if labels is None else labels,
-        masked_places=masked,
+        masked_positions=masked,
         masked_labels=ids[masked],
         row_ids=torch.arange(len(sizes)),
     )

@@ -31,6 +31,7 @@ from headway.engine.model.lora import add_lora, freeze_layers
 from headway.engine.model.unpadded import run_unpadded
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.evaluation import mean_losses
+from headway.engine.training.hooks import StepInfo
 from headway.engine.training.objectives import ClassificationObjective, PretrainingObjective
 from headway.engine.training.scoring import predict
 from headway.engine.training.trainer import Metrics, Stopped, Trainer
@@ -88,7 +89,7 @@ class MaskedBatches(LabelledBatches):
         words[places] = 4
         labels = example.input_ids[places]
         return replace(
-            example, input_ids=words, label=example.label % 2, masked_places=places, masked_labels=labels
+            example, input_ids=words, label=example.label % 2, masked_positions=places, masked_labels=labels
         )
 
 
@@ -128,22 +129,24 @@ def train(
     if states is not None and checkpoints is None:
         checkpoints = Checkpoints(Folder(states), worker, keep=config.keep_checkpoints)  # type: ignore[arg-type]
     history: list[tuple[int, Metrics]] = []
-    steps_done = 0
 
-    def report(step: int, metrics: Metrics) -> None:
-        history.append((step, {name: value for name, value in metrics.items() if name not in TIMINGS}))
+    def report(info: StepInfo) -> None:
+        if info.metrics:
+            kept = {name: value for name, value in info.metrics.items() if name not in TIMINGS}
+            history.append((info.step, kept))
 
-    def stop() -> bool:
-        nonlocal steps_done
-        steps_done += 1
-        return stop_after is not None and trainer.start_step + steps_done >= stop_after
+    def stop(info: StepInfo) -> None:
+        info.stop = stop_after is not None and info.step >= stop_after
 
     # By default so many that one of two workers has a batch more than the other.
     validation = tiny_batches(rows=validation_rows, batch_size=config.batch_size, pretraining=pretraining)
 
     def evaluator(module: Any) -> Metrics:
+        losses = mean_losses(module, validation, worker, config.batch_size)
+        if not scored:
+            return losses
         found = predict(module, validation, worker, batch_size=config.batch_size, precision=config.precision)
-        return mean_losses(module, validation, worker, config.batch_size) | {"validation_scored": found.loss}
+        return losses | {"validation_scored": found.loss}
 
     objective = (tiny_pretraining_objective if pretraining else tiny_objective)(dropout)
     freeze_layers(objective.model, frozen_layers)
@@ -154,13 +157,12 @@ def train(
         objective,
         tiny_batches(batch_size=config.batch_size, pretraining=pretraining),
         config,
-        validation=validation,
-        evaluator=evaluator if scored else None,
         worker=worker,
         checkpoints=checkpoints,
-        report=report,
-        stop=stop,
     )
+    trainer.add_evaluation(evaluator)
+    trainer.add_hook(report)
+    trainer.add_hook(stop)
     with contextlib.suppress(Stopped):
         trainer.run()
     return trainer, history

@@ -150,7 +150,7 @@ def test_packs_hold_every_sequence_once_and_few_tokens():
     [
         ("gone.jsonl", None, "--input: '.*gone.jsonl' does not exist"),
         ("empty.jsonl", "\n", "--input: '.*empty.jsonl' holds no row"),
-        ("kind.txt", "a\n", "kind.txt' is of no known type"),
+        ("kind.txt", "a\n", "kind.txt' has an unknown type"),
         ("broken.jsonl", '{"body": "a"}\n{"body"\n', "broken.jsonl, line 2: not JSON"),
         ("column.csv", "text\na\n", "column.csv, row 1: no column 'body'; it has: text"),
         ("long.csv", "body\na\nb,c\n", "row 2: more fields than the first line has"),
@@ -186,7 +186,7 @@ def test_an_output_that_cannot_be_written_is_refused(score, tmp_path):
     (tmp_path / "in.jsonl").write_text('{"body": "a"}\n')
     (tmp_path / "there.csv").write_text("mine")
     for output, message in [
-        ("out.txt", "of no known type"),
+        ("out.txt", "an unknown type"),
         ("no/such/out.csv", "the folder .* does not exist"),
         ("there.csv", "exists already"),
     ]:

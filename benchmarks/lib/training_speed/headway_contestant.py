@@ -41,7 +41,7 @@ class _TimedTrainer(Trainer):
         super().train_step(step, micro_batches, meter, on_device)
         if self._clock.step_ended(sum(int(batch.lengths.sum()) for batch in micro_batches)):
             # A step whose gradient was not finite would have been skipped, and been fast.
-            self._end_if_unhealthy(self.health.look())
+            self.check_health()
             raise _Finished
 
 
@@ -67,7 +67,6 @@ def run_headway(setup: Setup, clock: Clock) -> None:
         headway_batches(setup.paragraphs, setup.sequences, size.masking),
         config,
         worker=Worker(device=setup.device),
-        measure_start=False,
         clock=clock,
     )
     try:

@@ -61,6 +61,10 @@ class PretrainConfig(TrainingConfig):
     phases: list[PhaseConfig] = Field(
         [], description="trained one after the other; if empty, one phase at the corpus' length"
     )
+    new_weights_first: Fraction = Field(
+        0.1,
+        description="fraction of the steps that train only weights that the model's folder lacked, a head",
+    )
     validation_rows: Positive = Field(512, description="number of held-out rows for the validation loss")
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Folders and files that are seen whole or not at all, and copies that share what is the same."""
+"""Write files and folders so that others see them whole or not at all, and copy files by hard links."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A draft folder that takes its final name when the block ends well, and is removed when it fails.
+    """A draft folder that gets its final name if the block succeeds, and is removed if it fails.
 
-    A folder of that name made meanwhile by another process is kept, and the draft thrown away.
+    If another process has made the folder meanwhile, that one is kept and the draft is removed.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -31,7 +31,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file under a passing name and rename it; text in UTF-8."""
+    """Write a file under a temporary name and rename it; text is written in UTF-8."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
@@ -39,7 +39,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def link_or_copy(source: str, target: str) -> None:
-    """A hard link costs nothing; across file systems there is none."""
+    """Make a hard link, which takes no space, or a copy on another file system."""
     try:
         os.link(source, target)
     except OSError:

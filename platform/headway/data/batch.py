@@ -1,4 +1,4 @@
-"""A batch of unpadded sequences, and the one buffer it crosses to a device or to another process in."""
+"""A batch of unpadded sequences, and the single buffer that carries it to a device or to another process."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ class Batch:
 
     Two sequences, "[CLS] a" and "[CLS] b", of which "a" was hidden, make four tokens:
 
-        input_ids      [2, 4, 2, 9]     4 is [MASK]
-        token_type_ids [0, 0, 0, 0]
-        position_ids   [0, 1, 0, 1]
-        cu_seqlens     [0, 2, 4]
-        lengths        [2, 2]           longest: 2
-        labels         [0, 0]
-        masked_places  [1]
-        masked_labels  [8]              8 is "a"
-        row_ids        [17, 3]
+        input_ids        [2, 4, 2, 9]     4 is [MASK]
+        token_type_ids   [0, 0, 0, 0]
+        position_ids     [0, 1, 0, 1]
+        cu_seqlens       [0, 2, 4]
+        lengths          [2, 2]           longest: 2
+        labels           [0, 0]
+        masked_positions [1]
+        masked_labels    [8]              8 is "a"
+        row_ids          [17, 3]
 
     All of it is made on the host, so that no shape is ever read back from a device. A batch of a fixed number
-    of positions may end with padding: `input_ids`, `token_type_ids` and `position_ids` then hold it, all at
-    position 0, since it may be longer than any sequence that the model takes, and `cu_seqlens` ends with one
-    more entry for it, as if it were a sequence. Nothing else knows of it.
+    of positions may end with padding. Then `input_ids`, `token_type_ids` and `position_ids` include it, all
+    of it at position 0, since it may be longer than any sequence that the model takes, and `cu_seqlens` has
+    one more entry, as if the padding were a sequence. The other tensors do not include it.
 
     Attributes:
         input_ids: int64, shape (tokens,).
@@ -41,12 +41,13 @@ class Batch:
         cu_seqlens: int32, shape (sequences + 1,), or one more with padding: where each sequence begins, and
             the end, as kernels for attention over sequences of different lengths take it.
         lengths: int64, shape (sequences,).
-        labels: int64 or float32, shape (sequences,) or (sequences, …): what is learnt of each sequence: a
-            class, a number, whether B follows A; 0 if there is nothing of the kind.
-        masked_places: int64, shape (masked,): hidden tokens, or those that have labels, by place in the row.
-        masked_labels: int64, shape (masked,): what they were, or their labels.
-        row_ids: int64, shape (sequences,): the rows of the data set they come from. Always on the host, since
-            they are read only to name rows: in messages, and for predictions.
+        labels: int64 or float32, shape (sequences,) or (sequences, …): the label of each sequence, such as a
+            class, a number, or whether B follows A; 0 if sequences have no labels.
+        masked_positions: int64, shape (masked,): indices in `input_ids` of the tokens that are hidden, or
+            that have labels.
+        masked_labels: int64, shape (masked,): the hidden tokens, or the labels.
+        row_ids: int64, shape (sequences,): the rows of the data set that the sequences come from. Always on
+            the host, since they are only used to name rows, in messages and in predictions.
         longest: tokens of the longest sequence, or of the padding if that is longer.
     """
 
@@ -56,7 +57,7 @@ class Batch:
     cu_seqlens: Tensor
     lengths: Tensor
     labels: Tensor
-    masked_places: Tensor
+    masked_positions: Tensor
     masked_labels: Tensor
     row_ids: Tensor
     longest: int
@@ -69,11 +70,11 @@ class Batch:
         token_type_ids: Tensor,
         lengths: Tensor,
         labels: Tensor,
-        masked_places: Tensor,
+        masked_positions: Tensor,
         masked_labels: Tensor,
         row_ids: Tensor,
     ) -> Batch:
-        """A batch on the host; what follows from the lengths is worked out."""
+        """A batch on the host; what follows from the lengths is computed."""
         sizes = lengths.numpy()
         cu_seqlens = np.zeros(len(sizes) + 1, np.int64)
         np.cumsum(sizes, out=cu_seqlens[1:])
@@ -85,17 +86,17 @@ class Batch:
             cu_seqlens=torch.from_numpy(cu_seqlens.astype(np.int32)),
             lengths=lengths,
             labels=labels,
-            masked_places=masked_places,
+            masked_positions=masked_positions,
             masked_labels=masked_labels,
             row_ids=row_ids,
             longest=int(sizes.max(initial=0)),
         )
 
     def padded(self, positions: int, token: int) -> Batch:
-        """The same sequences, and padding up to so many positions.
+        """The same sequences, followed by padding, which is made of `token`, up to `positions` positions.
 
         Raises:
-            ValueError: they are more already.
+            ValueError: the sequences have more tokens than that.
         """
         missing = positions - len(self.input_ids)
         if missing < 0:
@@ -114,18 +115,18 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device; itself if it is there already.
 
-        All tensors but `row_ids`, which stay on the host, cross in one copy, and are views of one buffer on
-        the device. The copy to a GPU is from pinned memory and not waited for.
+        All tensors except `row_ids`, which stay on the host, are copied at once and become views of one
+        buffer on the device. The copy to a GPU is made from pinned memory, and not waited for.
 
         Raises:
-            ValueError: the batch is on another device than the host.
+            ValueError: the batch is neither on the host nor on that device.
         """
         device = torch.device(device)
         here = self.input_ids.device
         if here.type == device.type:
             return self
         if here.type != "cpu":
-            raise ValueError(f"a batch is not moved from {here} to {device}: that would wait for the device")
+            raise ValueError(f"a batch cannot move from {here} to {device} without waiting for the device")
         packing = Packing.of(self)
         buffer = torch.empty(packing.size, dtype=torch.uint8, pin_memory=device.type == "cuda")
         packing.write(self, buffer)
@@ -133,7 +134,7 @@ class Batch:
 
 
 class _Slot(NamedTuple):
-    """Where a tensor lies in a buffer; offset and size in bytes."""
+    """The position of a tensor in a buffer; offset and size are in bytes."""
 
     name: str
     dtype: torch.dtype
@@ -147,12 +148,12 @@ class _Slot(NamedTuple):
 
 @dataclass(frozen=True)
 class Packing:
-    """Where a batch's tensors lie in one buffer of bytes: one copy to a device or to another process.
+    """How a batch's tensors are laid out in one buffer of bytes, which is copied at once.
 
     Attributes:
-        slots: of all tensors, one after the other, `row_ids` last.
-        longest: that of the batch.
-        size: bytes of the buffer.
+        slots: one for each tensor, in order, with `row_ids` last.
+        longest: `Batch.longest`.
+        size: of the buffer, in bytes.
     """
 
     slots: tuple[_Slot, ...]
@@ -161,7 +162,7 @@ class Packing:
 
     @classmethod
     def of(cls, batch: Batch) -> Packing:
-        """How a batch of these shapes is packed."""
+        """The layout of a batch with these shapes."""
         tensors = _tensors(batch)
         names = [name for name in tensors if name != "row_ids"] + ["row_ids"]
         slots: list[_Slot] = []
@@ -180,11 +181,11 @@ class Packing:
             slot.view(buffer).copy_(tensors[slot.name])
 
     def read(self, buffer: Tensor) -> Batch:
-        """The batch in a buffer, as views of it."""
+        """The batch in a buffer, as views of the buffer."""
         return Batch(**{slot.name: slot.view(buffer) for slot in self.slots}, longest=self.longest)
 
     def read_on(self, device: torch.device, buffer: Tensor, row_ids: Tensor) -> Batch:
-        """The batch on a device, by a copy that is not waited for; `row_ids` stay those on the host."""
+        """Copy the batch to a device without waiting for the copy; `row_ids` stay on the host."""
         *others, last = self.slots
         there = buffer[: last.offset].to(device, non_blocking=True)
         tensors = {slot.name: slot.view(there) for slot in others}

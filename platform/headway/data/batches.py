@@ -24,13 +24,13 @@ class Example:
     input_ids: np.ndarray
     token_type_ids: np.ndarray
     label: int | float | np.ndarray
-    masked_places: np.ndarray
+    masked_positions: np.ndarray
     masked_labels: np.ndarray
     row: int
 
 
 class BatchSource(Protocol):
-    """What the training loop draws from."""
+    """Where the training loop gets its batches."""
 
     @property
     def rows(self) -> int:
@@ -38,52 +38,53 @@ class BatchSource(Protocol):
         ...
 
     def micro_batches(self, step: int, rank: int, world_size: int, parts: int) -> list[Batch]:
-        """What one worker computes in a step; over all workers, the global batch of that step.
+        """The micro-batches that one worker computes in a step.
 
-        The batch is dealt into `parts` whatever the number of workers, and each takes its share of them;
-        so the parts, and what depends on them, stay the same in a group of another size.
+        The global batch is dealt into `parts`, however many workers there are, and each worker takes some of
+        them. So the parts, and what depends on them, are the same in a group of any size.
         """
         ...
 
     def steps_an_epoch(self, parts: int) -> float:
-        """Steps it takes to see every row once, if each is dealt into `parts`."""
+        """Steps that it takes to see every row once, if each step is dealt into `parts`."""
         ...
 
     def in_order(self, rank: int, world_size: int, batch_size: int) -> Iterator[Batch]:
-        """One worker's share of every row, the same each time: for evaluation."""
+        """One worker's part of all rows, the same each time, for evaluation."""
         ...
 
 
 def collate(sequences: Sequence[Example]) -> Batch:
-    """Lay sequences end to end."""
+    """Join sequences end to end."""
     lengths = np.asarray([len(sequence.input_ids) for sequence in sequences], np.int64)
-    masked = np.asarray([len(sequence.masked_places) for sequence in sequences], np.int64)
+    masked = np.asarray([len(sequence.masked_positions) for sequence in sequences], np.int64)
 
     def joined(name: str) -> np.ndarray:
         return np.concatenate([getattr(sequence, name) for sequence in sequences]).astype(np.int64)
 
-    places = joined("masked_places") + np.repeat(np.cumsum(lengths) - lengths, masked)
+    positions = joined("masked_positions") + np.repeat(np.cumsum(lengths) - lengths, masked)
     return Batch.of(
         input_ids=torch.from_numpy(joined("input_ids")),
         token_type_ids=torch.from_numpy(joined("token_type_ids")),
         lengths=torch.from_numpy(lengths),
         labels=torch.from_numpy(np.stack([np.asarray(sequence.label) for sequence in sequences])),
-        masked_places=torch.from_numpy(places),
+        masked_positions=torch.from_numpy(positions),
         masked_labels=torch.from_numpy(joined("masked_labels")),
         row_ids=torch.tensor([sequence.row for sequence in sequences]),
     )
 
 
 class DealtBatches:
-    """Shares global batches out over workers and micro-batches.
+    """Deals global batches out to workers and micro-batches.
 
-    Subclasses make the sequence of a row, or several, or override `batch` and make all of them at once.
+    Subclasses make the sequence of a row, or several, or override `batch` to make all of them at once.
 
     Attributes:
-        lengths: int64, shape (rows,): the most tokens that the sequences of each row have.
-        batch_tokens: positions of a step, in place of a number of rows. Rows then follow one another into
-            micro-batches of as many positions each, and what is left of one is padding.
-        pad_token: what padding is made of. Nothing attends to it, and nothing is learnt of it.
+        lengths: int64, shape (rows,): the largest number of tokens that each row's sequences can have.
+        batch_tokens: positions of a step, instead of a number of rows. Rows are then packed, in order, into
+            micro-batches of equally many positions, and the rest of each is padding.
+        pad_token: the token that padding is made of. Nothing attends to padding, and nothing is learnt from
+            it.
     """
 
     batch_tokens: int | None = None
@@ -101,16 +102,16 @@ class DealtBatches:
         return len(self.lengths)
 
     def batch(self, epochs: np.ndarray, rows: np.ndarray) -> Batch:
-        """The sequences of some rows (int64, each with its epoch), in that order, end to end."""
+        """The sequences of some rows (int64, each with its epoch), end to end in that order."""
         draws = [Draw(int(epoch), int(row)) for epoch, row in zip(epochs, rows, strict=True)]
         return collate([sequence for draw in draws for sequence in self.sequences(draw)])
 
     def sequence(self, draw: Draw) -> Example:
-        """The sequence that a row gives in an epoch."""
+        """The sequence of a row in an epoch."""
         raise NotImplementedError
 
     def sequences(self, draw: Draw) -> list[Example]:
-        """All sequences that a row gives, if it is more than one."""
+        """All sequences of a row, if it can have more than one."""
         return [self.sequence(draw)]
 
     def micro_batches(self, step: int, rank: int, world_size: int, parts: int) -> list[Batch]:
@@ -152,7 +153,7 @@ class DealtBatches:
 
 
 class LabelledBatches(DealtBatches):
-    """Whole texts, or pairs of them, with what is learnt of each; cut at `max_length` tokens."""
+    """Whole texts, or pairs of texts, with labels; truncated to `max_length` tokens."""
 
     def __init__(
         self,
@@ -165,26 +166,26 @@ class LabelledBatches(DealtBatches):
         seed: int,
         second_texts: Sequence[np.ndarray] | None = None,
     ) -> None:
-        """Take int32 tokens of each text, and labels: int64 or float32, shape (texts, …)."""
+        """Take the int32 tokens of each text, and int64 or float32 labels of shape (texts, …)."""
         self.texts = texts
         self.second_texts = second_texts
         self.labels = labels
         self.framing = Framing.of(tokenizer)
-        self.room = max_length - (self.framing.single if second_texts is None else self.framing.pair)
+        self.max_tokens = max_length - (self.framing.single if second_texts is None else self.framing.pair)
         sizes = np.asarray([len(text) for text in texts], np.int64)
         if second_texts is not None:
             sizes += np.asarray([len(text) for text in second_texts], np.int64)
-        lengths = np.minimum(sizes, self.room) + max_length - self.room
+        lengths = np.minimum(sizes, self.max_tokens) + max_length - self.max_tokens
         super().__init__(lengths, BatchSizes(batch_size), seed)
 
     def sequence(self, draw: Draw) -> Example:
         """The row's text or pair; the same in every epoch."""
         text = self.texts[draw.row]
         if self.second_texts is None:
-            ids, types = self.framing.one(text[: self.room])
+            ids, types = self.framing.one(text[: self.max_tokens])
         else:
             second = self.second_texts[draw.row]
-            kept, kept_of_second = cut_longest_first(len(text), len(second), self.room)
+            kept, kept_of_second = cut_longest_first(len(text), len(second), self.max_tokens)
             ids, types = self.framing.two(text[:kept], second[:kept_of_second])
         nothing = np.empty(0, np.int64)
         return Example(ids, types, self.labels[draw.row], nothing, nothing, draw.row)

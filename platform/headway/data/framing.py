@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 @dataclass(frozen=True)
 class Framing:
-    """What stands before, between and after, as int64 token ids.
+    """The special tokens before, between and after texts, as int64 token ids.
 
     BERT frames a pair as [CLS] A [SEP] B [SEP], with token type 0 up to the first [SEP], then 1; RoBERTa
     as <s> A </s></s> B </s>.
@@ -22,7 +22,7 @@ class Framing:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Framing:
-        """Learnt from what the tokenizer itself makes of a pair."""
+        """Find a tokenizer's special tokens from how it encodes a pair."""
         backend = tokenizer.backend_tokenizer
         backend.no_truncation()
         backend.no_padding()
@@ -34,12 +34,12 @@ class Framing:
 
     @property
     def single(self) -> int:
-        """How many tokens the frame of one text has."""
+        """How many special tokens a single text gets."""
         return len(self.before) + len(self.after)
 
     @property
     def pair(self) -> int:
-        """How many tokens the frame of a pair has."""
+        """How many special tokens a pair gets."""
         return self.single + len(self.between)
 
     def one(self, text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -49,23 +49,23 @@ class Framing:
 
     def two(self, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Token ids of a framed pair, and their types: 1 from the second text on."""
-        # The types are BERT's; encoders that know one type only ignore them.
+        # These are BERT's types; encoders with a single type ignore them.
         gap = min(1, len(self.between))
         ids = np.concatenate([self.before, first, self.between, second, self.after])
         head = len(self.before) + len(first) + gap
         return ids, (np.arange(len(ids)) >= head).astype(np.int64)
 
 
-def cut_longest_first(first: int, second: int, room: int) -> tuple[int, int]:
-    """Lengths of a pair's texts cut, token by token from the longer one, until both fit into `room`.
+def cut_longest_first(first: int, second: int, max_tokens: int) -> tuple[int, int]:
+    """Lengths of a pair's texts, the longer one shortened by a token until both fit into `max_tokens`.
 
-    As transformers' truncation `longest_first` does: where both are cut, the longer keeps the odd token.
+    As in transformers' truncation `longest_first`, if both are cut, the longer one keeps the odd token.
     """
-    if first + second <= room:
+    if first + second <= max_tokens:
         return first, second
-    half = room // 2
+    half = max_tokens // 2
     if first <= second:
         kept = min(first, half)
-        return kept, room - kept
+        return kept, max_tokens - kept
     kept = min(second, half)
-    return room - kept, kept
+    return max_tokens - kept, kept

@@ -16,13 +16,13 @@ class Draw(NamedTuple):
 
 
 def random_generator(*key: int) -> np.random.Generator:
-    """A generator that depends on the key alone (Philox, Salmon et al. 2011), not on earlier draws."""
+    """A generator (Philox, Salmon et al. 2011) that depends on nothing but the key."""
     seed = np.random.SeedSequence(key)
     return np.random.Generator(np.random.Philox(seed))
 
 
 def derived_seed(*key: int) -> int:
-    """A 32-bit seed for other generators, a function of the key alone."""
+    """A 32-bit seed for other generators that depends on nothing but the key."""
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
@@ -60,26 +60,31 @@ class BatchSizes(NamedTuple):
 def rows_of_step(seed: int, step: int, batch: BatchSizes, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Epochs and rows of global batch number `step`, counted from 0; int64, shape (rows of the step,).
 
-    Batches follow one another through the epochs' orders without a gap, so each row is drawn exactly
-    once an epoch, and a batch may span two.
+    Batches run through the orders of the epochs without a gap, so each row is drawn exactly once an epoch,
+    and a batch may span two epochs.
     """
     first = batch.before_step(step)
-    epochs, places = np.divmod(np.arange(first, first + batch.of_step(step)), rows)
-    drawn = [epoch_order(seed, int(epoch), rows)[places[epochs == epoch]] for epoch in np.unique(epochs)]
+    epochs, positions = np.divmod(np.arange(first, first + batch.of_step(step)), rows)
+    drawn = [epoch_order(seed, int(epoch), rows)[positions[epochs == epoch]] for epoch in np.unique(epochs)]
     return epochs, np.concatenate(drawn)
 
 
 def deal(lengths: np.ndarray, parts: int) -> list[np.ndarray]:
-    """Share places out so that the parts carry about the same number of tokens.
+    """Deal rows into parts that have about the same number of tokens.
 
-    The longest go first, to and fro: 0, 1, 2, 2, 1, 0, 0, ….
+    The longest rows go first, and the order of the parts turns round each time: 0, 1, 2, 2, 1, 0, 0, ….
+    For example, rows of 4, 1, 3 and 2 tokens are dealt into two parts of 5 tokens each:
+
+        order    [0, 2, 3, 1]     longest first: 4, 3, 2, 1 tokens
+        owner    [0, 1, 1, 0]
+        returned [0, 1], [2, 3]   4 + 1 and 3 + 2 tokens
 
     Args:
-        lengths: int, shape (places,).
-        parts: how many shares.
+        lengths: int, shape (rows,): tokens of each row.
+        parts: how many parts to make.
 
     Returns:
-        Int64 places of each share, ascending; together each place once.
+        For each part the int64 indices of its rows, ascending. Each row is in exactly one part.
     """
     order = np.argsort(-lengths, kind="stable")
     turns = np.arange(len(order)) % (2 * parts)
@@ -90,8 +95,8 @@ def deal(lengths: np.ndarray, parts: int) -> list[np.ndarray]:
 
 
 def parts_of(rank: int, world_size: int, parts: int) -> range:
-    """The parts of a global batch that one worker computes; each worker has one at least.
+    """The parts of a global batch that one worker computes, at least one.
 
-    A batch dealt into more parts than workers is the idea of virtual workers (Or et al. 2022, VirtualFlow).
+    Dealing a batch into more parts than there are workers follows Or et al. 2022, "VirtualFlow".
     """
     return range(rank * parts // world_size, (rank + 1) * parts // world_size)

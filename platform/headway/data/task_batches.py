@@ -1,4 +1,4 @@
-"""Batches of what tasks are learnt from besides whole texts: labelled words, passages, groups of texts."""
+"""Batches for tasks that do not label whole texts: labelled words, passages, and groups of texts."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _NOTHING = np.empty(0, np.int64)
 
 
 class WordBatches(DealtBatches):
-    """Sentences of words; the first piece of each word carries its label (Devlin et al. 2018, section 5.3).
+    """Sentences whose words have labels, on each word's first piece (Devlin et al. 2018, section 5.3).
 
-    Words that begin beyond `max_length` tokens are cut off, and have no prediction.
+    Words that begin beyond `max_length` tokens are cut off, and get no prediction.
     """
 
     def __init__(
@@ -31,16 +31,16 @@ class WordBatches(DealtBatches):
         batch_size: int,
         seed: int,
     ) -> None:
-        """Take sentences, each the pieces of its words, and int64 labels of shape (words,) of each."""
+        """Take the pieces of each sentence's words, and each sentence's int64 labels of shape (words,)."""
         self.framing = Framing.of(tokenizer)
-        room = max_length - self.framing.single
-        self.texts = [np.concatenate(row)[:room] for row in words]
+        max_tokens = max_length - self.framing.single
+        self.texts = [np.concatenate(row)[:max_tokens] for row in words]
         self.first_pieces: list[np.ndarray] = []
         self.labels: list[np.ndarray] = []
         for row, labels_of_row in zip(words, labels, strict=True):
             sizes = np.asarray([len(word) for word in row])
             starts = np.cumsum(sizes) - sizes
-            kept = starts < room
+            kept = starts < max_tokens
             self.first_pieces.append(starts[kept] + len(self.framing.before))
             self.labels.append(labels_of_row[kept])
         lengths = np.asarray([len(text) for text in self.texts]) + self.framing.single
@@ -56,11 +56,11 @@ class Window(NamedTuple):
     """A stretch of a passage that fits beside its question.
 
     Attributes:
-        row: the question it is of.
-        start: the first of its tokens in the passage.
-        stop: one past its last.
-        answer: where the answer's first and last token lie in the framed sequence; (0, 0), the first
-            token, where it holds no whole answer.
+        row: the index of its question.
+        start: index in the passage of its first token.
+        stop: index after its last token.
+        answer: indices in the framed sequence of the answer's first and last token; (0, 0), the first token,
+            if the window does not hold a whole answer.
     """
 
     row: int
@@ -70,7 +70,7 @@ class Window(NamedTuple):
 
 
 class PassageBatches(DealtBatches):
-    """Questions with windows of their passages; each window is a row."""
+    """Questions beside windows of their passages; each window is a row."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class PassageBatches(DealtBatches):
         batch_size: int,
         seed: int,
     ) -> None:
-        """Take (question, passage) tokens, and the first and last token of each answer in its passage."""
+        """Take (question, passage) tokens, and the indices of each answer's first and last passage token."""
         self.framing = Framing.of(tokenizer)
         longest_question = max_length - self.framing.pair - stride - 1
         self.pairs = [(question[:longest_question], passage) for question, passage in pairs]
@@ -97,7 +97,7 @@ class PassageBatches(DealtBatches):
         super().__init__(lengths, BatchSizes(batch_size), seed)
 
     def offset(self, row: int) -> int:
-        """Where the passage begins in the framed sequences of a question."""
+        """The index at which passages begin in the framed sequences of a question."""
         return len(self.framing.before) + len(self.pairs[row][0]) + len(self.framing.between)
 
     def _windows(
@@ -109,16 +109,16 @@ class PassageBatches(DealtBatches):
         max_length: int,
         stride: int,
     ) -> list[Window]:
-        room = max_length - self.framing.pair - len(question)
+        max_tokens = max_length - self.framing.pair - len(question)
         windows: list[Window] = []
         start = 0
         while True:
-            stop = min(start + room, len(passage))
-            place = (0, 0)
+            stop = min(start + max_tokens, len(passage))
+            position = (0, 0)
             if answer is not None and start <= answer[0] and answer[1] < stop:
                 shift = self.offset(row) - start
-                place = (answer[0] + shift, answer[1] + shift)
-            windows.append(Window(row, start, stop, place))
+                position = (answer[0] + shift, answer[1] + shift)
+            windows.append(Window(row, start, stop, position))
             if stop == len(passage):
                 return windows
             start = stop - stride
@@ -132,7 +132,7 @@ class PassageBatches(DealtBatches):
 
 
 class GroupBatches(DealtBatches):
-    """Groups of texts that belong together, each text a sequence of its own: (anchor, positive, …)."""
+    """Groups of texts that belong together, such as (anchor, positive); each text is a sequence."""
 
     def __init__(
         self,
@@ -148,14 +148,14 @@ class GroupBatches(DealtBatches):
         self.groups = groups
         self.scores = scores
         self.framing = Framing.of(tokenizer)
-        self.room = max_length - self.framing.single
+        self.max_tokens = max_length - self.framing.single
         lengths = np.asarray(
-            [sum(min(len(text), self.room) + self.framing.single for text in group) for group in groups]
+            [sum(min(len(text), self.max_tokens) + self.framing.single for text in group) for group in groups]
         )
         super().__init__(lengths, BatchSizes(batch_size), seed)
 
     def sequences(self, draw: Draw) -> list[Example]:
         """The row's texts; the same in every epoch."""
         score = self.scores[draw.row]
-        framed = [self.framing.one(text[: self.room]) for text in self.groups[draw.row]]
+        framed = [self.framing.one(text[: self.max_tokens]) for text in self.groups[draw.row]]
         return [Example(ids, types, score, _NOTHING, _NOTHING, draw.row) for ids, types in framed]

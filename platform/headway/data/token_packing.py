@@ -1,4 +1,4 @@
-"""Which rows each micro-batch of a fixed number of positions holds: a function of the seed and its number."""
+"""Rows packed into micro-batches of a fixed number of positions: a function of the seed and the number."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class _Epoch(NamedTuple):
     """The micro-batches that begin in an epoch.
 
     Attributes:
-        first: number of the first of them; as many began in earlier epochs.
-        starts: int64: where in the epoch's order each begins.
-        offset: where rows end that belong to a micro-batch begun earlier; all of the epoch's, maybe.
-        space: positions left in the micro-batch that is not yet full at the epoch's end.
+        first: the number of the first of them, which is how many began in earlier epochs.
+        starts: int64, the index in the epoch's order at which each begins.
+        offset: how many of the epoch's rows belong to a micro-batch that began earlier; perhaps all of them.
+        space: positions that are free at the epoch's end in the last micro-batch.
     """
 
     first: int
@@ -26,31 +26,31 @@ class _Epoch(NamedTuple):
 
 
 class TokenPacking:
-    """Rows in the order of the epochs, each put into a micro-batch while it fits.
+    """Fills micro-batches with rows in the order of the epochs, each while the next row fits.
 
     Rows of 3, 2, 2 and 4 tokens, in this order, fill micro-batches of 5 positions as 3 + 2, 2 and 4. There is
-    no gap between epochs: the last of them also takes what fits of the next epoch's rows.
+    no gap between epochs: the last micro-batch also takes the next epoch's rows while they fit.
 
     Attributes:
-        capacity: positions of a micro-batch.
+        capacity: how many positions a micro-batch has.
     """
 
     def __init__(self, lengths: np.ndarray, seed: int, capacity: int) -> None:
-        """Take the most tokens of each row, int64 of shape (rows,), none more than `capacity`."""
+        """Take the number of tokens of each row, int64 of shape (rows,), none larger than `capacity`."""
         self.capacity = capacity
         self._lengths = lengths
         self._seed = seed
         self._epochs: list[_Epoch] = []
 
     def rows(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Epochs and rows of micro-batch `number`, counted from 0; int64, shape (rows of it,)."""
+        """Epochs and rows of micro-batch `number`, counted from 0; both int64, shape (its rows,)."""
         epoch = 0
-        while number >= (found := self._epoch(epoch)).first + len(found.starts):
+        while number >= (begun := self._epoch(epoch)).first + len(begun.starts):
             epoch += 1
-        index = number - found.first
-        start = int(found.starts[index])
-        if index + 1 < len(found.starts):
-            order = self._order(epoch)[start : found.starts[index + 1]]
+        index = number - begun.first
+        start = int(begun.starts[index])
+        if index + 1 < len(begun.starts):
+            order = self._order(epoch)[start : begun.starts[index + 1]]
             return np.full(len(order), epoch), order
         parts = [(epoch, self._order(epoch)[start:])]
         while True:
@@ -63,7 +63,7 @@ class TokenPacking:
         return np.concatenate(epochs), np.concatenate([order for _, order in parts])
 
     def micro_batches_an_epoch(self) -> float:
-        """How many micro-batches an epoch fills, by the first one; others differ by a row or two."""
+        """How many micro-batches the first epoch fills; others differ by a row or two."""
         starts = self._epoch(0).starts
         if len(starts) == 1:
             return int(self._lengths.sum()) / self.capacity
@@ -73,7 +73,7 @@ class TokenPacking:
         return epoch_order(self._seed, epoch, len(self._lengths))
 
     def _epoch(self, epoch: int) -> _Epoch:
-        """The boundaries in an epoch. They follow from those of the epoch before, so all are kept."""
+        """Where micro-batches begin in an epoch; since it depends on the epoch before, all are kept."""
         while len(self._epochs) <= epoch:
             first, space = 0, 0
             if self._epochs:

@@ -75,7 +75,7 @@ class EncoderModel:
             with self._turn:
                 finish = begin_copy_to_host(self.compute(operation, batch))
             found = finish().numpy()
-        return results(operation, found, pack, batch.masked_places.numpy(), self.description)
+        return results(operation, found, pack, batch.masked_positions.numpy(), self.description)
 
     def record_graphs(self, record: Recorder | None = None) -> int:
         """Let small packs run as CUDA graphs, on a GPU that has a fused kernel for the model's attention.
@@ -115,7 +115,7 @@ class EncoderModel:
             token_type_ids=_row(pack.types, rest),
             lengths=torch.from_numpy(lengths),
             labels=_NONE,
-            masked_places=masked,
+            masked_positions=masked,
             masked_labels=_NONE,
             row_ids=_NONE,
         )

@@ -63,7 +63,7 @@ class HeadOutputs:
             `classify`: float32 (sequences, labels), probabilities or a score;
             `tokens`: float32 (tokens, labels), probabilities;
             `answer`: float32 (tokens, 2), scores;
-            `fill-mask`: floating (masked, hidden_size), the hidden states of `batch.masked_places`.
+            `fill-mask`: floating (masked, hidden_size), the hidden states of `batch.masked_positions`.
         """
         layout = layout_of_batch(batch)
         hidden = self._trunk(batch.input_ids, batch.token_type_ids, layout)
@@ -77,7 +77,7 @@ class HeadOutputs:
             case "answer":
                 return answer_logits(self._model, hidden).float()
             case "fill-mask":
-                return hidden.index_select(0, batch.masked_places)
+                return hidden.index_select(0, batch.masked_positions)
         raise ValueError(f"no operation {name!r}")
 
     def candidates(self, masked: Tensor, count: int) -> Tensor:

@@ -69,7 +69,7 @@ class PretrainingJob:
         length = Corpus(self.corpus_folder).facts["max_length"]
         return self.config.phases or [PhaseConfig(max_length=length, fraction=1.0)]
 
-    def _batches(self, split: str, phase: PhaseConfig, most_rows: int | None) -> PretrainingBatches:
+    def _batches(self, split: str, phase: PhaseConfig, max_rows: int | None) -> PretrainingBatches:
         corpus = Corpus(self.corpus_folder)
         return PretrainingBatches(
             corpus.store(split),
@@ -80,7 +80,7 @@ class PretrainingJob:
             batch_sizes=self._batch_sizes(phase),
             seed=self.config.seed,
             batch_tokens=self.config.batch_tokens,
-            most_rows=most_rows,
+            max_rows=max_rows,
         )
 
     def evaluator(self, worker: Worker) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +19,8 @@ from headway.engine.checkpoint.state_dict import whole_weights
 from headway.engine.optimizers.build import use_result_weights, use_training_weights
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.early_stopping import NoProgress, Selection
+from headway.engine.training.evaluation import mean_losses
+from headway.engine.training.hooks import StepInfo
 from headway.engine.training.trainer import Evaluator, Metrics, Stopped, Trainer
 from headway.runs.journal import Journal, read_journal
 from headway.runs.paths import RunPaths
@@ -55,8 +58,8 @@ class TrainingJob(Protocol):
 class Observer(Protocol):
     """Watches a worker train: a trial of a sweep, which may be stopped or cloned."""
 
-    def begin(self, trainer: Trainer) -> None:
-        """Called once, before the first step."""
+    def begin(self, trainer: Trainer, validation: BatchSource | None) -> None:
+        """Called once, before the first step, with the validation rows."""
         ...
 
     def evaluated(self, step: int) -> Metrics:
@@ -108,28 +111,32 @@ class _Training:
         self._is_first = worker.rank == 0
         self._journal: Journal | None = None
         self._selection = selection_of(job.config, self._keep_best)
-        batches, validation = job.batches()
+        batches, self._validation = job.batches()
         if job.config.log_rows:
             batches = RowLog(batches, paths.folder / "rows", worker)
         self._trainer = Trainer(
             job.objective(),
             batches,
             job.config,
-            validation=validation,
             worker=worker,
             checkpoints=None if observer is not None else paths.checkpoints(worker, job.config),
-            report=self._report,
-            evaluator=job.evaluator(worker),
-            stop=lambda: worker.is_leaving() or (self._is_first and paths.stop_sign.exists()),
-            # All trials of a sweep start from the same weights.
-            measure_start=observer is None,
         )
+        evaluator = job.evaluator(worker)
+        if evaluator is None and self._validation is not None:
+            evaluator = partial(
+                mean_losses, validation=self._validation, worker=worker, batch_size=job.config.batch_size
+            )
+        if evaluator is not None:
+            # All trials of a sweep start from the same weights.
+            self._trainer.add_evaluation(evaluator, at_start=observer is None)
+        self._trainer.add_hook(self._report)
+        self._trainer.add_hook(self._stop_if_asked)
 
     def set_up(self, launched_at: float) -> None:
         """Take up what an earlier start of the run left, and open the journal."""
         trainer = self._trainer
         if self._observer is not None:
-            self._observer.begin(trainer)
+            self._observer.begin(trainer, self._validation)
         if self._selection is not None:
             history = read_journal(self._paths.journal)
             self._selection.replay((e.step, e.metrics) for e in history if 0 < trainer.start_step >= e.step)
@@ -160,15 +167,21 @@ class _Training:
         elif self._is_first and not target.is_dir():
             self._best_folder(self._selection.best_step).rename(target)
 
-    def _report(self, step: int, metrics: Metrics) -> None:
+    def _report(self, info: StepInfo) -> None:
+        step, metrics = info.step, info.metrics
+        if not metrics:
+            return
         if self._observer is not None and "validation_loss" in metrics:
-            metrics = metrics | self._observer.evaluated(step)
-        if self._journal is not None and metrics:
+            metrics |= self._observer.evaluated(step)
+        if self._journal is not None:
             self._journal.append(step, metrics)
         if self._observer is not None:
             self._observer.report(step, metrics)
         if self._selection is not None:
             self._selection(step, metrics)
+
+    def _stop_if_asked(self, info: StepInfo) -> None:
+        info.stop = self._trainer.worker.is_leaving() or (self._is_first and self._paths.stop_sign.exists())
 
     def _keep_best(self, step: int) -> None:
         """Save the model that was just measured to be the best, in place of the one before."""

@@ -19,7 +19,7 @@ def run_profile(config: PretrainConfig, context: Context) -> StepResult:
     trainer = Trainer(job.objective(), job.batches()[0], config)
     trace = context.folder / "trace.json"
     operations = profile_steps(trainer, RECORDED_STEPS, trace)
-    rows = [(op.name, op.calls, f"{op.milliseconds:,.0f}", f"{op.share:.1%}") for op in operations]
+    rows = [(op.name, op.calls, f"{op.milliseconds:,.0f}", f"{op.fraction:.1%}") for op in operations]
     title = f"The most expensive operations of {RECORDED_STEPS} steps"
     context.display.table(title, ["operation", "calls", "ms", "of the time"], rows)
     summary = {"operations": [op._asdict() for op in operations], "trace": str(trace)}

@@ -8,6 +8,7 @@ from itertools import islice
 
 import torch
 
+from headway.data.batches import BatchSource
 from headway.engine.hardware.peak_rate import synchronise
 from headway.engine.training.trainer import Metrics, Trainer
 
@@ -16,20 +17,21 @@ COSTS = ("latency_ms", "parameters")
 _WARM_UP, _ROWS = 4, 24
 
 
-def model_cost(trainer: Trainer) -> Metrics:
+def model_cost(trainer: Trainer, validation: BatchSource | None) -> Metrics:
     """The number of weights, and the median time of a forward pass over one of 24 validation rows, in ms.
 
     Measured under the conditions of training: the trial's threads and precision, other trials beside it.
     """
     costs = {"parameters": float(sum(weight.numel() for weight in trainer.objective.parameters()))}
-    if trainer.validation is None:
+    if validation is None:
         return costs
-    trainer.compute.follow()
-    module = trainer.compute.module.eval()
+    compute = trainer.optimizer_step.compute
+    compute.follow()
+    module = compute.module.eval()
     device = trainer.worker.device
     seconds = []
     with torch.no_grad():
-        for batch in islice(trainer.validation.in_order(0, 1, 1), _WARM_UP + _ROWS):
+        for batch in islice(validation.in_order(0, 1, 1), _WARM_UP + _ROWS):
             started = time.perf_counter()
             module(batch.to(device))
             synchronise(device)

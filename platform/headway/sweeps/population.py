@@ -55,6 +55,6 @@ def restore_state(trainer: Trainer, path: Path) -> None:
         trainer.optimizer.load_state_dict(state["optimizer"])
         for group, settings in zip(trainer.optimizer.param_groups, own_settings, strict=True):
             group.update(settings)
-    skip_to(trainer.schedule, state["step"])
-    trainer.compute.follow()
+    skip_to(trainer.state.schedule, state["step"])
+    trainer.optimizer_step.compute.follow()
     trainer.start_step = state["step"]

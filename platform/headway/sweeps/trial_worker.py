@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headway.config.base import ConfigError
+from headway.data.batches import BatchSource
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.health import TrainingError
 from headway.engine.training.trainer import Metrics, Trainer
@@ -68,11 +69,12 @@ class _TrialObserver:
         self._costs: Metrics = {}
         self._trainer: Trainer | None = None
 
-    def begin(self, trainer: Trainer) -> None:
+    def begin(self, trainer: Trainer, validation: BatchSource | None) -> None:
         """Measure the model's cost, and load the state to continue from, if there is one."""
         self._trainer = trainer
         if self._spec.measures_cost:
-            self._costs = {f"validation_{name}": value for name, value in model_cost(trainer).items()}
+            costs = model_cost(trainer, validation)
+            self._costs = {f"validation_{name}": value for name, value in costs.items()}
         if self._spec.start is not None:
             restore_state(trainer, self._spec.start)
 

@@ -29,10 +29,10 @@ def mask_together(
     """What becomes of each of the rows of one batch; places counted from the row's start."""
     layout = Ragged(np.asarray([len(row) for row in rows]))
     masked = mask_rows(np.concatenate(rows), layout, keys, config, vocabulary)
-    cuts = np.searchsorted(masked.places, layout.ends)[:-1]
+    cuts = np.searchsorted(masked.positions, layout.ends)[:-1]
     parts = zip(
         np.split(masked.input_ids, layout.ends[:-1]),
-        np.split(masked.places, cuts),
+        np.split(masked.positions, cuts),
         np.split(masked.labels, cuts),
         strict=True,
     )
@@ -66,9 +66,9 @@ def test_of_the_chosen_80_percent_are_masked_10_random_10_kept(rate, whole_words
     original = sequence(20_000)
     config = MaskingConfig(rate=rate, whole_words=whole_words)
     masked = mask_alone(original, config, PLAIN, 1)
-    chosen = len(masked.places)
+    chosen = len(masked.positions)
     assert chosen == round(rate * 20_000)
-    now = masked.input_ids[masked.places]
+    now = masked.input_ids[masked.positions]
     assert within((now == MASK).sum(), 0.8, chosen)
     # A random token is now and then the one that stood there.
     assert within((now == masked.labels).sum(), 0.1, chosen)
@@ -78,10 +78,10 @@ def test_of_the_chosen_80_percent_are_masked_10_random_10_kept(rate, whole_words
 def test_all_other_tokens_stay_and_labels_are_what_stood_there():
     original = sequence(500)
     masked = mask_alone(original, MaskingConfig(), PLAIN, 2)
-    assert np.array_equal(masked.labels, original[masked.places])
-    untouched = np.setdiff1d(np.arange(len(original)), masked.places)
+    assert np.array_equal(masked.labels, original[masked.positions])
+    untouched = np.setdiff1d(np.arange(len(original)), masked.positions)
     assert np.array_equal(masked.input_ids[untouched], original[untouched])
-    assert np.all(np.diff(masked.places) > 0)
+    assert np.all(np.diff(masked.positions) > 0)
 
 
 def test_special_tokens_are_never_hidden_and_never_stand_in():
@@ -89,8 +89,8 @@ def test_special_tokens_are_never_hidden_and_never_stand_in():
     for seed in range(200):
         original = np.asarray([2, 5, 6, 3, 7, 5, 3], np.int64)
         masked = mask_alone(original, MaskingConfig(rate=0.9), small, seed)
-        assert not set(masked.places) & {0, 3, 6}
-        changed = masked.input_ids[masked.places]
+        assert not set(masked.positions) & {0, 3, 6}
+        changed = masked.input_ids[masked.positions]
         assert set(changed.tolist()) <= {MASK, 5, 6, 7}
 
 
@@ -98,7 +98,7 @@ def test_every_place_is_as_likely_as_any_other():
     original = sequence(50)
     counts = np.zeros(52)
     for seed in range(4000):
-        counts[mask_alone(original, MaskingConfig(), PLAIN, seed).places] += 1
+        counts[mask_alone(original, MaskingConfig(), PLAIN, seed).positions] += 1
     share = counts[1:-1] / 4000
     assert np.all(np.abs(share - round(0.15 * 50) / 50) < 5 * (0.16 * 0.84 / 4000) ** 0.5)
 
@@ -112,7 +112,7 @@ def test_whole_words_are_hidden_whole():
     words = np.cumsum(~continues[original])
     for seed in range(30):
         masked = mask_alone(original, MaskingConfig(whole_words=True), vocabulary, seed)
-        hidden = set(masked.places.tolist())
+        hidden = set(masked.positions.tolist())
         for word in {words[place] for place in hidden}:
             pieces = set(np.flatnonzero((words == word) & ~np.isin(original, SPECIAL)).tolist())
             assert pieces <= hidden
@@ -122,15 +122,15 @@ def test_whole_words_are_hidden_whole():
 @pytest.mark.parametrize("whole_words", [False, True])
 def test_short_sequences_hide_one_token_and_empty_ones_none(whole_words):
     config = MaskingConfig(whole_words=whole_words)
-    assert len(mask_alone(sequence(2), config, PLAIN, 0).places) == 1
-    assert len(mask_alone(np.asarray([2, 3], np.int64), config, PLAIN, 0).places) == 0
+    assert len(mask_alone(sequence(2), config, PLAIN, 0).positions) == 1
+    assert len(mask_alone(np.asarray([2, 3], np.int64), config, PLAIN, 0).positions) == 0
 
 
 def test_a_word_longer_than_the_budget_is_hidden_if_it_is_all_there_is():
     vocabulary = vocabulary_of(SIZE, np.arange(SIZE) >= 500)
     original = np.asarray([2, 9, 600, 601, 602, 603, 3], np.int64)
     masked = mask_alone(original, MaskingConfig(whole_words=True), vocabulary, 0)
-    assert masked.places.tolist() == [1, 2, 3, 4, 5]
+    assert masked.positions.tolist() == [1, 2, 3, 4, 5]
 
 
 WORD_PIECES = vocabulary_of(SIZE, np.arange(SIZE) >= 600)
@@ -168,7 +168,7 @@ def test_every_row_hides_as_many_tokens_as_the_rate_says_and_one_at_least(rate):
         rows, mask_together(rows, MaskingConfig(rate=rate), PLAIN, keys_of(0, 300)), strict=True
     ):
         maskable = int((row >= 5).sum())
-        assert len(masked.places) == min(maskable, max(1, round(rate * maskable)))
+        assert len(masked.positions) == min(maskable, max(1, round(rate * maskable)))
 
 
 def words_of(row: np.ndarray) -> list[list[int]]:
@@ -189,7 +189,7 @@ def test_whole_words_fill_what_they_can_and_no_word_that_fits_is_left_out(rate):
     rows = mixed_rows()
     config = MaskingConfig(rate=rate, whole_words=True)
     for row, masked in zip(rows, mask_together(rows, config, WORD_PIECES, keys_of(0, 300)), strict=True):
-        words, hidden = words_of(row), set(masked.places.tolist())
+        words, hidden = words_of(row), set(masked.positions.tolist())
         chosen = [word for word in words if set(word) <= hidden]
         assert sum(map(len, chosen)) == len(hidden)
         maskable = sum(map(len, words))
@@ -206,7 +206,7 @@ def test_every_word_is_as_likely_as_any_other_of_its_length():
     counts = np.zeros(42)
     config = MaskingConfig(rate=0.2, whole_words=True)
     for masked in mask_together([row] * 4000, config, WORD_PIECES, keys_of(0, 4000)):
-        counts[masked.places] += 1
+        counts[masked.positions] += 1
     share = counts[1:-1] / 4000
     assert np.all(np.abs(share - 0.2) < 5 * (0.2 * 0.8 / 4000) ** 0.5)
 
@@ -214,7 +214,7 @@ def test_every_word_is_as_likely_as_any_other_of_its_length():
 def test_neighbouring_tokens_are_hidden_independently():
     """Of 20 places 3 are hidden: two given ones together as often as of a random choice."""
     both = sum(
-        bool({5, 6} <= set(masked.places.tolist()))
+        bool({5, 6} <= set(masked.positions.tolist()))
         for masked in mask_together([sequence(20)] * 20_000, MaskingConfig(), PLAIN, keys_of(0, 20_000))
     )
     assert within(both, 3 / 20 * 2 / 19, 20_000)
@@ -222,7 +222,7 @@ def test_neighbouring_tokens_are_hidden_independently():
 
 def test_random_tokens_are_uniform():
     masked = mask_alone(sequence(400_000), MaskingConfig(rate=0.5), PLAIN, 0)
-    now = masked.input_ids[masked.places]
+    now = masked.input_ids[masked.positions]
     drawn = now[(now != MASK) & (now != masked.labels)]
     expected = len(drawn) / (SIZE - 5)
     chi_square = ((np.bincount(drawn, minlength=SIZE)[5:] - expected) ** 2 / expected).sum()
@@ -232,4 +232,4 @@ def test_random_tokens_are_uniform():
 def test_the_same_key_hides_the_same_and_another_does_not():
     one, other, different = (mask_alone(sequence(99), MaskingConfig(), PLAIN, seed) for seed in (3, 3, 4))
     assert np.array_equal(one.input_ids, other.input_ids)
-    assert not np.array_equal(one.places, different.places)
+    assert not np.array_equal(one.positions, different.positions)

@@ -22,7 +22,7 @@ def batch_of(lengths: list[int], masked: list[int] | None = None) -> Batch:
         token_type_ids=torch.arange(tokens) % 2,
         lengths=torch.tensor(lengths),
         labels=none,
-        masked_places=torch.tensor(masked or [], dtype=torch.int64),
+        masked_positions=torch.tensor(masked or [], dtype=torch.int64),
         masked_labels=none,
         row_ids=none,
     )
@@ -49,7 +49,7 @@ def test_every_filled_row_has_the_same_shapes_and_the_batch_in_it(lengths):
         "position_ids": 12,
         "cu_seqlens": 7,
         "lengths": 6,
-        "masked_places": 6,
+        "masked_positions": 6,
     }.items():
         found = getattr(filled, name)
         assert found.shape == (length,)
@@ -62,7 +62,7 @@ def test_every_filled_row_has_the_same_shapes_and_the_batch_in_it(lengths):
     tokens = rows_of(batch, size, "tokens")
     for name in ("input_ids", "token_type_ids", "position_ids"):
         assert torch.equal(getattr(filled, name)[tokens], getattr(batch, name))
-    assert filled.masked_places[rows_of(batch, size, "masked")].tolist() == [0]
+    assert filled.masked_positions[rows_of(batch, size, "masked")].tolist() == [0]
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def compute(name: str, batch: Batch) -> Tensor:
         case "ids":
             return batch.input_ids * 10
         case _:
-            return batch.input_ids.index_select(0, batch.masked_places)
+            return batch.input_ids.index_select(0, batch.masked_positions)
 
 
 def batch_of(lengths: list[int], masked: list[int]) -> Batch:
@@ -52,7 +52,7 @@ def batch_of(lengths: list[int], masked: list[int]) -> Batch:
         token_type_ids=torch.zeros(sum(lengths), dtype=torch.int64),
         lengths=torch.tensor(lengths),
         labels=none,
-        masked_places=torch.tensor(masked, dtype=torch.int64),
+        masked_positions=torch.tensor(masked, dtype=torch.int64),
         masked_labels=none,
         row_ids=none,
     )

@@ -28,7 +28,7 @@ def test_count_is_that_of_one_full_sequence_of_the_padded_model():
         token_type_ids=torch.zeros(length, dtype=torch.long),
         lengths=torch.tensor([length]),
         labels=torch.zeros(1, dtype=torch.long),
-        masked_places=places,
+        masked_positions=places,
         masked_labels=ids[0],
         row_ids=torch.zeros(1, dtype=torch.long),
     )

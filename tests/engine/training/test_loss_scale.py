@@ -49,7 +49,9 @@ def test_gradients_too_small_for_float16_arrive(monkeypatch: pytest.MonkeyPatch)
     for initial in (2.0**16, 1.0):
         monkeypatch.setattr(loss_scale, "_INITIAL", initial)
         trainer = small_trainer()
-        monkeypatch.setattr(trainer, "_global_counts", lambda batches: {"classification": 12e6})
+        monkeypatch.setattr(
+            trainer.optimizer_step, "_global_counts", lambda batches: {"classification": 12e6}
+        )
         norms.append(float(take_step(trainer, 0).gradient_norm))
     assert norms[0] == pytest.approx(whole / 1e6, rel=0.02)
     assert norms[1] != pytest.approx(whole / 1e6, rel=0.1)
@@ -79,7 +81,9 @@ def test_a_gradient_that_is_not_finite_skips_its_step_alone(optimizer: str, fact
     trainer = small_trainer(optimizer)
     broken = 2
     now = 0
-    trainer.compute.copies[3].register_hook(lambda gradient: gradient * (factor if now == broken else 1.0))
+    trainer.optimizer_step.compute.copies[3].register_hook(
+        lambda gradient: gradient * (factor if now == broken else 1.0)
+    )
     for now in range(5):
         before = state_of(trainer)
         meter = take_step(trainer, now)
@@ -87,8 +91,8 @@ def test_a_gradient_that_is_not_finite_skips_its_step_alone(optimizer: str, fact
             not torch.equal(one, other) for one, other in zip(before, state_of(trainer), strict=False)
         )
         assert moved == (now != broken)
-        assert trainer.health.look() is None
-        assert float(trainer.scale.value) == (2.0**16 if now < broken else 2.0**15)  # type: ignore[union-attr]
+        assert trainer.optimizer_step.health.look() is None
+        assert float(trainer.state.scale.value) == (2.0**16 if now < broken else 2.0**15)  # type: ignore[union-attr]
         assert (float(meter.gradient_norm) > 0) == (now != broken)
 
 
@@ -133,10 +137,9 @@ def test_gradients_that_no_scale_makes_finite_end_the_run(
     trainer = Trainer(
         tiny_objective(0.0), tiny_batches(), config, worker=Worker(device=CPU), checkpoints=checkpoints
     )
-    for copy in trainer.compute.copies:
+    for copy in trainer.optimizer_step.compute.copies:
         copy.register_hook(lambda gradient: gradient * float("inf") if len(steps) > 4 else gradient)
     steps: list[int] = []
-    trainer.report = lambda step, metrics: None
     take = trainer.train_step
 
     def counted(step: int, *rest: Any) -> None:
@@ -150,7 +153,10 @@ def test_gradients_that_no_scale_makes_finite_end_the_run(
         trainer.run()
     assert len(steps) == 4 + 3  # 2^-9, 2^-10, 2^-11
     assert saved_steps(checkpoints.folder) == [4]
-    assert checkpoints.restore(trainer.objective, trainer.optimizer).own[0]["loss_scale"]["value"] == 2.0**-8
+    assert (
+        checkpoints.restore(trainer.objective, trainer.optimizer).worker_states[0]["loss_scale"]["value"]
+        == 2.0**-8
+    )
 
 
 def test_two_workers_learn_what_one_does(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def batch() -> Batch:
         token_type_ids=torch.cat([(torch.arange(n) >= n // 2).long() for n in LENGTHS]),
         lengths=torch.tensor(LENGTHS),
         labels=torch.tensor([0, 1, 1, 0]),
-        masked_places=places,
+        masked_positions=places,
         masked_labels=torch.randint(5, VOCABULARY, (9,), generator=generator),
         row_ids=torch.arange(4),
     )
@@ -55,7 +55,7 @@ def plain(config: PreTrainedConfig) -> PreTrainedConfig:
 def padded(batch: Batch) -> dict[str, Tensor]:
     """The batch as transformers takes it; -100 where no token was hidden."""
     labels = torch.full_like(batch.input_ids, -100)
-    labels[batch.masked_places] = batch.masked_labels
+    labels[batch.masked_positions] = batch.masked_labels
 
     def pad(row: Tensor, value: int = 0) -> Tensor:
         return torch.nn.utils.rnn.pad_sequence(row.split(LENGTHS), batch_first=True, padding_value=value)
@@ -138,14 +138,14 @@ def test_sums_over_parts_of_a_batch_are_those_of_the_whole(config, batch):
     objective = PretrainingObjective(new_pretraining_model(config, True, seed=1).double(), "nsp")
     whole = objective(batch)
     cut = sum(LENGTHS[:2])
-    first, second = batch.masked_places < cut, batch.masked_places >= cut
+    first, second = batch.masked_positions < cut, batch.masked_positions >= cut
     parts = [
         Batch.of(
             input_ids=batch.input_ids[:cut],
             token_type_ids=batch.token_type_ids[:cut],
             lengths=batch.lengths[:2],
             labels=batch.labels[:2],
-            masked_places=batch.masked_places[first],
+            masked_positions=batch.masked_positions[first],
             masked_labels=batch.masked_labels[first],
             row_ids=batch.row_ids[:2],
         ),
@@ -154,7 +154,7 @@ def test_sums_over_parts_of_a_batch_are_those_of_the_whole(config, batch):
             token_type_ids=batch.token_type_ids[cut:],
             lengths=batch.lengths[2:],
             labels=batch.labels[2:],
-            masked_places=batch.masked_places[second] - cut,
+            masked_positions=batch.masked_positions[second] - cut,
             masked_labels=batch.masked_labels[second],
             row_ids=batch.row_ids[2:],
         ),

@@ -8,6 +8,8 @@ import pytest
 import torch
 from tiny_training import Trainer, tiny_batches, tiny_config, tiny_objective, tiny_pretraining_objective
 
+from headway.engine.training.hooks import StepInfo
+
 
 @pytest.mark.parametrize("positions", [1, 40])
 @pytest.mark.parametrize("pretraining", [False, True])
@@ -38,11 +40,13 @@ def losses(processes: int) -> list[float]:
     batches.batch_tokens = config.batch_tokens
     reported: list[float] = []
 
-    def report(step: int, metrics: dict[str, float]) -> None:
-        if "classification_loss" in metrics:
-            reported.append(metrics["classification_loss"])
+    def report(info: StepInfo) -> None:
+        if "classification_loss" in info.metrics:
+            reported.append(info.metrics["classification_loss"])
 
-    Trainer(tiny_objective(dropout=0.0), batches, config, report=report).run()
+    trainer = Trainer(tiny_objective(dropout=0.0), batches, config)
+    trainer.add_hook(report)
+    trainer.run()
     return reported
 
 

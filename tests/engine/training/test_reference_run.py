@@ -16,7 +16,7 @@ def padded(batch, pad_token_id):
     """The batch as transformers wants it: rows, padding, labels of -100 where nothing is asked."""
     lengths = batch.lengths.tolist()
     labels = torch.full_like(batch.input_ids, -100)
-    labels[batch.masked_places] = batch.masked_labels
+    labels[batch.masked_positions] = batch.masked_labels
     pad = torch.nn.utils.rnn.pad_sequence
     return {
         "input_ids": pad(batch.input_ids.split(lengths), True, pad_token_id),
@@ -42,12 +42,8 @@ def test_300_steps_have_the_losses_of_a_plain_transformers_loop(corpus, tiny_sha
     reference.set_attn_implementation("eager")
 
     ours: list[float] = []
-    trainer = Trainer(
-        objective,
-        batches,
-        config,
-        report=lambda step, metrics: ours.append(metrics["mlm_loss"] + metrics["nsp_loss"]) if step else None,
-    )
+    trainer = Trainer(objective, batches, config)
+    trainer.add_hook(lambda info: ours.append(info.metrics["mlm_loss"] + info.metrics["nsp_loss"]))
     trainer.run()
 
     weights = [p for p in reference.parameters() if p.dim() >= 2]

@@ -33,7 +33,7 @@ def test_a_step_waits_for_nothing(name: str, precision: str) -> None:
             trainer.train_step(step, batches, Meter(), on_device)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    assert trainer.health.look() is None
+    assert trainer.optimizer_step.health.look() is None
 
 
 @pytest.mark.parametrize("name", OWN)

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from headway.engine.checkpoint.checkpoints import Checkpoints
 from headway.engine.checkpoint.storage import Folder
 from headway.engine.hardware.device import use_tf32
 from headway.engine.parallel.worker import Worker
+from headway.engine.training.evaluation import mean_losses
 from headway.engine.training.health import TrainingError
-from headway.engine.training.trainer import Metrics, Trainer
+from headway.engine.training.hooks import StepInfo
+from headway.engine.training.trainer import Evaluator, Metrics, Trainer
 from headway.runs.pretraining import PretrainingJob
 from waiting import PATIENCE
 
@@ -64,21 +67,17 @@ def train(
     """Weights after training, and all that was reported; `stop_after` breaks off as a kill would."""
     reports: Reports = []
 
-    def report(step: int, metrics: Metrics) -> None:
-        reports.append((step, metrics))
-        if step == stop_after:
+    def report(info: StepInfo) -> None:
+        if info.metrics:
+            reports.append((info.step, info.metrics))
+        if info.step == stop_after:
             raise KeyboardInterrupt
 
     batches, validation = job.batches()
     checkpoints = Checkpoints(Folder(state_folder), Worker()) if state_folder else None
-    trainer = Trainer(
-        job.objective(),
-        batches,
-        job.config,
-        validation=validation,
-        checkpoints=checkpoints,
-        report=report,
-    )
+    trainer = Trainer(job.objective(), batches, job.config, checkpoints=checkpoints)
+    trainer.add_evaluation(losses_on(validation, job.config.batch_size))
+    trainer.add_hook(report)
     try:
         trainer.run()
     except KeyboardInterrupt:
@@ -87,6 +86,10 @@ def train(
         if checkpoints:
             checkpoints.wait()  # a state may still be in flight
     return {name: weight.clone() for name, weight in trainer.objective.state_dict().items()}, reports
+
+
+def losses_on(validation: Any, batch_size: int) -> Evaluator:
+    return partial(mean_losses, validation=validation, worker=Worker(), batch_size=batch_size)
 
 
 def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
@@ -191,7 +194,7 @@ def test_validation_does_not_depend_on_the_batch_size(job):
     for size in (5, 12):
         batches, validation = job.batches()
         config = job.config.model_copy(update={"batch_size": size})
-        scores.append(Trainer(job.objective(), batches, config, validation=validation).evaluate())
+        scores.append(Trainer(job.objective(), batches, config).evaluate(losses_on(validation, size)))
     assert scores[0] == pytest.approx(scores[1], rel=1e-5)
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import pickle
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from headway.engine.parallel.worker import Worker
+from headway.engine.training.evaluation import mean_losses
 from headway.engine.training.trainer import Trainer
 
 
@@ -23,14 +25,10 @@ def main(job_path: Path, target: Path) -> None:
     job = pickle.loads(job_path.read_bytes())
     batches, validation = job.batches()
     reports: list[tuple[int, dict[str, float]]] = []
-    trainer = Trainer(
-        job.objective(),
-        batches,
-        job.config,
-        validation=validation,
-        worker=worker,
-        report=lambda step, metrics: reports.append((step, metrics)),
-    )
+    trainer = Trainer(job.objective(), batches, job.config, worker=worker)
+    size = job.config.batch_size
+    trainer.add_evaluation(partial(mean_losses, validation=validation, worker=worker, batch_size=size))
+    trainer.add_hook(lambda info: reports.append((info.step, info.metrics)) if info.metrics else None)
     trainer.run()
     torch.save(trainer.objective.state_dict(), f"{target}.{worker.rank}")
     Path(f"{target}.{worker.rank}.json").write_text(json.dumps(reports))

@@ -1,4 +1,4 @@
-"""Documents → tokenizer → token store: everything pretraining reads, prepared once."""
+"""Prepare what pretraining reads, once: documents become a tokenizer and token stores."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Corpus:
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """Counts of what was read and written, and the longest sequence to train on."""
+        """How many documents and tokens there are, and the longest sequence to train on."""
         return json.loads((self.folder / "corpus.json").read_text())
 
     @cached_property
@@ -47,7 +47,7 @@ def open_corpus(folder: Path) -> Corpus:
     """A corpus prepared earlier.
 
     Raises:
-        ConfigError: the folder holds none.
+        ConfigError: the folder is not a prepared corpus.
     """
     if not (folder / "corpus.json").is_file():
         raise ConfigError(f"corpus: {str(folder)!r} is not a prepared corpus (no corpus.json)")
@@ -58,7 +58,7 @@ def read_splits(config: CorpusConfig) -> tuple[list[Document], list[Document], i
     """Training and held-out documents of a source, and how many duplicates were dropped.
 
     Raises:
-        ConfigError: as `read_documents`, or one side of the split stays empty.
+        ConfigError: see `read_documents`; or one side of the split is empty.
     """
     documents = read_documents(config)
     unique = drop_duplicates(documents)
@@ -79,14 +79,14 @@ def prepare_corpus(
     stores: Path,
     duplicates: int = 0,
 ) -> Corpus:
-    """Make the tokenizer and the token stores, or find them made by an earlier call.
+    """Make the tokenizer and the token stores, or reuse those of an earlier call with the same content.
 
     Args:
-        train: what is trained on; the tokenizer learns from these alone.
-        held_out: what is only ever evaluated on.
+        train: documents to train on; the tokenizer learns from these alone.
+        held_out: documents to evaluate on, never trained on.
         config: vocabulary and lengths.
-        stores: folder of all prepared corpora; this one's name there is a digest of its content.
-        duplicates: noted in the facts.
+        stores: folder of all prepared corpora; each is named after a digest of its content.
+        duplicates: how many documents were dropped as duplicates, for the facts.
     """
     folder = stores / _content_digest(train, held_out, config)
     if (folder / "corpus.json").is_file():

@@ -1,4 +1,4 @@
-"""Documents into sentences, the units that next-sentence prediction pairs."""
+"""Split documents into sentences, the units that next-sentence prediction pairs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 
 _PARAGRAPH = re.compile(r"\n\s*\n|\r\n\s*\r\n")
-# A full stop, question or exclamation mark, closing quotes, white space, and then what can begin a
-# sentence. Not after a single capital ("George W. Bush") or a common title.
+# A full stop, question mark or exclamation mark, closing quotes, white space, and then the beginning of a
+# sentence, but not after a single capital ("George W. Bush") or a common title.
 _SENTENCE = re.compile(
     r"(?<![A-Z]\.)(?<!\bMr\.)(?<!\bMrs\.)(?<!\bDr\.)(?<!\bSt\.)(?<=[.!?])"
     r"([\"'\u201d\u2019)]*)\s+(?=[\"'\u201c\u2018(]?[A-Z0-9£$€])"
@@ -15,7 +15,7 @@ _SENTENCE = re.compile(
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a document in order; a blank line ends a sentence, whatever stands before it."""
+    """The sentences of a document in order; a blank line always ends a sentence."""
     sentences = []
     for paragraph in _PARAGRAPH.split(text):
         flat = " ".join(paragraph.split())

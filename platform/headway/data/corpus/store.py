@@ -1,4 +1,12 @@
-"""A memory-mapped store of token ids: written once, opened in an instant by any number of processes."""
+"""A store of token ids, written once and memory-mapped by any number of processes.
+
+A store is a folder of three files. The documents "a b. c." and "d.", with the tokens 5 6, 7 and 8, are stored
+as
+
+    tokens.bin     [5, 6, 7, 8]   int32, without a header
+    sentences.npy  [0, 2, 3, 4]   int64: where each sentence begins in the tokens, and the end
+    documents.npy  [0, 2, 3]      int64: where each document begins in the sentences, and the end
+"""
 
 from __future__ import annotations
 
@@ -16,9 +24,9 @@ class TokenStore:
 
     Attributes:
         tokens: int32, shape (tokens,), mapped from disk.
-        sentences: int64, shape (sentences + 1,): where each begins in `tokens`, and the end.
-        documents: int64, shape (documents + 1,): where each begins in `sentences`, and the end.
-        folder: where it lies, if it was opened; pickled, it is opened there again instead of copied.
+        sentences: int64, shape (sentences + 1,): the index in `tokens` at which each begins, and the end.
+        documents: int64, shape (documents + 1,): the index in `sentences` at which each begins, and the end.
+        folder: the folder it was opened from, if any. A pickled store is opened from there, not copied.
     """
 
     tokens: np.ndarray
@@ -42,12 +50,12 @@ class TokenStore:
         return len(self.documents) - 1
 
     def span(self, first: int, last: int) -> np.ndarray:
-        """Tokens of the sentences `first` up to, not including, `last`."""
+        """The tokens of the sentences from `first` up to, but not including, `last`."""
         return self.tokens[self.sentences[first] : self.sentences[last]]
 
 
 def write_store(folder: Path, documents: Iterable[list[np.ndarray]]) -> None:
-    """Write documents, each a list of its sentences' token ids; documents without a token are left out."""
+    """Write documents, each a list of its sentences' token ids; documents without tokens are left out."""
     folder.mkdir(parents=True)
     sentence_lengths: list[int] = []
     document_lengths: list[int] = []

@@ -1,4 +1,4 @@
-"""Train a WordPiece tokenizer on a corpus, or take one that exists."""
+"""Train a WordPiece tokenizer, or load one and add words to it."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _CHUNK = 4096
 def train_tokenizer(
     texts: Sequence[str], vocab_size: int, lowercase: bool, max_length: int
 ) -> PreTrainedTokenizerBase:
-    """A BERT tokenizer whose WordPiece vocabulary (Schuster and Nakajima 2012) is learnt from `texts`.
+    """A BERT tokenizer whose WordPiece vocabulary (Schuster and Nakajima 2012) is trained on `texts`.
 
     The same texts give the same vocabulary in the same order.
 
     Args:
-        texts: what to learn from.
-        vocab_size: entries at most, special tokens included.
+        texts: to train on.
+        vocab_size: the largest number of entries, including special tokens.
         lowercase: fold case and strip accents.
         max_length: recorded as the longest input, in tokens.
     """
-    # The library numbers the pieces of one character in the order of a hash table, a new one each time,
-    # and breaks ties between merges by these numbers. Given first, sorted, their numbers are fixed.
+    # The library numbers single-character pieces in the order of a hash table, which changes each time, and
+    # breaks ties between merges by these numbers. Pieces that are given first, sorted, have fixed numbers.
     alphabet = _learn_vocabulary(texts, 0, lowercase, SPECIAL_TOKENS).keys() - set(SPECIAL_TOKENS)
     pieces = sorted(piece for piece in alphabet if piece.startswith("##") and len(piece) == 3)
     vocabulary = _learn_vocabulary(texts, vocab_size, lowercase, SPECIAL_TOKENS + pieces)
@@ -41,7 +41,7 @@ def train_tokenizer(
 def _learn_vocabulary(
     texts: Sequence[str], vocab_size: int, lowercase: bool, first: list[str]
 ) -> dict[str, int]:
-    """Token → number: those of `first`, then the characters, then merges while there is room."""
+    """Token → number: first those of `first`, then characters, then merges up to `vocab_size`."""
     wordpiece = BertWordPieceTokenizer(lowercase=lowercase)
     wordpiece.train_from_iterator(
         texts, vocab_size=vocab_size, min_frequency=2, special_tokens=first, show_progress=False
@@ -53,7 +53,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """A fast tokenizer from a folder.
 
     Raises:
-        ConfigError: no tokenizer there, or one without the special tokens that encoders need.
+        ConfigError: there is no tokenizer, or it lacks special tokens that encoders need.
     """
     if not folder.is_dir():
         raise ConfigError(f"tokenizer: {str(folder)!r} is not a folder")
@@ -69,7 +69,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], words: int) -> None:
-    """Add the words that a tokenizer cuts up most: those whose cutting costs the texts the most tokens."""
+    """Add the words whose splitting into pieces costs the texts the most tokens."""
     backend = tokenizer.backend_tokenizer
     counts: Counter[str] = Counter()
     for text in texts:
@@ -85,7 +85,7 @@ def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], w
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[np.ndarray]:
     """Token ids of each text without special tokens, int32, computed on all cores.
 
-    The tokenizers library spreads each chunk over threads of its own.
+    The tokenizers library spreads each chunk over its own threads.
     """
     rows: list[np.ndarray] = []
     backend = tokenizer.backend_tokenizer
@@ -99,7 +99,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[n
 
 
 def continuation_table(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """Which tokens go on with a word: bool, shape (vocab_size,), True for WordPiece's `##` pieces."""
+    """Which tokens continue a word: bool, shape (vocab_size,), True for WordPiece's `##` pieces."""
     table = np.zeros(len(tokenizer), dtype=bool)
     for token, index in tokenizer.get_vocab().items():
         table[index] = token.startswith("##")

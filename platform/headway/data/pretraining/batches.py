@@ -1,4 +1,4 @@
-"""Batches to pretrain on: masked rows of a token store, in pairs if pairs are judged."""
+"""Batches to pretrain on: masked rows of a token store, single or split into pairs."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Plan = TypeVar("Plan", TokenRows, SentenceRows)
 
 
 class PretrainingBatches(DealtBatches):
-    """Masked sequences, in pairs if pairs are judged; new pairs each epoch, and new masks unless static.
+    """Masked sequences, single or in pairs, with new pairs in each epoch, and new masks unless `static`.
 
     Without pairs, an epoch holds every token of the store exactly once. With pairs, segments are truncated as
     Devlin et al. do, and half of them are random.
 
     Attributes:
-        truncated_fraction: of the tokens of all rows, what truncation leaves out of an epoch; 0.0 without
+        truncated_fraction: the fraction of all tokens that truncation leaves out of an epoch; 0.0 without
             pairs.
     """
 
@@ -45,7 +45,7 @@ class PretrainingBatches(DealtBatches):
         batch_sizes: BatchSizes,
         seed: int,
         batch_tokens: int | None = None,
-        most_rows: int | None = None,
+        max_rows: int | None = None,
     ) -> None:
         if pairs is not None:
             check_pairable(store)
@@ -58,12 +58,12 @@ class PretrainingBatches(DealtBatches):
         self.truncated_fraction = 0.0
         if pairs is None:
             budget = max_length - 2
-            rows = _some(plan_token_rows(store, budget), most_rows)
+            rows = _some(plan_token_rows(store, budget), max_rows)
             self._segments = Segments(*rows)
             lengths = rows.lengths
         else:
             budget = max_length - 3
-            planned = _some(plan_sentence_rows(store, budget), most_rows)
+            planned = _some(plan_sentence_rows(store, budget), max_rows)
             self._splitter = PairSplitter(store, planned, budget, pairs)
             lengths = self._splitter.longest
             truncated = np.maximum(planned.lengths - budget, 0).sum()
@@ -73,7 +73,7 @@ class PretrainingBatches(DealtBatches):
         self.pad_token = tokenizer.pad_token_id or 0
 
     def batch(self, epochs: np.ndarray, rows: np.ndarray) -> Batch:
-        """The sequences of some rows, masked; each is a function of (seed, epoch, row) alone."""
+        """The masked sequences of some rows; each depends only on (seed, epoch, row)."""
         keys = row_keys(self.seed, np.zeros_like(epochs) if self.masking.static else epochs, rows)
         labels = np.zeros(len(rows), np.int64)
         if self._splitter is None:
@@ -89,22 +89,22 @@ class PretrainingBatches(DealtBatches):
             token_type_ids=torch.from_numpy(token_type_ids),
             lengths=torch.from_numpy(lengths),
             labels=torch.from_numpy(labels),
-            masked_places=torch.from_numpy(masked.places),
+            masked_positions=torch.from_numpy(masked.positions),
             masked_labels=torch.from_numpy(masked.labels),
             row_ids=torch.from_numpy(rows.astype(np.int64)),
         )
 
     def _framed(self, segments: list[Segments]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """[CLS] A [SEP], or [CLS] A [SEP] B [SEP], for each row: token ids, types, and the rows' lengths."""
-        # Segment by segment, those of a row after one another; [CLS] belongs to the first, [SEP] to each.
+        """[CLS] A [SEP] or [CLS] A [SEP] B [SEP] of each row: token ids, types, and the rows' lengths."""
+        # The segments of each row follow one another; [CLS] is part of the first, and [SEP] of each.
         starts = np.stack([segment.starts for segment in segments], 1)
         lengths = np.stack([segment.lengths for segment in segments], 1) + 1
         starts[:, 0] -= 1
         lengths[:, 0] += 1
         framed = Ragged(lengths.ravel())
-        # Special tokens are written over whatever stands beside a segment in the store.
+        # Special tokens replace whatever is beside a segment in the store.
         sources = np.arange(framed.total) + np.repeat(starts.ravel() - framed.starts, framed.lengths)
-        # A view of the mapped file; indexing the map itself would make a map of each result.
+        # A plain view of the mapped file; indexing the memmap itself would make each result a memmap.
         tokens = np.asarray(self._store.tokens)
         input_ids = tokens.take(sources, mode="clip").astype(np.int64)
         input_ids[framed.starts[:: len(segments)]] = self.cls
@@ -119,9 +119,9 @@ def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
     return Vocabulary(len(tokenizer), tokenizer.mask_token_id, special, continuation_table(tokenizer))
 
 
-def _some(plan: Plan, most: int | None) -> Plan:
-    """At most so many rows of a plan, drawn at random; the same ones each time."""
-    if most is None or most >= len(plan.lengths):
+def _some(plan: Plan, limit: int | None) -> Plan:
+    """Up to `limit` rows of a plan, drawn at random, but the same each time."""
+    if limit is None or limit >= len(plan.lengths):
         return plan
-    chosen = np.sort(random_generator(0).permutation(len(plan.lengths))[:most])
+    chosen = np.sort(random_generator(0).permutation(len(plan.lengths))[:limit])
     return type(plan)(*(column[chosen] for column in plan))

@@ -1,4 +1,4 @@
-"""Random numbers that are functions of a key and a counter, made for whole arrays at once.
+"""Random numbers that are functions of a key and a counter, for whole arrays at once.
 
 Counter-based generators (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") have no state, so
 what a row draws depends neither on other rows of its batch nor on which process makes it. This one is
@@ -21,7 +21,7 @@ _COUNTERS_PER_PURPOSE = 1 << 32
 
 
 class Purpose(IntEnum):
-    """What a number is drawn for; each purpose has 2^32 counters of its own under every key."""
+    """What a number is drawn for; each purpose has its own 2^32 counters under every key."""
 
     MASKED_TOKEN = 0
     MASKED_WORD = 1
@@ -55,8 +55,8 @@ def random_bits(keys: np.ndarray, purpose: Purpose, counters: np.ndarray | int =
 
     Args:
         keys: uint64, from `row_keys`.
-        purpose: numbers for another purpose are independent of these.
-        counters: int64, of the keys' shape or a single one; 0 or more, less than 2^32.
+        purpose: numbers for different purposes are independent.
+        counters: int64, of the keys' shape or a single one, from 0 up to 2^32 - 1.
 
     Returns:
         Uint64, of the keys' shape.
@@ -66,7 +66,7 @@ def random_bits(keys: np.ndarray, purpose: Purpose, counters: np.ndarray | int =
 
 
 def integers_below(bounds: np.ndarray, bits: np.ndarray) -> np.ndarray:
-    """Uniform integers from 0 up to, not including, each bound (int64, 1 or more), from 64 bits each."""
+    """Uniform integers from 0 up to, but not including, each bound (int64, at least 1), from 64 bits each."""
     # 53 bits fill a float64, and the product rounds to less than the bound for every bound below 2^52.
     return (_unit_interval(bits) * bounds).astype(np.int64)
 
@@ -82,7 +82,9 @@ def _unit_interval(bits: np.ndarray) -> np.ndarray:
 
 def _output(keys: np.ndarray, counters: np.ndarray) -> np.ndarray:
     """Output number `counter`, counted from 0, of the generators that start at the keys."""
-    counters = np.atleast_1d(counters) + np.uint64(1)  # arrays wrap around in silence, single numbers warn
+    counters = np.atleast_1d(counters) + np.uint64(
+        1
+    )  # numpy warns when a scalar wraps around, not when an array does
     counters *= _GAMMA
     return _mix(counters + keys)
 

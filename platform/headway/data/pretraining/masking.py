@@ -1,7 +1,8 @@
-"""Choose the tokens that masked language modelling hides, and what stands in their place.
+"""Choose the tokens that masked language modelling hides, and what replaces them.
 
-Devlin et al. 2018, section 3.1 and appendix A.1. Whole words: the rule of the authors' later release.
-A whole micro-batch is masked at once; what happens to a row depends on its tokens and its key alone.
+The rules are those of Devlin et al. 2018, section 3.1 and appendix A.1, and for whole words those of the
+authors' later release. A whole micro-batch is masked at once, but a row's masks depend only on its tokens and
+its key.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ _LOW_HALF = np.uint64((1 << 32) - 1)
 
 
 class Vocabulary(NamedTuple):
-    """What masking has to know of a tokenizer.
+    """What masking has to know about a tokenizer.
 
     Attributes:
         size: how many tokens it has.
         mask: id of [MASK].
-        special: bool, shape (size,), True for tokens that are never hidden and never stand in for another.
-        continues: bool, shape (size,), True for tokens that go on with a word.
+        special: bool, shape (size,), True for tokens that are never hidden and never replace another.
+        continues: bool, shape (size,), True for tokens that continue a word.
     """
 
     size: int
@@ -41,12 +42,12 @@ class Masked(NamedTuple):
 
     Attributes:
         input_ids: int64, shape (tokens,), with the chosen tokens replaced.
-        places: int64, shape (chosen,), ascending.
-        labels: int64, shape (chosen,), the tokens that stood there.
+        positions: int64, shape (chosen,), indices of the chosen tokens, ascending.
+        labels: int64, shape (chosen,), the tokens that were there.
     """
 
     input_ids: np.ndarray
-    places: np.ndarray
+    positions: np.ndarray
     labels: np.ndarray
 
 
@@ -57,35 +58,35 @@ def mask_rows(
 
     Args:
         input_ids: int64, shape (tokens,): the rows, end to end.
-        rows: where they lie.
-        keys: uint64, shape (rows,): what each row's randomness is a function of.
-        config: how many tokens, and whether they form whole words.
+        rows: their layout.
+        keys: uint64, shape (rows,): each row's random numbers are a function of its key.
+        config: how many tokens to hide, and whether whole words.
         vocabulary: which tokens may be hidden.
     """
     maskable = np.flatnonzero(~vocabulary.special[input_ids])
     counts = np.bincount(rows.owners[maskable], minlength=len(rows.lengths))
     wanted = np.minimum(counts, np.maximum(1, np.rint(config.rate * counts).astype(np.int64)))
     if config.whole_words:
-        places = _choose_words(input_ids, rows, keys, maskable, wanted, vocabulary.continues)
+        positions = _choose_words(input_ids, rows, keys, maskable, wanted, vocabulary.continues)
     else:
         order = _random_order(rows, keys, maskable, Purpose.MASKED_TOKEN)
-        places = np.sort(_first_of_each(order, Ragged(counts), Ragged(wanted)))
-    labels = input_ids[places]
+        positions = np.sort(_first_of_each(order, Ragged(counts), Ragged(wanted)))
+    labels = input_ids[positions]
     replaced = input_ids.copy()
-    replaced[places] = _replacements(labels, rows, keys, places, vocabulary)
-    return Masked(replaced, places, labels)
+    replaced[positions] = _replacements(labels, rows, keys, positions, vocabulary)
+    return Masked(replaced, positions, labels)
 
 
 def _first_of_each(order: np.ndarray, rows: Ragged, wanted: Ragged) -> np.ndarray:
-    """The first `wanted` elements of each row of `order`, whose rows lie end to end."""
+    """The first `wanted` elements of each row of `order`, whose rows are end to end."""
     return order[wanted.positions + np.repeat(rows.starts, wanted.lengths)]
 
 
 def _random_order(rows: Ragged, keys: np.ndarray, tokens: np.ndarray, purpose: Purpose) -> np.ndarray:
-    """Tokens (places in the batch, ascending), each row's in random order, row after row.
+    """Tokens (positions in the batch, ascending), each row's in random order, row after row.
 
-    One sort orders all rows: of numbers with the row in the high bits, then random bits, then the place in
-    the row. It runs on vectors of eight numbers where the CPU has AVX-512.
+    One sort orders all rows. It sorts numbers that have the row in their high bits, then random bits, then
+    the position in the row. On a CPU with AVX-512 it runs on vectors of eight numbers.
     """
     owners, positions = rows.owners[tokens], rows.positions[tokens]
     position_bits = int(rows.lengths.max(initial=1)).bit_length()
@@ -112,10 +113,10 @@ def _choose_words(
     wanted: np.ndarray,
     continues: np.ndarray,
 ) -> np.ndarray:
-    """Whole words in random order for as long as they fit into `wanted` tokens; at least one word a row."""
-    goes_on = continues[input_ids[maskable]] & (np.diff(maskable, prepend=-2) == 1)
-    goes_on &= rows.positions[maskable] > 0
-    first = np.flatnonzero(~goes_on)
+    """Whole words, in random order, while they fit into `wanted` tokens; at least one word of each row."""
+    is_continued = continues[input_ids[maskable]] & (np.diff(maskable, prepend=-2) == 1)
+    is_continued &= rows.positions[maskable] > 0
+    first = np.flatnonzero(~is_continued)
     sizes = np.diff(first, append=len(maskable))
     word_of_token = np.empty(len(input_ids), np.int64)
     word_of_token[maskable[first]] = np.arange(len(first))
@@ -129,36 +130,36 @@ def _choose_words(
 def _fitting(sizes: np.ndarray, words: Ragged, capacity: np.ndarray) -> np.ndarray:
     """Indices of the words that are taken greedily, in order, while they fit; a row's first if none fits.
 
-    The i-th words of all rows are looked at together; rows that are full drop out.
+    All rows' i-th words are decided together; rows that are full drop out.
     """
-    room = capacity.copy()
+    remaining = capacity.copy()
     taken: list[np.ndarray] = []
     rows = np.flatnonzero(words.lengths)
     index = 0
     while len(rows):
         at = words.starts[rows] + index
-        fits = sizes[at] <= room[rows]
+        fits = sizes[at] <= remaining[rows]
         taken.append(at[fits])
-        room[rows[fits]] -= sizes[at[fits]]
+        remaining[rows[fits]] -= sizes[at[fits]]
         index += 1
-        rows = rows[(room[rows] > 0) & (words.lengths[rows] > index)]
-    empty = (room == capacity) & (words.lengths > 0)
+        rows = rows[(remaining[rows] > 0) & (words.lengths[rows] > index)]
+    empty = (remaining == capacity) & (words.lengths > 0)
     return np.concatenate([*taken, words.starts[empty]])
 
 
 def _replacements(
-    labels: np.ndarray, rows: Ragged, keys: np.ndarray, places: np.ndarray, vocabulary: Vocabulary
+    labels: np.ndarray, rows: Ragged, keys: np.ndarray, positions: np.ndarray, vocabulary: Vocabulary
 ) -> np.ndarray:
-    """What stands at the chosen places: one draw decides, its high half what, its low half which token."""
-    bits = random_bits(keys[rows.owners[places]], Purpose.REPLACEMENT, rows.positions[places])
+    """What replaces the chosen tokens; the high half of a draw decides the kind, the low half which token."""
+    bits = random_bits(keys[rows.owners[positions]], Purpose.REPLACEMENT, rows.positions[positions])
     fate = bits >> np.uint64(32)
     bits &= _LOW_HALF
     bits *= np.uint64(vocabulary.size)
     random_tokens = (bits >> np.uint64(32)).astype(np.int64)
     random_tokens = np.where(vocabulary.special[random_tokens], labels, random_tokens)
-    is_mask, is_random = fate < _share(0.8), fate < _share(0.9)
+    is_mask, is_random = fate < _threshold(0.8), fate < _threshold(0.9)
     return np.where(is_mask, vocabulary.mask, np.where(is_random, random_tokens, labels))
 
 
-def _share(share: float) -> np.uint64:
-    return np.uint64(round(share * 2**32))
+def _threshold(probability: float) -> np.uint64:
+    return np.uint64(round(probability * 2**32))

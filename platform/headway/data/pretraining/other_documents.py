@@ -1,4 +1,4 @@
-"""Text that does not follow a segment: runs of whole sentences of another document."""
+"""Draw text that does not follow a segment: whole sentences of another document."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Runs(NamedTuple):
     """Runs of a store's tokens.
 
     Attributes:
-        starts: int64, shape (runs,): the first token of each.
-        ends: int64, shape (runs,): one past its last.
+        starts: int64, shape (runs,): the index of each run's first token.
+        ends: int64, shape (runs,): the index after its last token.
     """
 
     starts: np.ndarray
@@ -23,7 +23,7 @@ class Runs(NamedTuple):
 
 
 class OtherDocuments:
-    """Draws from all documents of a store but one, out of those that are long enough."""
+    """Draws from the documents of a store that are long enough, excluding one."""
 
     def __init__(self, store: TokenStore) -> None:
         self._sentences = store.sentences
@@ -32,45 +32,45 @@ class OtherDocuments:
         self._by_length = _Ranking(np.diff(bounds))
         self._by_last_sentence = _Ranking(bounds[1:] - store.sentences[store.documents[1:] - 1])
 
-    def runs(self, own: np.ndarray, wanted: np.ndarray, needed: np.ndarray, keys: np.ndarray) -> Runs:
-        """Whole sentences from any place of another document, as many as it takes to reach `wanted` tokens.
+    def runs(self, excluded: np.ndarray, wanted: np.ndarray, needed: np.ndarray, keys: np.ndarray) -> Runs:
+        """Whole sentences from anywhere in another document, as many as it takes to reach `wanted` tokens.
 
         Args:
-            own: int64, shape (runs,): the document that each may not come from.
-            wanted: int64, shape (runs,), 1 or more: a run is shorter only if its document ends.
-            needed: int64, shape (runs,): tokens that lie between the run's start and its document's end. If
-                no other document has as many, one is drawn from all of them.
-            keys: uint64, shape (runs,): what the draws are functions of.
+            excluded: int64, shape (runs,): the document that each run must not come from.
+            wanted: int64, shape (runs,), at least 1: a run is shorter only if its document ends.
+            needed: int64, shape (runs,): how many tokens there must be from the run's start to its document's
+                end. If no other document is that long, one is drawn from all of them.
+            keys: uint64, shape (runs,): the draws are functions of these.
         """
         longest_first = self._by_length.at_least(needed)
-        document = self._by_length.draw(own, *longest_first, random_bits(keys, Purpose.OTHER_DOCUMENT))
+        document = self._by_length.draw(excluded, *longest_first, random_bits(keys, Purpose.OTHER_DOCUMENT))
         begin, end = self._documents[document], self._documents[document + 1]
-        # Drawn from the sentences that have enough after them: a start near the end would make short runs.
+        # Only sentences with enough text after them are drawn; others would make short runs.
         latest = np.searchsorted(self._sentences, self._sentences[end] - needed, side="right") - 1
         latest = np.clip(latest, begin, end - 1)
         start = begin + integers_below(latest - begin + 1, random_bits(keys, Purpose.OTHER_SENTENCE))
         stop = np.searchsorted(self._sentences, self._sentences[start] + wanted, side="left")
         return Runs(self._sentences[start], self._sentences[np.minimum(stop, end)])
 
-    def tails(self, own: np.ndarray, most: np.ndarray, keys: np.ndarray) -> Runs:
-        """The last sentences of another document, as many as `most` tokens hold.
+    def tails(self, excluded: np.ndarray, max_tokens: np.ndarray, keys: np.ndarray) -> Runs:
+        """The last sentences of another document, as many as fit into `max_tokens`.
 
-        Where every other document ends with a longer sentence, that sentence.
+        If every other document ends with a longer sentence, that sentence alone.
 
         Args:
-            own: int64, shape (runs,): the document that each may not come from.
-            most: int64, shape (runs,).
-            keys: uint64, shape (runs,): what the draws are functions of.
+            excluded: int64, shape (runs,): the document that each run must not come from.
+            max_tokens: int64, shape (runs,).
+            keys: uint64, shape (runs,): the draws are functions of these.
         """
-        short = self._by_last_sentence.at_most(most)
-        document = self._by_last_sentence.draw(own, *short, random_bits(keys, Purpose.OTHER_DOCUMENT))
+        short = self._by_last_sentence.at_most(max_tokens)
+        document = self._by_last_sentence.draw(excluded, *short, random_bits(keys, Purpose.OTHER_DOCUMENT))
         begin, end = self._documents[document], self._documents[document + 1]
-        start = np.searchsorted(self._sentences, self._sentences[end] - most, side="left")
+        start = np.searchsorted(self._sentences, self._sentences[end] - max_tokens, side="left")
         return Runs(self._sentences[np.clip(start, begin, end - 1)], self._sentences[end])
 
 
 class _Ranking:
-    """Documents in the order of a measure."""
+    """Documents ordered by a measure."""
 
     def __init__(self, measure: np.ndarray) -> None:
         self._order = np.argsort(measure, kind="stable")
@@ -79,18 +79,18 @@ class _Ranking:
         self._ranks[self._order] = np.arange(len(measure))
 
     def at_least(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ranks, from and up to, of the documents whose measure is at least so much."""
+        """The first rank, and the one after the last, of the documents whose measure is at least this."""
         low = np.searchsorted(self._sorted, values, side="left")
         return low, np.full_like(low, len(self._sorted))
 
     def at_most(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ranks, from and up to, of the documents whose measure is at most so much."""
+        """The first rank, and the one after the last, of the documents whose measure is at most this."""
         high = np.searchsorted(self._sorted, values, side="right")
         return np.zeros_like(high), high
 
-    def draw(self, own: np.ndarray, low: np.ndarray, high: np.ndarray, bits: np.ndarray) -> np.ndarray:
-        """Documents of the ranks from `low` up to `high`, or of all if none but the own one is among them."""
-        rank = self._ranks[own]
+    def draw(self, excluded: np.ndarray, low: np.ndarray, high: np.ndarray, bits: np.ndarray) -> np.ndarray:
+        """Documents of ranks from `low` up to `high`; of any rank if only the excluded one has such a rank."""
+        rank = self._ranks[excluded]
         others = high - low - ((low <= rank) & (rank < high))
         low = np.where(others > 0, low, 0)
         high = np.where(others > 0, high, len(self._order))

@@ -1,7 +1,7 @@
-"""Split rows into pairs of segments: for next-sentence prediction, or for the order of the two.
+"""Split rows into pairs of segments, for next-sentence prediction or sentence-order prediction.
 
-What a pair looks like must not tell its label: how many tokens it has, or whether B ends where a sentence
-does. So a random B is taken and cut by the rule that gave the row its true B, only from another document.
+A pair's form must not reveal its label: how many tokens it has, or whether B ends with a sentence. So a
+random B is taken and cut by the same rule as the row's true B, only from another document.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ IS_NEXT, IS_RANDOM = 0, 1
 IN_ORDER, SWAPPED = 0, 1
 
 PairObjective = Literal["nsp", "sop"]
-"""What is judged of a pair: whether B follows A or is random, or whether the two stand in order."""
+"""What is predicted of a pair: whether B follows A or is random, or whether the two are in order."""
 
 
 class Segments(NamedTuple):
-    """Runs of a store's tokens, one a row.
+    """One run of a store's tokens for each row.
 
     Attributes:
         starts: int64, shape (rows,).
@@ -36,7 +36,7 @@ class Segments(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """The two segments of each row, and int64 labels of shape (rows,)."""
+    """Both segments of each row, and int64 labels of shape (rows,)."""
 
     first: Segments
     second: Segments
@@ -44,16 +44,16 @@ class Pairs(NamedTuple):
 
 
 def check_pairable(store: TokenStore) -> None:
-    """Refuse next-sentence prediction where no other document could give a random sentence."""
+    """Refuse next-sentence prediction if there is no other document to take a random B from."""
     if store.num_documents < 2:
         raise ConfigError("objective: nsp needs at least two documents on each side of the split")
 
 
 class PairSplitter:
-    """Makes pairs of at most `budget` tokens of planned rows, as functions of the rows' keys.
+    """Makes pairs of up to `budget` tokens from planned rows, as functions of the rows' keys.
 
     Attributes:
-        longest: int64, shape (rows,): the most tokens that a pair of each row can have.
+        longest: int64, shape (rows,): the largest number of tokens that a pair of each row can have.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class PairSplitter:
         self._budget = budget
         self.longest = np.minimum(rows.lengths, budget)
         if objective == "nsp":
-            # A row of one sentence has no true B whose length would bound a random one's.
+            # A row of one sentence has no true B whose length would limit that of a random one.
             self.longest = np.where(rows.last - rows.first == 1, budget, self.longest)
         self._sentences = store.sentences
         self._others = OtherDocuments(store)
@@ -72,13 +72,14 @@ class PairSplitter:
     def pairs(self, rows: np.ndarray, keys: np.ndarray) -> Pairs:
         """Segments A and B of some rows, and their labels.
 
-        Next sentences, Devlin et al. 2018, appendix A.2: half of the time B is what follows A, otherwise it
-        comes from another document; a row of one sentence always takes a random B. Sentence order, Lan et al.
-        2019, section 3.1: half of the time the two are swapped; a row of one sentence is cut in two.
+        In next-sentence prediction (Devlin et al. 2018, appendix A.2) B is what follows A half of the time,
+        and otherwise comes from another document; a row of one sentence always gets a random B. In
+        sentence-order prediction (Lan et al. 2019, section 3.1) the two are swapped half of the time; a row
+        of one sentence is cut in two.
 
         Args:
             rows: int64, shape (rows,).
-            keys: uint64, shape (rows,): what the randomness of each row is a function of.
+            keys: uint64, shape (rows,): each row's random numbers are a function of its key.
         """
         first, last = self.rows.first[rows], self.rows.last[rows]
         several = last - first > 1
@@ -97,32 +98,32 @@ class PairSplitter:
         return Pairs(*_cut(Runs(start, middle), second, self.longest[rows], keys), labels)
 
     def _random_runs(self, rows: np.ndarray, middle: np.ndarray, keys: np.ndarray) -> Runs:
-        """A random B of each row, before truncation; `middle` is where its A ends.
+        """A random B for each row, before truncation; `middle` is the end of its A.
 
-        The true B of a row that fills the budget is as many sentences as it takes to fill it; that of any
-        other row is the last sentences of a document.
+        If a row fills the budget, its true B has as many sentences as it takes to fill it. Otherwise, its
+        true B is the end of a document.
         """
         plan = self.rows
         wanted = self.longest[rows] - (middle - self._sentences[plan.first[rows]])
         alone = plan.last[rows] - plan.first[rows] == 1
         fills = alone | (plan.lengths[rows] >= self._budget)
-        found = Runs(np.empty_like(rows), np.empty_like(rows))
+        chosen = Runs(np.empty_like(rows), np.empty_like(rows))
 
         some = np.flatnonzero(fills)
         at_least = np.maximum(wanted[some], 1)
-        # A row of one sentence has nothing to be like: it takes whatever any other document gives.
+        # A row of one sentence has no true B to resemble, so any other document will do.
         needed = np.where(alone[some], 0, at_least)
         runs = self._others.runs(plan.document[rows[some]], at_least, needed, keys[some])
-        found.starts[some], found.ends[some] = runs
+        chosen.starts[some], chosen.ends[some] = runs
 
         some = np.flatnonzero(~fills)
         runs = self._others.tails(plan.document[rows[some]], wanted[some], keys[some])
-        found.starts[some], found.ends[some] = runs
-        return found
+        chosen.starts[some], chosen.ends[some] = runs
+        return chosen
 
 
 def _cut(first: Runs, second: Runs, longest: np.ndarray, keys: np.ndarray) -> tuple[Segments, Segments]:
-    """Shorten the longer segment until both fit; from its front or its end, to avoid a bias."""
+    """Shorten the longer segment until both fit, at its front or its end, to avoid a bias."""
     half = longest // 2
     length, other_length = first.ends - first.starts, second.ends - second.starts
     capacity = np.maximum(half, longest - other_length)

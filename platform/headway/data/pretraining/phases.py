@@ -1,4 +1,4 @@
-"""Phases of pretraining, each with batches of its own, as one source for the training loop."""
+"""Combine the phases of pretraining, each with its own batches, into one source for the training loop."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from headway.data.batches import Batch, BatchSource
 
 
 class PhasedBatches:
-    """The batches of one phase after the other; still a pure function of (seed, step)."""
+    """The batches of one phase after another; still a pure function of (seed, step)."""
 
     def __init__(self, phases: Sequence[BatchSource], first_steps: Sequence[int]) -> None:
-        """Take the phases, and the step that each begins with: ascending, the first one 0."""
+        """Take the phases, and the step at which each begins, in ascending order from 0."""
         self.phases = phases
         self.first_steps = first_steps
 
@@ -27,9 +27,9 @@ class PhasedBatches:
         return self.phases[phase].micro_batches(within, rank, world_size, parts)
 
     def steps_an_epoch(self, parts: int) -> float:
-        """Those of the first phase."""
+        """Steps of an epoch of the first phase."""
         return self.phases[0].steps_an_epoch(parts)
 
     def in_order(self, rank: int, world_size: int, batch_size: int) -> Iterator[Batch]:
-        """Rows of the last phase: what the run is for."""
+        """Rows of the last phase, in which the run ends."""
         return self.phases[-1].in_order(rank, world_size, batch_size)

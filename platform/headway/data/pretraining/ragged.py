@@ -1,4 +1,4 @@
-"""Where rows of different lengths lie when they are laid end to end in one array."""
+"""The layout of rows of different lengths that are end to end in one array."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Ragged:
-    """Rows laid end to end.
+    """Rows of different lengths, end to end.
 
     Rows of 2, 0 and 2 elements have the starts [0, 2, 2], the owners [0, 0, 2, 2] and the positions
     [0, 1, 0, 1].
@@ -23,17 +23,17 @@ class Ragged:
 
     @cached_property
     def ends(self) -> np.ndarray:
-        """Int64, shape (rows,): one past the last element of each row."""
+        """Int64, shape (rows,): the index after each row's last element."""
         return np.cumsum(self.lengths)
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """Int64, shape (rows,): the first element of each row."""
+        """Int64, shape (rows,): the index of each row's first element."""
         return self.ends - self.lengths
 
     @property
     def total(self) -> int:
-        """Elements of all rows."""
+        """How many elements all rows have."""
         return int(self.ends[-1]) if len(self.lengths) else 0
 
     @cached_property
@@ -43,5 +43,5 @@ class Ragged:
 
     @cached_property
     def positions(self) -> np.ndarray:
-        """Int64, shape (total,): the place of each element in its row, from 0."""
+        """Int64, shape (total,): the index of each element in its row."""
         return np.arange(self.total) - np.repeat(self.starts, self.lengths)

@@ -1,4 +1,4 @@
-"""Cut the documents of a store into rows: runs of text that each fill a sequence."""
+"""Cut the documents of a store into rows, each a run of text that fills a sequence."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from headway.data.pretraining.ragged import Ragged
 
 
 class TokenRows(NamedTuple):
-    """Rows of one segment, which together hold each token of the store exactly once.
+    """Rows of one segment, which together contain each token of the store exactly once.
 
     Attributes:
-        starts: int64, shape (rows,): the first token of each.
-        lengths: int64, shape (rows,): tokens.
+        starts: int64, shape (rows,): the index of each row's first token.
+        lengths: int64, shape (rows,): how many tokens each has.
     """
 
     starts: np.ndarray
@@ -26,10 +26,10 @@ class SentenceRows(NamedTuple):
     """Rows to be split into pairs: runs of neighbouring sentences of one document.
 
     Attributes:
-        first: int64, shape (rows,): the first sentence of each.
-        last: int64, shape (rows,): the sentence after its last.
-        document: int64, shape (rows,).
-        lengths: int64, shape (rows,): tokens, before truncation.
+        first: int64, shape (rows,): the index of each row's first sentence.
+        last: int64, shape (rows,): the index after its last sentence.
+        document: int64, shape (rows,): the index of its document.
+        lengths: int64, shape (rows,): how many tokens it has before truncation.
     """
 
     first: np.ndarray
@@ -41,8 +41,8 @@ class SentenceRows(NamedTuple):
 def plan_token_rows(store: TokenStore, budget: int) -> TokenRows:
     """Fill rows of one document with whole sentences while they fit into `budget` tokens.
 
-    A sentence longer than the budget is cut into pieces of that length, and what remains of it is a piece
-    that other sentences may follow. Nothing is left out.
+    A sentence longer than the budget is cut into pieces of that length, and other sentences may follow its
+    last piece. Nothing is left out.
     """
     pieces = Ragged(-(-np.diff(store.sentences) // budget))
     starts = np.repeat(store.sentences[:-1], pieces.lengths) + pieces.positions * budget

@@ -1,4 +1,4 @@
-"""Read documents, with labels where wanted, from the sources a user may name."""
+"""Read documents, with labels if wanted, from a folder, a file, a `datasets` name, or the demo corpus."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FILE_TYPES = (".jsonl", ".json", ".csv", ".parquet")
 
 
 class Document(NamedTuple):
-    """A text, its class where it has one, and where it came from, for messages."""
+    """A text, its class if it has one, and where it came from, for messages."""
 
     text: str
     label: str | None
@@ -29,41 +29,41 @@ class Document(NamedTuple):
 
 
 def read_documents(source: SourceConfig, label_column: str | None = None) -> list[Document]:
-    """Every document of a source that holds more than white space, in a fixed order.
+    """Every document of a source that contains more than white space, in a fixed order.
 
     Args:
         source: what to read.
-        label_column: the column with the class; in a folder, a file's class is its subfolder.
+        label_column: the column with the class; in a folder, a file's class is the name of its subfolder.
 
     Raises:
         ConfigError: the source is missing, unreadable, not text, without the column, or empty.
     """
     if source.source == BBC_NEWS:
-        found = _read_bbc_news()
+        documents = _read_bbc_news()
     else:
         path = Path(source.source).expanduser()
         if path.is_dir() and not is_saved_dataset(path):
-            found = _read_folder(path, source.encoding)
+            documents = _read_folder(path, source.encoding)
         elif path.is_file():
-            found = _read_file(path, source, label_column)
+            documents = _read_file(path, source, label_column)
         else:
-            found = _read_dataset(source, label_column)
-    documents = [document for document in found if document.text.strip()]
-    if not documents:
+            documents = _read_dataset(source, label_column)
+    texts = [document for document in documents if document.text.strip()]
+    if not texts:
         raise ConfigError(f"source: {source.source!r} holds no text")
     if label_column is not None:
-        _require_labels(documents)
-    return documents
+        _require_labels(texts)
+    return texts
 
 
 def fingerprint(source: SourceConfig) -> str:
-    """A text that changes when the files behind a source do; cheap, since it reads names, sizes and times.
+    """A text that changes when a source's files do; cheap, since it reads only names, sizes and times.
 
     Raises:
-        ConfigError: a path that leads nowhere, or an extra that is not installed.
+        ConfigError: a path does not exist, or an extra is not installed.
     """
     kept_apart = [getattr(source, name, None) for name in ("validation_source", "test_source")]
-    return "\n".join(_fingerprint(place) for place in [source.source, *kept_apart] if place is not None)
+    return "\n".join(_fingerprint(path) for path in [source.source, *kept_apart] if path is not None)
 
 
 def _fingerprint(source: str) -> str:
@@ -91,7 +91,7 @@ def _require_labels(documents: list[Document]) -> None:
 
 
 def _read_bbc_news() -> Iterator[Document]:
-    # Most files are UTF-8; the few older ones are Latin-1, where every byte is a character.
+    # Most files are in UTF-8; a few older ones are in Latin-1, in which every byte is a character.
     yield from _read_folder(_bbc_folder(), "utf-8", fallback="latin-1")
 
 
@@ -140,18 +140,18 @@ def file_rows(path: Path, source: SourceConfig) -> Iterator[dict[str, Any]]:
     """The rows of a .jsonl, .json, .csv or .parquet file.
 
     Raises:
-        ConfigError: a file of another type, or one that does not hold what its name says.
+        ConfigError: the file has another type, or does not contain what its name says.
     """
     suffix = path.suffix.lower()
     if suffix not in _FILE_TYPES:
         allowed = ", ".join([".txt", *_FILE_TYPES])
-        raise ConfigError(f"source: {str(path)!r} is of no known type; allowed: a folder, {allowed}")
+        raise ConfigError(f"source: {str(path)!r} has an unknown type; allowed: a folder, {allowed}")
     readers = {".csv": _csv_rows, ".parquet": _parquet_rows, ".json": _json_rows}
     return readers.get(suffix, _json_line_rows)(path, source.encoding)
 
 
 def _json_rows(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
-    """A list of objects, SQuAD's own nested format, or an object a line."""
+    """Rows of a list of objects, of SQuAD's nested format, or of one object a line."""
     try:
         content = json.loads(_read_text(path, encoding))
     except json.JSONDecodeError:
@@ -166,7 +166,7 @@ def _json_rows(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
 
 
 def _flat_article(item: Any) -> Iterator[Any]:
-    """The questions of an article of SQuAD, each with its passage; anything else as it is."""
+    """The questions of an article of SQuAD, each with its passage; anything else unchanged."""
     if not isinstance(item, dict) or "paragraphs" not in item:
         yield item
         return

@@ -1,4 +1,4 @@
-"""Documents from data in memory: lists of texts, pairs with a label, or a `datasets.Dataset`."""
+"""Documents from data in memory: a list of texts, a list of (text, label) pairs, or a `datasets.Dataset`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from headway.data.sources.splitting import drop_duplicates, split_documents
 
 
 def documents_in_memory(data: Any, name: str, labelled: bool) -> list[Document]:
-    """Documents that hold more than white space.
+    """The documents in `data` that contain more than white space.
 
     Args:
         data: texts, or (text, label) pairs if `labelled`, or a data set with columns `text` and `label`.
@@ -19,18 +19,18 @@ def documents_in_memory(data: Any, name: str, labelled: bool) -> list[Document]:
         labelled: whether every text needs a label.
 
     Raises:
-        ConfigError: anything that is no text, a missing label, or nothing at all.
+        ConfigError: an item is not a text or has no label, or there is no text at all.
     """
     if hasattr(data, "features"):
-        found = list(documents_of_dataset(data, "text", "label" if labelled else None, name))
+        documents = list(documents_of_dataset(data, "text", "label" if labelled else None, name))
     elif isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping):
-        found = [_document(item, f"{name}[{place}]", labelled) for place, item in enumerate(data)]
+        documents = [_document(item, f"{name}[{index}]", labelled) for index, item in enumerate(data)]
     else:
         raise ConfigError(f"{name}: {type(data).__name__} is not allowed; give a list or a datasets.Dataset")
-    documents = [document for document in found if document.text.strip()]
-    if not documents:
+    texts = [document for document in documents if document.text.strip()]
+    if not texts:
         raise ConfigError(f"{name}: holds no text")
-    return documents
+    return texts
 
 
 def _document(item: Any, origin: str, labelled: bool) -> Document:
@@ -48,16 +48,16 @@ def _document(item: Any, origin: str, labelled: bool) -> Document:
 
 
 def split_in_memory(
-    documents: list[Document], held_out: list[Document] | None, share: float
+    documents: list[Document], held_out: list[Document] | None, fraction: float
 ) -> tuple[list[Document], list[Document]]:
-    """Training and held-out documents; without the latter, a share of the former is held out.
+    """Training and held-out documents; if none are given, a fraction of the training documents is held out.
 
     Raises:
-        ConfigError: too few distinct documents to hold one out.
+        ConfigError: there are too few distinct documents to hold one out.
     """
     if held_out is not None:
         return documents, held_out
-    kept, taken = split_documents(drop_duplicates(documents), share)
+    kept, taken = split_documents(drop_duplicates(documents), fraction)
     if not kept or not taken:
         raise ConfigError(
             f"train_data: {len(documents)} text(s) are too few to hold some out; give validation_data"

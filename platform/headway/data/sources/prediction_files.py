@@ -1,4 +1,4 @@
-"""Files of rows with a text each, and the same rows with a model's answers beside them."""
+"""Read files of rows that contain a text, and write the rows with a model's answers added."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _SHOWN = 10
 
 
 def check_output(path: Path) -> None:
-    """Refuse a place that cannot be written to, before anything is computed.
+    """Refuse an output path that cannot be written to, before anything is computed.
 
     Raises:
-        ConfigError: another type, no such folder, or a file that is there already.
+        ConfigError: the path has an unknown type, its folder does not exist, or the file exists already.
     """
     if path.suffix.lower() not in OUTPUT_TYPES:
-        raise ConfigError(f"--output: {str(path)!r} is of no known type; allowed: {', '.join(OUTPUT_TYPES)}")
+        raise ConfigError(f"--output: {str(path)!r} has an unknown type; allowed: {', '.join(OUTPUT_TYPES)}")
     if not path.parent.is_dir():
         raise ConfigError(f"--output: the folder {str(path.parent)!r} does not exist")
     if path.exists():
@@ -41,11 +41,12 @@ def read_rows(path: Path, column: str, added: Iterable[str]) -> list[Row]:
 
     Args:
         path: the file.
-        column: with the text; every row must have it.
-        added: columns that will come beside the file's own, which must not be there yet.
+        column: the column with the text; every row must have it.
+        added: columns that will be added to the rows, which must not have them yet.
 
     Raises:
-        ConfigError: no such file, not what its name says, or a line for each row without a text.
+        ConfigError: the file does not exist or does not contain what its name says, or rows have no text;
+            then there is a line for each of the first ten.
     """
     if not path.is_file():
         raise ConfigError(f"--input: {str(path)!r} does not exist")
@@ -75,10 +76,10 @@ def _problem(row: Row, column: str, added: set[str]) -> str | None:
 
 
 def as_table(rows: Sequence[Row]) -> pyarrow.Table:
-    """The rows as Parquet keeps them.
+    """The rows as a table for Parquet.
 
     Raises:
-        ConfigError: a column with values of several types.
+        ConfigError: a column has values of several types.
     """
     names = list(dict.fromkeys(name for row in rows for name in row))
     try:
@@ -89,7 +90,7 @@ def as_table(rows: Sequence[Row]) -> pyarrow.Table:
 
 
 def write_rows(path: Path, rows: Sequence[Row], answers: Sequence[Row]) -> None:
-    """Write each row with its answers, as the file's name says; whole or not at all."""
+    """Write each row with its answers, atomically, in the format that the file's name says."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     merged = [{**row, **answer} for row, answer in zip(rows, answers, strict=True)]
     match path.suffix.lower():

@@ -1,8 +1,8 @@
-"""Read rows of named columns, for tasks, from the sources a user may name."""
+"""Read rows of named columns, for tasks, from a folder, a file, a `datasets` name, or the demo corpus."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,34 +12,34 @@ from headway.data.sources.documents import BBC_NEWS, file_rows, is_saved_dataset
 
 
 class Row(NamedTuple):
-    """Values of the columns asked for, and where they came from, for messages."""
+    """The values of the requested columns, and where they came from, for messages."""
 
     values: dict[str, Any]
     origin: str
 
 
 def read_rows(source: SourceConfig, columns: Sequence[str], label_column: str) -> list[Row]:
-    """Every row of a source, in a fixed order, with the columns asked for.
+    """Every row of a source, in a fixed order, with the requested columns.
 
     Args:
         source: what to read.
         columns: that every row must have.
-        label_column: in a folder of .txt, what the name of a file's subfolder is the value of.
+        label_column: in a folder of .txt files, the column that gets the name of a file's subfolder.
 
     Raises:
         ConfigError: the source is missing, unreadable, without a column, or empty.
     """
     path = Path(source.source).expanduser()
     if source.source == BBC_NEWS or (path.is_dir() and not is_saved_dataset(path)):
-        found = _document_rows(source, label_column)
+        rows: Iterable[Row] = _document_rows(source, label_column)
     elif path.is_file():
-        found = (Row(row, f"{path}, row {n}") for n, row in enumerate(file_rows(path, source), start=1))
+        rows = (Row(row, f"{path}, row {n}") for n, row in enumerate(file_rows(path, source), start=1))
     else:
-        found = _dataset_rows(source)
-    rows = [_with_columns(row, columns) for row in found]
-    if not rows:
+        rows = _dataset_rows(source)
+    selected = [_with_columns(row, columns) for row in rows]
+    if not selected:
         raise ConfigError(f"source: {source.source!r} holds no row")
-    return rows
+    return selected
 
 
 def _document_rows(source: SourceConfig, label_column: str) -> Iterator[Row]:
@@ -58,7 +58,7 @@ def _dataset_rows(source: SourceConfig) -> Iterator[Row]:
 
 
 def _class_names(feature: Any) -> list[str] | None:
-    """Names of the classes that a column, or a list in it, numbers."""
+    """Names of a column's classes, if it or its lists hold class numbers."""
     names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
     return list(names) if names else None
 
@@ -66,7 +66,7 @@ def _class_names(feature: Any) -> list[str] | None:
 def _named(value: Any, names: list[str]) -> Any:
     if isinstance(value, list):
         return [_named(item, names) for item in value]
-    # Public test splits are numbered -1: they have no label.
+    # Rows of public test splits have the number -1: their labels are secret.
     return names[value] if isinstance(value, int) and value >= 0 else None
 
 
@@ -82,7 +82,7 @@ def text_of(row: Row, column: str) -> str:
     """The text in a column.
 
     Raises:
-        ConfigError: it holds something else, or nothing but white space.
+        ConfigError: it is something else, or nothing but white space.
     """
     value = row.values[column]
     if not isinstance(value, str):
@@ -112,7 +112,7 @@ def list_of(row: Row, column: str, separator: str | None) -> list[str]:
     """The list of texts in a column, or the parts of a text between separators (None: white space).
 
     Raises:
-        ConfigError: it holds neither.
+        ConfigError: it is neither a list nor a text.
     """
     value = row.values[column]
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Which documents are held out: decided by each text itself, so every step agrees without a list."""
+"""Decide which documents are held out, by a hash of each text, so that all steps agree without a list."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from headway.data.sources.documents import Document
 
 
 def text_key(text: str) -> bytes:
-    """A digest that is the same for texts that differ in white space or case only."""
+    """A digest that is the same for texts that differ only in white space or case."""
     return hashlib.blake2b(" ".join(text.split()).lower().encode(), digest_size=16).digest()
 
 
 def unit_hash(key: bytes, salt: str) -> float:
-    """A number in [0, 1) that looks random and is always the same for the same key and salt."""
+    """A number in [0, 1) that looks random, but is always the same for a key and a salt."""
     digest = hashlib.blake2b(key, digest_size=8, salt=salt.encode()[:16]).digest()
     return int.from_bytes(digest, "big") / 2**64
 
@@ -28,12 +28,12 @@ def drop_duplicates(documents: Iterable[Document]) -> list[Document]:
 
 
 def split_documents(
-    documents: Iterable[Document], share: float, salt: str = "held-out"
+    documents: Iterable[Document], fraction: float, salt: str = "held-out"
 ) -> tuple[list[Document], list[Document]]:
-    """Documents kept and documents held out, about `share` of them; duplicates never part."""
+    """Documents to keep, and documents to hold out, about `fraction` of all; duplicates stay together."""
     kept: list[Document] = []
     held_out: list[Document] = []
     for document in documents:
-        target = held_out if unit_hash(text_key(document.text), salt) < share else kept
+        target = held_out if unit_hash(text_key(document.text), salt) < fraction else kept
         target.append(document)
     return kept, held_out

@@ -31,7 +31,7 @@ from headway.engine.parallel.worker import Worker
 _PREFIX = "step-"
 _MANIFEST = "manifest.json"
 
-Own = dict[str, Any]
+WorkerState = dict[str, Any]
 """What a worker has to itself, in JSON's types."""
 
 # torch.distributed.checkpoint warns of what is meant: a worker alone saves alone.
@@ -47,13 +47,13 @@ class Restored(NamedTuple):
 
     Attributes:
         step: steps done; 0 where nothing sound was saved.
-        own: what each worker of the group that saved had to itself, by rank.
+        worker_states: what each worker of the group that saved had to itself, by rank.
         metric: how good the model was when last measured.
         notes: a line for each state that had to be passed over.
     """
 
     step: int = 0
-    own: Sequence[Own] = ()
+    worker_states: Sequence[WorkerState] = ()
     metric: float | None = None
     notes: Sequence[str] = ()
 
@@ -89,7 +89,7 @@ class Checkpoints:
         step: int,
         model: nn.Module,
         optimizer: Optimizer,
-        own: Own | None = None,
+        worker_state: WorkerState | None = None,
         metric: float | None = None,
     ) -> None:
         """Copy the state after `step` steps and return; a thread writes it.
@@ -100,7 +100,7 @@ class Checkpoints:
             step: steps done.
             model: its parameters and buffers are saved; sharded or not.
             optimizer: over the model's parameters.
-            own: what this worker has to itself.
+            worker_state: what this worker has to itself.
             metric: how good the model is, lower is better; the best states are kept by it.
 
         Raises:
@@ -108,7 +108,7 @@ class Checkpoints:
         """
         self.wait()
         state: Any = self._stager.stage(training_state(model, optimizer))
-        self._in_flight = self._thread.submit(self._write, step, state, own or {}, metric)
+        self._in_flight = self._thread.submit(self._write, step, state, worker_state or {}, metric)
 
     def wait(self) -> None:
         """Return once the state in flight is complete; a `CheckpointError` where it could not be saved."""
@@ -140,26 +140,28 @@ class Checkpoints:
         )
         load_optimizer(model, optimizer, state["optimizer"], groups)
         manifest = self._manifest(name)
-        return Restored(manifest["step"], manifest["own"], manifest["metric"], notes)
+        return Restored(manifest["step"], manifest["workers"], manifest["metric"], notes)
 
-    def _write(self, step: int, state: dict[str, Any], own: Own, metric: float | None) -> None:
+    def _write(
+        self, step: int, state: dict[str, Any], worker_state: WorkerState, metric: float | None
+    ) -> None:
         try:
-            self._write_parts(f"{_PREFIX}{step:09d}-{self._attempt}", step, state, own, metric)
+            self._write_parts(f"{_PREFIX}{step:09d}-{self._attempt}", step, state, worker_state, metric)
         except (Exception, CheckpointException) as error:  # the latter is no Exception
             reason = str(error).strip().splitlines()[-1]
             raise CheckpointError(f"the state after step {step} could not be saved: {reason}") from error
 
     def _write_parts(
-        self, name: str, step: int, state: dict[str, Any], own: Own, metric: float | None
+        self, name: str, step: int, state: dict[str, Any], worker_state: WorkerState, metric: float | None
     ) -> None:
         writer = CheckedWriter(self.folder, name)
         dcp.save(state, storage_writer=writer, process_group=self._group, no_dist=self._is_alone)
-        parts = self._gather((writer.checksums, own))
+        parts = self._gather((writer.checksums, worker_state))
         if self._worker.rank == 0:
             files = {
                 path.removeprefix(f"{name}/"): total for sums, _ in parts for path, total in sums.items()
             }
-            body = {"step": step, "metric": metric, "files": files, "own": [mine for _, mine in parts]}
+            body = {"step": step, "metric": metric, "files": files, "workers": [mine for _, mine in parts]}
             self.folder.write(f"{name}/{_MANIFEST}", _sealed(body))
             self._prune()
 

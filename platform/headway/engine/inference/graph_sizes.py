@@ -58,7 +58,7 @@ class GraphSize(NamedTuple):
             tokens <= self.tokens <= max(tokens * _MAX_FILLING, _TOKENS[2])
             and batch.longest <= self.longest
             and len(batch.lengths) + padding <= self.sequences
-            and len(batch.masked_places) <= self.sequences
+            and len(batch.masked_positions) <= self.sequences
         )
 
 
@@ -84,7 +84,7 @@ def filled_up(batch: Batch, size: GraphSize) -> Batch:
         size: of the row.
 
     Returns:
-        `lengths` are those of all sequences, and `masked_places` repeats 0 up to as many.
+        `lengths` are those of all sequences, and `masked_positions` repeats 0 up to as many.
     """
     padding = np.arange(size.tokens - len(batch.input_ids)) % size.longest
     ends = np.arange(len(batch.input_ids), size.tokens, size.longest)[1:]
@@ -99,7 +99,7 @@ def filled_up(batch: Batch, size: GraphSize) -> Batch:
         cu_seqlens=torch.from_numpy(cu_seqlens),
         lengths=torch.from_numpy(np.diff(cu_seqlens).astype(np.int64)),
         labels=batch.labels[:0],
-        masked_places=_filled(batch.masked_places, size.sequences),
+        masked_positions=_filled(batch.masked_positions, size.sequences),
         masked_labels=batch.masked_labels[:0],
         row_ids=batch.row_ids[:0],
         longest=size.longest,
@@ -121,7 +121,7 @@ def rows_of(batch: Batch, size: GraphSize, kind: Rows) -> slice:
         case "tokens":
             return slice(0, len(batch.input_ids))
         case "masked":
-            return slice(0, len(batch.masked_places))
+            return slice(0, len(batch.masked_positions))
 
 
 def _filled(values: Tensor, length: int) -> Tensor:

@@ -158,7 +158,7 @@ def _single_token() -> Batch:
         token_type_ids=one,
         lengths=one + 1,
         labels=none,
-        masked_places=none,
+        masked_positions=none,
         masked_labels=none,
         row_ids=none,
     )

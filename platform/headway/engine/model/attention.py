@@ -18,7 +18,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from headway.engine.model.dropout import dropout
 from headway.engine.model.gpu_attention import attend_fused, attend_short, fits_short_attention
-from headway.engine.model.layout import HeadPlaces, SequenceGroup, SequenceLayout
+from headway.engine.model.layout import HeadIndices, SequenceGroup, SequenceLayout
 
 ATTENTION_NAME = "headway"
 """The value of `attn_implementation` under which transformers finds Headway's attention."""
@@ -206,7 +206,7 @@ class _ToBlocks(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, places: HeadPlaces) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, places: HeadIndices) -> Tensor:
         ctx.scatter = places.scatter
         return rows.index_select(0, places.gather)
 
@@ -220,14 +220,14 @@ class _FromBlocks(torch.autograd.Function):
     """The real places of the groups' blocks back into the row."""
 
     @staticmethod
-    def forward(ctx: Any, blocks: Tensor, places: HeadPlaces) -> Tensor:
-        ctx.scatter, ctx.num_places = places.scatter, len(blocks)
+    def forward(ctx: Any, blocks: Tensor, places: HeadIndices) -> Tensor:
+        ctx.scatter, ctx.num_rows = places.scatter, len(blocks)
         return blocks.index_select(0, places.scatter)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        blocks = gradient.new_zeros(ctx.num_places, gradient.size(1))
+        blocks = gradient.new_zeros(ctx.num_rows, gradient.size(1))
         return blocks.index_copy_(0, ctx.scatter, gradient), None
 
 

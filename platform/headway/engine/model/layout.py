@@ -31,7 +31,7 @@ class SequenceGroup:
 
 
 @dataclass(frozen=True)
-class HeadPlaces:
+class HeadIndices:
     """Where each head of each token lies in the groups' blocks, laid end to end.
 
     A block holds a group's (sequence, head, position) in that order, so that heads are ready for batched
@@ -69,7 +69,7 @@ class SequenceLayout:
     position_ids: Tensor
     longest: int
     num_sequences: int
-    _places: dict[int, HeadPlaces] = field(default_factory=dict, repr=False)
+    _places: dict[int, HeadIndices] = field(default_factory=dict, repr=False)
 
     @property
     def first_tokens(self) -> Tensor:
@@ -106,7 +106,7 @@ class SequenceLayout:
         """The sequences, shortest first, in groups of `GROUP_SIZE`; for a layout on a CPU."""
         return tuple(self._group(members) for members in self._members)
 
-    def places(self, num_heads: int) -> HeadPlaces:
+    def places(self, num_heads: int) -> HeadIndices:
         """The way from the row to the groups' blocks and back; computed once a number of heads."""
         if num_heads not in self._places:
             self._places[num_heads] = self._head_places(num_heads)
@@ -128,7 +128,7 @@ class SequenceLayout:
         real = torch.arange(longest, device=members.device) < lengths[:, None]
         return SequenceGroup(len(members), longest, real[:, None, None, :])
 
-    def _head_places(self, num_heads: int) -> HeadPlaces:
+    def _head_places(self, num_heads: int) -> HeadIndices:
         heads = torch.arange(num_heads, device=self.cu_seqlens.device)
         starts = self.cu_seqlens[:-1].long()
         gathers = []
@@ -145,7 +145,7 @@ class SequenceLayout:
             offset += group.count * num_heads * group.longest
         owners = self.owners
         scatter = (first_places[owners] + self.position_ids)[:, None] + strides[owners, None] * heads
-        return HeadPlaces(torch.cat(gathers), scatter.flatten())
+        return HeadIndices(torch.cat(gathers), scatter.flatten())
 
 
 def layout_of_lengths(lengths: Tensor, device: torch.device | None = None) -> SequenceLayout:

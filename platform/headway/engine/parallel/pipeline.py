@@ -26,32 +26,32 @@ from headway.engine.parallel.worker import Worker
 
 Finish = Callable[[Any, Batch], Tensor]
 """What the last stage makes of its objective and a batch."""
-Weigh = Callable[[dict[str, Term]], dict[str, Tensor]]
+NormalizeLosses = Callable[[dict[str, Term]], dict[str, Tensor]]
 """What each of a micro-batch's losses adds to the step's."""
 
 
-class Job(NamedTuple):
+class ForwardPass(NamedTuple):
     """One forward pass through a stage.
 
     Attributes:
         batch: the same on every stage.
         finish: for the last stage.
-        room: rows that hidden states are padded to on their way, at least the batch's tokens.
+        capacity: rows that hidden states are padded to on their way, at least the batch's tokens.
         seed: of what is drawn; None where nothing is.
     """
 
     batch: Batch
     finish: Finish
-    room: int
+    capacity: int
     seed: int | None = None
 
 
-class Stage(nn.Module):
+class StageModule(nn.Module):
     """One worker's part of an objective.
 
     Attributes:
         objective: its model has lost what other stages compute.
-        jobs: what `forward` is asked for by number, since torch's schedules hand on nothing but tensors.
+        passes: what `forward` is asked for by number, since torch's schedules hand on nothing but tensors.
     """
 
     def __init__(self, objective: Any, number: int, count: int, dtype: torch.dtype) -> None:
@@ -60,28 +60,28 @@ class Stage(nn.Module):
         self.objective = objective
         self.is_first, self.is_last = number == 0, number == count - 1
         self.dtype = dtype
-        self.jobs: Sequence[Job] = ()
+        self.passes: Sequence[ForwardPass] = ()
 
     def forward(self, received: Tensor | None = None, *, index: Tensor) -> Tensor:
-        """Do a job.
+        """Run a micro-batch forward.
 
         Args:
-            received: hidden states of the stage before, shape (room, hidden_size); None in the first.
-            index: int64, shape (1,): the job's number.
+            received: hidden states of the stage before, shape (capacity, hidden_size); None in the first.
+            index: int64, shape (1,): the number of the pass.
 
         Returns:
-            Hidden states for the next stage, shape (room, hidden_size); what `finish` gives in the last.
+            Hidden states for the next stage, shape (capacity, hidden_size); what `finish` gives in the last.
         """
-        job = self.jobs[int(index)]
-        if job.seed is not None:
-            torch.manual_seed(job.seed)
-        encoder, batch = self.objective.model.base_model, job.batch
+        forward_pass = self.passes[int(index)]
+        if forward_pass.seed is not None:
+            torch.manual_seed(forward_pass.seed)
+        encoder, batch = self.objective.model.base_model, forward_pass.batch
         if received is not None:
             encoder.embeddings.states = received[: len(batch.input_ids)]
         if self.is_last:
-            return job.finish(self.objective, batch)
+            return forward_pass.finish(self.objective, batch)
         states, _ = self.objective.encode(batch)
-        return F.pad(states, (0, 0, 0, job.room - len(states))).to(self.dtype)
+        return F.pad(states, (0, 0, 0, forward_pass.capacity - len(states))).to(self.dtype)
 
 
 class Pipeline(nn.Module):
@@ -100,16 +100,16 @@ class Pipeline(nn.Module):
         self._width = objective.model.config.hidden_size
         self._shared = names_on_both_ends(objective.model)
         self.unit = getattr(objective, "unit", None)
-        self.stage = Stage(objective, self._number, self._count, dtype)
+        self.stage = StageModule(objective, self._number, self._count, dtype)
         worker.split(self.stage, dtype)
-        self._room = 0
+        self._capacity = 0
         self._schedule: Schedule1F1B
 
     def backward(
         self,
         batches: Sequence[Batch],
         seeds: Sequence[int],
-        weigh: Weigh,
+        normalize_losses: NormalizeLosses,
         scale: float,
     ) -> dict[str, Tensor]:
         """Run a step's micro-batches forward and backward.
@@ -117,7 +117,7 @@ class Pipeline(nn.Module):
         Args:
             batches: at least as many as there are stages.
             seeds: of each micro-batch; what later stages draw is derived from them.
-            weigh: see `Weigh`.
+            normalize_losses: see `NormalizeLosses`.
             scale: factor on the sum of all losses before it is derived.
 
         Returns:
@@ -127,7 +127,7 @@ class Pipeline(nn.Module):
         sums = torch.zeros(len(names), device=self._device)
 
         def finish(objective: Any, batch: Batch) -> Tensor:
-            losses = weigh(objective(batch))
+            losses = normalize_losses(objective(batch))
             row = torch.stack([losses[name] for name in names])
             sums.add_(row.detach())
             return row.sum() * scale
@@ -137,10 +137,12 @@ class Pipeline(nn.Module):
         for part in self.stage.modules():
             if isinstance(part, FSDPModule):
                 part.reshard()
-        room = max(len(batch.input_ids) for batch in batches)
-        schedule = self._schedule_for(len(batches), room)
-        self.stage.jobs = [
-            Job(batch, finish, self._room, derived_seed(seed, self._number) if self._number else seed)
+        capacity = max(len(batch.input_ids) for batch in batches)
+        schedule = self._schedule_for(len(batches), capacity)
+        self.stage.passes = [
+            ForwardPass(
+                batch, finish, self._capacity, derived_seed(seed, self._number) if self._number else seed
+            )
             for batch, seed in zip(batches, seeds, strict=True)
         ]
         index = torch.arange(len(batches))
@@ -150,12 +152,12 @@ class Pipeline(nn.Module):
         dist.broadcast(sums, group=self._group, group_src=self._count - 1)
         return dict(zip(names, sums, strict=True))
 
-    def _schedule_for(self, micro_batches: int, room: int) -> Schedule1F1B:
-        """A schedule that passes on hidden states of up to `room` tokens; made again for larger ones."""
-        if room <= self._room:
+    def _schedule_for(self, micro_batches: int, capacity: int) -> Schedule1F1B:
+        """A schedule for hidden states of up to `capacity` tokens; made again if more are needed."""
+        if capacity <= self._capacity:
             return self._schedule
-        self._room = room
-        states = torch.empty(room, self._width, dtype=self.stage.dtype, device="meta", requires_grad=True)
+        self._capacity = capacity
+        states = torch.empty(capacity, self._width, dtype=self.stage.dtype, device="meta", requires_grad=True)
         stage = PipelineStage(
             self.stage,
             self._number,
@@ -198,7 +200,7 @@ class Pipeline(nn.Module):
     def _through(self, batch: Batch, finish: Finish) -> Tensor:
         """Pass a batch through all stages, one after the other."""
         tokens = len(batch.input_ids)
-        self.stage.jobs = [Job(batch, finish, tokens)]
+        self.stage.passes = [ForwardPass(batch, finish, tokens)]
         received = None
         if not self.stage.is_first:
             received = torch.empty(tokens, self._width, dtype=self.stage.dtype, device=self._device)

@@ -30,8 +30,8 @@ class SharedMean:
     def __init__(self, memory: Tensor, rank: int, world_size: int) -> None:
         """Take uint8 memory of `_size_for(world_size)` bytes, the same for all workers."""
         self._rank, self._world_size = rank, world_size
-        self._room = _room_for(world_size)
-        rooms = memory.view(world_size + 1, world_size, self._room)
+        self._capacity = _room_for(world_size)
+        rooms = memory.view(world_size + 1, world_size, self._capacity)
         self._inboxes, self._results = rooms[:-1], rooms[-1]
 
     @classmethod
@@ -56,7 +56,7 @@ class SharedMean:
 
     def average(self, values: Tensor) -> None:
         """Put the mean over all workers in the place of `values`, floating, shape (numbers,)."""
-        for piece in values.split(self._room // values.element_size() * self._world_size):
+        for piece in values.split(self._capacity // values.element_size() * self._world_size):
             self._average_piece(piece)
 
     def _average_piece(self, values: Tensor) -> None:

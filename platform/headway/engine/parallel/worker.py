@@ -68,12 +68,12 @@ class Worker:
         return replace(self, mesh=mesh, batch_mesh=mesh[_BATCH_DIMENSIONS]._flatten("batch"))
 
     @property
-    def share(self) -> int:
+    def data_rank(self) -> int:
         """Which share of each batch this worker computes, counted from 0."""
         return self.rank if self.batch_mesh is None else self.batch_mesh.get_local_rank()
 
     @property
-    def shares(self) -> int:
+    def data_size(self) -> int:
         """How many shares each batch is split into."""
         return self.world_size if self.batch_mesh is None else self.batch_mesh.size()
 
@@ -89,7 +89,7 @@ class Worker:
 
     def sum(self, values: Tensor) -> Tensor:
         """`values` summed over the shares of a batch, on each worker; any shape."""
-        if self.shares > 1:
+        if self.data_size > 1:
             dist.all_reduce(values, group=None if self.batch_mesh is None else self.batch_mesh.get_group())
         return values
 

@@ -19,8 +19,8 @@ def batches_of_share(source: BatchSource, worker: Worker, batch_size: int) -> It
     Workers that hold slices of the weights gather them together for every batch. One whose share has a batch
     less than another's runs its last one again, which does not count.
     """
-    own = source.in_order(worker.share, worker.shares, batch_size)
-    largest_share = -(-source.rows // worker.shares)
+    own = source.in_order(worker.data_rank, worker.data_size, batch_size)
+    largest_share = -(-source.rows // worker.data_size)
     batches = -(-largest_share // batch_size) if worker.mesh is not None else 0
     done, batch = 0, None
     for batch in own:
@@ -28,7 +28,7 @@ def batches_of_share(source: BatchSource, worker: Worker, batch_size: int) -> It
         yield batch, True
     for _ in range(done, batches):
         if batch is None:  # there are fewer rows than workers
-            batch = next(source.in_order(0, worker.shares, 1))
+            batch = next(source.in_order(0, worker.data_size, 1))
         yield batch, False
 
 

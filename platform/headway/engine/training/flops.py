@@ -51,7 +51,7 @@ class TrainingFlops:
 
     def of_batch(self, batch: Batch) -> float:
         """What a batch, on the host, costs without padding."""
-        sequences, masked = len(batch.lengths), len(batch.masked_places)
+        sequences, masked = len(batch.lengths), len(batch.masked_positions)
         squared_lengths = float(batch.lengths.to(torch.float64).square().sum())
         forward = (
             2.0 * self.trunk_weights * float(batch.lengths.sum())

@@ -66,8 +66,8 @@ class Meter:
             meter.losses = {
                 name: torch.tensor(loss, device=worker.device) for name, loss in meter.losses.items()
             }
-        if len(meters) == worker.shares:
-            return meters[worker.share]
+        if len(meters) == worker.data_size:
+            return meters[worker.data_rank]
         total = replace(meters[0], losses={}, tokens=0, flops=0.0) if meters else cls()
         for meter in meters if worker.rank == 0 else []:
             total.tokens += meter.tokens
@@ -84,7 +84,7 @@ class Meter:
         sums = worker.sum(torch.tensor(row, dtype=torch.float64, device=worker.device)).tolist()
         *losses, tokens, flops, rate = sums
         # Several workers have one share of the batch between them where the model is split.
-        rate *= worker.world_size / worker.shares
+        rate *= worker.world_size / worker.data_size
         metrics = {f"{name}_loss": loss / self.steps for name, loss in zip(names, losses, strict=True)}
         return metrics | {
             "gradient_norm": float(self.gradient_norm),

@@ -82,16 +82,16 @@ class Objective(nn.Module):
         raise NotImplementedError
 
 
-def word_loss(model: Any, hidden: Tensor, places: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def word_loss(model: Any, hidden: Tensor, positions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The summed loss of guessing words, and how many were guessed right; 0 while training.
 
     Args:
         model: with a head over the vocabulary.
         hidden: floating, shape (tokens, hidden_size).
-        places: int64, shape (masked,): the tokens to guess.
+        positions: int64, shape (masked,): the tokens to guess.
         labels: int64, shape (masked,): what they are.
     """
-    term = cross_entropy(aligned_vocabulary_logits(model, hidden.index_select(0, places)), labels)
+    term = cross_entropy(aligned_vocabulary_logits(model, hidden.index_select(0, positions)), labels)
     return term.total, term.correct
 
 
@@ -122,7 +122,7 @@ class PretrainingObjective(Objective):
     def forward(self, batch: Batch) -> dict[str, Term]:
         """Losses `mlm` and, with pairs, `nsp` or `sop`."""
         hidden, layout = self.encode(batch)
-        total, correct = self.word_loss(self.model, hidden, batch.masked_places, batch.masked_labels)
+        total, correct = self.word_loss(self.model, hidden, batch.masked_positions, batch.masked_labels)
         terms = {"mlm": Term(total, batch.masked_labels.new_full((), len(batch.masked_labels)), correct)}
         if self.pairs is not None:
             judged = next_sentence_logits(self.model, hidden, layout)
@@ -135,11 +135,11 @@ class TaskObjective(Objective):
 
     Attributes:
         name: of the loss.
-        unit: what the outputs' first dimension counts: sequences, tokens, or the places with a label.
+        unit: what the outputs' first dimension counts: sequences, tokens, or the positions with a label.
     """
 
     name: ClassVar[str]
-    unit: ClassVar[Literal["sequence", "token", "place"]] = "sequence"
+    unit: ClassVar[Literal["sequence", "token", "position"]] = "sequence"
 
     @property
     def loss_names(self) -> list[str]:
@@ -156,7 +156,7 @@ class TaskObjective(Objective):
 
     def predictions(self, batch: Batch) -> dict[str, int]:
         """See `Objective`."""
-        return {self.name: len(batch.masked_places if self.unit == "place" else batch.lengths)}
+        return {self.name: len(batch.masked_positions if self.unit == "position" else batch.lengths)}
 
     def forward(self, batch: Batch) -> dict[str, Term]:
         """The loss under its name."""

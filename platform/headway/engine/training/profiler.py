@@ -13,30 +13,30 @@ from headway.engine.training.trainer import Trainer
 _WARMUP_STEPS = 2
 
 
-class Operation(NamedTuple):
+class TimedOperation(NamedTuple):
     """An operation's own time, without what it called.
 
     Attributes:
         name: PyTorch's.
         calls: how often it ran.
         milliseconds: all calls together, on the device that training computes on.
-        share: of all operations' time, 0 to 1.
+        fraction: of all operations' time, 0 to 1.
     """
 
     name: str
     calls: int
     milliseconds: float
-    share: float
+    fraction: float
 
 
-def profile_steps(trainer: Trainer, steps: int, trace: Path, most: int = 10) -> list[Operation]:
+def profile_steps(trainer: Trainer, steps: int, trace: Path, limit: int = 10) -> list[TimedOperation]:
     """Train a few steps under the profiler.
 
     Args:
         trainer: what to profile; it is trained on by these steps.
         steps: how many to record, after two that warm up.
         trace: where to write the timeline, for chrome://tracing or https://ui.perfetto.dev.
-        most: how many operations to return.
+        limit: how many operations to return.
 
     Returns:
         The costliest operations, costliest first.
@@ -51,7 +51,9 @@ def profile_steps(trainer: Trainer, steps: int, trace: Path, most: int = 10) -> 
     events = [(event, getattr(event, attribute)) for event in recorded.key_averages()]
     total = sum(time for _, time in events) or 1.0
     events.sort(key=lambda pair: -pair[1])
-    return [Operation(event.key, event.count, time / 1000, time / total) for event, time in events[:most]]
+    return [
+        TimedOperation(event.key, event.count, time / 1000, time / total) for event, time in events[:limit]
+    ]
 
 
 def _train(trainer: Trainer, steps: range) -> None:

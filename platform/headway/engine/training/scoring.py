@@ -65,8 +65,8 @@ def _by_row(objective: TaskObjective, outputs: torch.Tensor, batch: Batch) -> li
     if objective.unit == "sequence":
         return list(values.numpy())
     sizes = batch.lengths
-    if objective.unit == "place":
-        ends = torch.searchsorted(batch.masked_places, batch.lengths.cumsum(0))
+    if objective.unit == "position":
+        ends = torch.searchsorted(batch.masked_positions, batch.lengths.cumsum(0))
         sizes = ends.diff(prepend=ends.new_zeros(1))
     return [part.numpy() for part in values.split(sizes.tolist())]
 

@@ -75,7 +75,7 @@ class WordsObjective(TaskObjective):
     """Cross-entropy over the labels of each word, at its first piece."""
 
     name = "tokens"
-    unit = "place"
+    unit = "position"
     class_weights: Tensor | None
 
     def __init__(
@@ -89,7 +89,7 @@ class WordsObjective(TaskObjective):
     def outputs(self, batch: Batch) -> Tensor:
         """Scores before softmax, shape (words, labels)."""
         hidden, _ = self.encode(batch)
-        return token_logits(self.model, hidden.index_select(0, batch.masked_places))
+        return token_logits(self.model, hidden.index_select(0, batch.masked_positions))
 
     def loss(self, outputs: Tensor, batch: Batch) -> Term:
         """Labels are `masked_labels`."""
@@ -154,5 +154,5 @@ class EmbeddingObjective(TaskObjective):
             cosines = (anchors * groups[:, 1]).sum(-1)
             return _term(F.mse_loss(cosines, batch.labels[:: self.group_size], reduction="sum"), len(anchors))
         candidates = groups[:, 1:].transpose(0, 1).flatten(0, 1)
-        own = torch.arange(len(anchors), device=outputs.device)
-        return cross_entropy(anchors @ candidates.T * self.scale, own)
+        positives = torch.arange(len(anchors), device=outputs.device)
+        return cross_entropy(anchors @ candidates.T * self.scale, positives)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from headway.data.batch import Batch
-from headway.engine.training.batch_processes import made_in_processes
+from headway.engine.loading.batch_processes import made_in_processes
 
 MAX_PROCESSES = 4
 

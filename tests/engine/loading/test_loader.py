@@ -24,9 +24,9 @@ from headway.config.pretrain import MaskingConfig
 from headway.data.batch import Batch
 from headway.data.pretraining.batches import PretrainingBatches
 from headway.data.sampling import BatchSizes
-from headway.engine.training import batch_processes
-from headway.engine.training.batch_processes import LoaderProcessError
-from headway.engine.training.loader import Loader, loader_processes
+from headway.engine.loading import batch_processes
+from headway.engine.loading.batch_processes import LoaderProcessError
+from headway.engine.loading.loader import Loader, loader_processes
 from waiting import PATIENCE
 
 CPU = torch.device("cpu")
@@ -162,12 +162,12 @@ def test_processes_end_when_their_parent_is_killed(signal_number, tmp_path):
             """
             import time, psutil, torch
             from headway.data.batch import Batch
-            from headway.engine.training.loader import Loader
+            from headway.engine.loading.loader import Loader
 
             def make(step):
                 row = torch.arange(4)
                 return [Batch.of(input_ids=row, token_type_ids=row, lengths=torch.tensor([4]), labels=row[:1],
-                                 masked_places=row[:1], masked_labels=row[:1], row_ids=row[:1])]
+                                 masked_positions=row[:1], masked_labels=row[:1], row_ids=row[:1])]
 
             if __name__ == "__main__":
                 for step, _, _ in Loader(make, 0, 10**9, device=torch.device("cpu"), processes=2):

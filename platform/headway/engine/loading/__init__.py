@@ -1,0 +1,1 @@
+"""Batches made ahead of the steps that train on them: in a thread, or in processes."""

@@ -1,0 +1,143 @@
+"""One optimizer step: forward and backward over its micro-batches, then the weights move."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from headway.config.training import TrainingConfig
+from headway.data.batch import Batch
+from headway.data.sampling import derived_seed, parts_of
+from headway.engine.hardware.device import to_device
+from headway.engine.model.compilation import checkpoint_activations, compile_model, is_worth_compiling
+from headway.engine.parallel.gradients import Gradients
+from headway.engine.parallel.pipeline import NormalizeLosses
+from headway.engine.parallel.worker import clip_gradients, hold_back_sums
+from headway.engine.training.flops import TrainingFlops
+from headway.engine.training.health import StepHealth
+from headway.engine.training.meter import Meter
+from headway.engine.training.objectives import Term
+from headway.engine.training.precision import ComputeCopy
+from headway.engine.training.training_state import TrainingState
+
+
+class OptimizerStep:
+    """Moves the weights of a state by one batch at a time.
+
+    On a GPU nothing is read back: the host knows all lengths and counts itself.
+
+    Attributes:
+        compute: what is computed with: the state's objective, or a copy in half precision.
+        health: watches the gradients' norms.
+    """
+
+    def __init__(
+        self, state: TrainingState, config: TrainingConfig, flops: TrainingFlops, parts: int, total_steps: int
+    ) -> None:
+        """Prepare a state whose weights have been loaded.
+
+        Args:
+            state: what is trained.
+            config: precision, clipping, compilation.
+            flops: counts useful arithmetic.
+            parts: that each global batch is dealt into, over all workers.
+            total_steps: of the run: whether compiling pays.
+        """
+        self._state, self._config, self._flops, self._parts = state, config, flops, parts
+        self._worker = worker = state.worker
+        self.health = StepHealth(state.optimizer, worker, state.scale)
+        if config.activation_checkpointing:
+            checkpoint_activations(state.objective)
+        is_split = worker.mesh is not None  # then it casts by itself
+        self.compute = ComputeCopy(
+            state.pipeline or state.objective, torch.float32 if is_split else state.dtype
+        )
+        wanted = config.compile
+        if wanted is None:
+            wanted = is_worth_compiling(worker.device, total_steps)
+        if wanted:
+            # Workers send off a layer's gradients, or gather its weights, while they compute another.
+            by_layer = wanted != "trunk" or is_split or worker.world_size > 1
+            compile_model(self.compute.module, by_layer=by_layer)
+        self._gradients = Gradients(self.compute.weights, self.compute.copies, worker.average())
+
+    def run(
+        self,
+        step: int,
+        micro_batches: Sequence[Batch],
+        meter: Meter,
+        on_device: Sequence[Batch] | None = None,
+    ) -> int | None:
+        """Take the step after `step` others, on this worker's part of its batch; see `Trainer.train_step`.
+
+        Returns:
+            `step` if its gradient is known already not to be finite: the weights have not moved.
+        """
+        self.compute.module.train()
+        counts = self._global_counts(micro_batches)
+        # Dropout, too, is a function of (seed, step, part): a resumed or resized run draws the same.
+        parts = parts_of(self._worker.data_rank, self._worker.data_size, self._parts)
+        seeds = [derived_seed(self._config.seed, step, part) for part in parts]
+        batches = on_device or [batch.to(self._worker.device) for batch in micro_batches]
+
+        def normalize_losses(terms: dict[str, Term]) -> dict[str, Tensor]:
+            return {name: term.total / counts[name] for name, term in terms.items()}
+
+        pipeline = self._state.pipeline
+        backward = self._backward if pipeline is None else pipeline.backward
+        # Gradients are averaged over the shares; the loss is a mean over all of them, hence the factor.
+        meter.add(
+            backward(batches, seeds, normalize_losses, self._worker.data_size), micro_batches, self._flops
+        )
+        return self._update(step, micro_batches, meter)
+
+    def _backward(
+        self, batches: Sequence[Batch], seeds: Sequence[int], normalize_losses: NormalizeLosses, scale: float
+    ) -> dict[str, Tensor]:
+        """Run micro-batches forward and backward, one after the other; see `Pipeline.backward`."""
+        sums: dict[str, Tensor] = {}
+        module, loss_scale = self.compute.module, self._state.scale
+        for index, (batch, seed) in enumerate(zip(batches, seeds, strict=True)):
+            torch.manual_seed(seed)
+            is_last = index == len(batches) - 1
+            losses = normalize_losses(module(batch))
+            total = torch.stack(list(losses.values())).sum() * scale
+            if loss_scale is not None:
+                total = total * loss_scale.value
+            hold_back_sums(module, not is_last)
+            with self._gradients.collected(is_last):
+                total.backward()
+            sums = {name: sums.get(name, 0.0) + loss.detach() for name, loss in losses.items()}
+        self._gradients.give(loss_scale.value if loss_scale is not None else None)
+        return sums
+
+    def _update(self, step: int, micro_batches: Sequence[Batch], meter: Meter) -> int | None:
+        """Clip the gradients, move the weights, and bring the compute copy up to them."""
+        state = self._state
+        borrowed = state.pipeline.borrowed if state.pipeline is not None else []
+        norm = clip_gradients(state.objective, self._config.max_grad_norm, self._worker, borrowed)
+        bad_step = self.health.saw(step, norm, micro_batches)
+        if bad_step is not None:
+            return bad_step
+        meter.steps += 1
+        # What is not finite is no measure; in float16 the step is skipped, and said so by the loss scale.
+        meter.gradient_norm = torch.where(norm.isfinite(), norm, meter.gradient_norm)
+        meter.learning_rate = state.optimizer.param_groups[0]["lr"]
+        if not self.health.skips_step:
+            state.optimizer.step()
+        state.schedule.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        self.compute.follow()
+        return None
+
+    def _global_counts(self, batches: Sequence[Batch]) -> dict[str, Tensor | int]:
+        """Predictions of each loss in the whole step, over all workers; at least 1."""
+        mine = [self._state.objective.predictions(batch) for batch in batches]
+        names = list(mine[0])
+        counts = [sum(row[name] for row in mine) for name in names]
+        if self._worker.data_size == 1:
+            return dict(zip(names, [max(1, count) for count in counts], strict=True))
+        everywhere = self._worker.sum(to_device(torch.tensor(counts), self._worker.device))
+        return dict(zip(names, everywhere.clamp(min=1), strict=True))

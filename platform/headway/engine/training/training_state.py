@@ -1,0 +1,71 @@
+"""What optimizer steps change, saved and restored together: weights, optimizer, rate and loss scale."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from headway.config.training import TrainingConfig
+from headway.engine.checkpoint.checkpoints import Checkpoints, Restored, WorkerState
+from headway.engine.hardware.device import compute_dtype
+from headway.engine.optimizers.build import build_optimizer
+from headway.engine.optimizers.schedules import build_schedule, skip_to
+from headway.engine.parallel.pipeline import Pipeline
+from headway.engine.parallel.worker import Worker
+from headway.engine.training.loss_scale import LossScale
+from headway.engine.training.meter import Meter
+
+
+class TrainingState:
+    """An objective and its optimizer, split over the workers as they are arranged.
+
+    Attributes:
+        objective: its weights are float32, whatever is computed with.
+        worker: this process's place in the group.
+        dtype: what is computed in.
+        scale: in float16, the factor on the loss; else None.
+        pipeline: the objective over several stages; None if each worker has all layers.
+        optimizer: over the objective's weights.
+        schedule: of its learning rate.
+    """
+
+    def __init__(self, objective: nn.Module, config: TrainingConfig, worker: Worker, steps: int) -> None:
+        """Split an objective, which lies on the worker's device, for a run of `steps` steps."""
+        self.objective: Any = objective
+        self.worker = worker
+        self.dtype = compute_dtype(config.precision, worker.device)
+        if self.dtype == torch.float16 and worker.mesh is not None:
+            self.dtype = torch.float32  # FSDP gives gradients that nothing has divided
+        self.scale = LossScale(worker.device) if self.dtype == torch.float16 else None
+        self.pipeline: Pipeline | None = None
+        if worker.stages > 1:
+            self.pipeline = Pipeline(self.objective, worker, self.dtype)
+        else:
+            worker.split(self.objective, self.dtype)
+        self.optimizer = build_optimizer(self.objective, config.optimizer, worker)
+        waiting = round(config.new_weights_first * steps)
+        self.schedule = build_schedule(self.optimizer, config.schedule, steps, waiting)
+
+    def restore(self, checkpoints: Checkpoints) -> Restored:
+        """Load the newest sound state, if there is one."""
+        restored = checkpoints.restore(self.objective, self.optimizer)
+        skip_to(self.schedule, restored.step)
+        if self.scale is not None and restored.worker_states and "loss_scale" in restored.worker_states[0]:
+            self.scale.load_state(restored.worker_states[0]["loss_scale"])
+        return restored
+
+    def save(self, checkpoints: Checkpoints, step: int, meter: Meter, validation_loss: float | None) -> None:
+        """Save the state after `step` steps, with what was measured since the last report."""
+        worker_state: WorkerState = {"data_rank": self.worker.data_rank, "meter": meter.state()}
+        if self.scale is not None:
+            worker_state["loss_scale"] = self.scale.state()
+        checkpoints.save(step, self.objective, self.optimizer, worker_state, validation_loss)
+
+
+def resumed_meter(restored: Restored, worker: Worker) -> Meter:
+    """What had been measured since the last report when a state was saved."""
+    # Workers that split the model over one share of the batch measured the same.
+    by_rank = {worker_state["data_rank"]: worker_state["meter"] for worker_state in restored.worker_states}
+    return Meter.resumed(list(by_rank.values()), worker)
