@@ -17,7 +17,8 @@ from headway.config.sweep import SearchSpace, SweepConfig
 from headway.runs.journal import Journal
 from headway.steps.sweep import run_sweep
 from headway.sweeps.ledger import Ledger, Trial, TrialState
-from headway.sweeps.search import Sampler, make_scheduler, next_trials, replay, rung_steps
+from headway.sweeps.schedulers import make_scheduler, replay, rung_steps
+from headway.sweeps.search import Sampler, next_trials
 from headway.sweeps.space import parse_search
 from headway.tracking import tracking_uri
 

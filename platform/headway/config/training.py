@@ -107,7 +107,8 @@ class TrainingConfig(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     new_weights_first: Fraction = Field(
-        0.0, description="fraction of the steps that train only weights that the model's folder lacked, a head"
+        0.0,
+        description="fraction of the steps that train only weights missing from the model's folder",
     )
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(

@@ -27,14 +27,8 @@ from headway.sweeps.model_cost import COSTS
 from headway.sweeps.plots import write_report
 from headway.sweeps.report import Leaderboard
 from headway.sweeps.resources import TrialResources, trial_resources
-from headway.sweeps.search import (
-    SUCCESSIVE_HALVING,
-    Sampler,
-    make_scheduler,
-    replay,
-    trial_count,
-    trial_source,
-)
+from headway.sweeps.schedulers import SUCCESSIVE_HALVING, make_scheduler, replay
+from headway.sweeps.search import Sampler, trial_count, trial_source
 from headway.sweeps.space import Domain, check_search, parse_search, trial_settings
 from headway.sweeps.trials import SweepJob, TrialSettings, run_trial
 from headway.sweeps.winner import (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ from typing import Any
 
 from headway.config.base import ConfigError
 from headway.tracking.database import create_database
-from headway.tracking.pyfunc import save_pyfunc
+from headway.tracking.pyfunc import log_classifier
 from headway.tracking.run import Run
 
 _QUIET = {
@@ -197,20 +196,8 @@ class Tracking:
         Returns:
             The number of the version.
         """
-        from mlflow.entities import LoggedModelOutput
-
-        logged = self.client.create_logged_model(
-            self._experiment_id(experiment), name=name, source_run_id=run.run_id, model_type="classifier"
-        )
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                save_pyfunc(Path(folder) / "model", logged, run.run_id, weights, example, max_length)
-                self.client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
-        except BaseException:
-            self.client.finalize_logged_model(logged.model_id, "FAILED")
-            raise
-        self.client.finalize_logged_model(logged.model_id, "READY")
-        self.client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        experiment_id = self._experiment_id(experiment)
+        logged = log_classifier(self.client, experiment_id, run.run_id, name, weights, example, max_length)
         self._ensure_registered(name)
         version = self.client.create_model_version(
             name, source=logged.artifact_location, run_id=run.run_id, model_id=logged.model_id
