@@ -151,7 +151,7 @@ class TrainingConfig(Config):
     )
     keep_checkpoints: Positive = Field(2, description="how many of the newest states are kept")
     keep_best_checkpoints: Annotated[int, Field(ge=0)] = Field(
-        0, description="how many states with the lowest validation loss are kept besides"
+        0, description="how many states with the lowest validation loss are also kept"
     )
     log_rows: bool = Field(
         False, description="write the ids of every step's rows to rows/: proof of what was seen"

@@ -93,7 +93,7 @@ def _mutation(domain: Domain) -> Any:
 def replay(
     trials: list[Trial], scheduler: Any, sampler: Sampler, config: SweepConfig, metrics: list[str]
 ) -> None:
-    """Tell a new sampler and scheduler of the trials that ended before a restart of the driver."""
+    """Tell a new sampler and scheduler about the trials that ended before a restart of the driver."""
     for trial in trials:
         if trial.ended is None or not (measured := trial.evaluations()):
             continue
