@@ -44,7 +44,7 @@ def _tried(**challenger):
         ),
         (
             _tried(alias="champion", percent=5),
-            "challenger.alias 'champion' is the alias that is served already",
+            "challenger.alias 'champion' is the alias that is served",
         ),
         (_tried(alias="c"), "challenger: percent or shadow_percent must be above 0"),
         (_tried(alias="c", percent=101), "challenger.percent: 101 is not allowed"),

@@ -36,7 +36,7 @@ class Sampler:
         self.total = trial_count(config, space)
 
     def propose(self, number: int) -> dict[str, Any]:
-        """Values of the trial with this number; they depend only on it, the seed and the trials it was told about."""
+        """Values of the trial with this number; they depend on it, the seed and the trials told so far."""
         if self._grid:
             return self._grid[number]
         seed = derived_seed(self._config.seed, number)
