@@ -39,7 +39,7 @@ _WITHOUT_RAY = (CorpusConfig, RegisterConfig, CompressConfig)
 
 @dataclass(frozen=True)
 class FinishedStep:
-    """A step that is done: its digest, its result, how long it took in this run, and whether it was cached."""
+    """A step that is done: its digest, its result, how long it took now, and whether it was cached."""
 
     digest: str
     result: StepResult
