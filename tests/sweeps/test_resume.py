@@ -136,8 +136,8 @@ def test_tpe_learns_from_trials_of_before_the_restart(tmp_path):
     def medians(told: bool) -> float:
         config = settings(search=search, algorithm="tpe", samples=40)
         sampler, ledger = Sampler(config, parse_search(search), "max"), Ledger(tmp_path / f"told-{told}")
-        for place in range(20):
-            rate = 10 ** (-5 + 4 * place / 19)
+        for index in range(20):
+            rate = 10 ** (-5 + 4 * index / 19)
             trial = ledger.new({"optimizer.learning_rate": rate})
             measure(trial, {1: 1.0 - (math.log10(rate) + 5) / 4})
             trial.end(TrialState.DONE)
