@@ -70,6 +70,17 @@ def test_a_child_run_knows_its_parent(tracking, client):
     assert found.info.status == "KILLED"
 
 
+def test_children_are_found_by_their_token_whatever_they_are_called(tracking):
+    with tracking.run("tests", "sweep") as parent:
+        named_alike = [tracking.start_run("tests", "trial", None, parent, token=str(n)) for n in range(2)]
+        tracking.start_run("tests", "no token", None, parent)
+        children = tracking.children(parent)
+    assert {token: run.run_id for token, run in children.items()} == {
+        "0": named_alike[0].run_id,
+        "1": named_alike[1].run_id,
+    }
+
+
 def test_a_registered_model_has_signature_example_tokenizer_and_alias(tracking, client, version):
     import mlflow
 
