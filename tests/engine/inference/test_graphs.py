@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from headway.data.batch import Batch
-from headway.engine.inference.graph_sizes import GraphSize, Rows
+from headway.engine.inference.graph_sizes import GraphSize, ResultRows
 from headway.engine.inference.graphs import PackGraphs, Recording
 
 CPU = torch.device("cpu")
 SIZES = (GraphSize(8, 4, 4), GraphSize(16, 8, 4), GraphSize(32, 16, 4))
-ROWS: dict[str, Rows] = {"lengths": "sequences", "ids": "tokens", "hidden": "masked"}
+ROWS: dict[str, ResultRows] = {"lengths": "sequences", "ids": "tokens", "hidden": "masked"}
 
 
 class Recorder:

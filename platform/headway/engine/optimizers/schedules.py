@@ -1,4 +1,4 @@
-"""The course of the learning rate, by name."""
+"""Build schedules of the learning rate by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headway.config.training import ScheduleConfig
 
 
 def build_schedule(optimizer: Optimizer, config: ScheduleConfig, total_steps: int) -> LambdaLR:
-    """Linear warm-up from 0 to the optimizer's rate, then the named course down to the last step."""
+    """Linear warm-up from 0 to the optimizer's rate, then the named decay up to the last step."""
     warmup_steps = round(config.warmup * total_steps)
 
     def factor(step: int) -> float:
@@ -25,18 +25,18 @@ def build_schedule(optimizer: Optimizer, config: ScheduleConfig, total_steps: in
 
 
 def skip_to(schedule: LambdaLR, step: int) -> None:
-    """Set the rates to those after so many steps, which an earlier process made."""
+    """Set the learning rates to those after `step` steps, which an earlier process took."""
     if step == 0:
         return
     schedule.last_epoch = step - 1
     with warnings.catch_warnings():
-        # torch looks for those steps in this process.
+        # torch expects these steps to have been taken in this process.
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
         schedule.step()
 
 
 def _decay(config: ScheduleConfig, progress: float) -> float:
-    """Share of the peak rate when `progress` (0 to 1) of the steps after warm-up are done."""
+    """The fraction of the peak rate after a fraction `progress` of the steps after warm-up."""
     match config.name:
         case "linear":
             return 1.0 - progress
@@ -45,7 +45,7 @@ def _decay(config: ScheduleConfig, progress: float) -> float:
         case "polynomial":
             return (1.0 - progress) ** config.power
         case "wsd":
-            # Hu et al. 2024, "MiniCPM", section 4.2: stable, then down over the last steps.
+            # Hu et al. 2024, "MiniCPM", section 4.2: stable, then decaying over the last steps.
             return min(1.0, (1.0 - progress) / config.decay)
         case _:
             return 1.0
