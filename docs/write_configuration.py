@@ -1,7 +1,7 @@
-"""Write docs/configuration.md from the settings' own classes: python docs/write_configuration.py
+"""Writes docs/configuration.md from the classes of settings: python docs/write_configuration.py
 
-A setting's meaning is the `description` of its field; settings that mean the same wherever they stand may
-have it here, in `SHARED`. One without a meaning is an error.
+A setting's meaning is the `description` of its field. For settings that mean the same in every class it may
+be here, in `SHARED`. A setting without a meaning is an error.
 """
 
 from __future__ import annotations
@@ -18,75 +18,75 @@ from headway.config.pipeline import STEP_CONFIGS, PipelineConfig
 PAGE = Path(__file__).with_name("configuration.md")
 
 SHARED = {
-    "alias": "alias that is moved to the new version",
-    "alpha": "scale of what is trained beside the weights, divided by `rank`",
+    "alias": "alias to move to the new version",
+    "alpha": "the update is scaled by `alpha / rank`",
     "answers_column": "column with the answers",
-    "attention_dropout": "share of attention weights dropped while training",
-    "batch_size": "sequences an optimizer step, over all workers",
+    "attention_dropout": "fraction of attention weights dropped in training",
+    "batch_size": "sequences in an optimizer step, over all workers",
     "batch_warmup": "smaller batches at first",
-    "betas": "decay of the running means of gradients and of their squares",
-    "dropout": "share of hidden values dropped while training",
-    "epochs": "passes over the training rows; may be a fraction. One if neither it nor `steps` is set",
+    "betas": "decay rates of the running means of gradients and of their squares",
+    "dropout": "fraction of hidden values dropped in training",
+    "epochs": "passes over the training rows; may be a fraction; 1 if `steps` is not set either",
     "eps": "added to the denominator of the update",
-    "few_labels": "labels a class, each a comparison of its own; needs `encoder`",
-    "gradient_accumulation": "micro-batches an optimizer step, on each worker",
-    "hidden_size": "width; a multiple of `num_attention_heads`. That of the preset when not set",
-    "host": "address that is listened on",
-    "kind": "which kind of task this is",
-    "label_column": "column with the label; in a folder of .txt, a file's label is its subfolder",
-    "learning_rate": "the highest, after warm-up",
-    "loss": "what is minimised",
-    "lowercase": "whether letters lose case and accents",
-    "masking": "which tokens are hidden",
+    "few_labels": "labels per class, each a comparison of its own; needs `encoder`",
+    "gradient_accumulation": "micro-batches in an optimizer step, on each worker",
+    "hidden_size": "width, a multiple of `num_attention_heads`; if not set, that of the preset",
+    "host": "address to listen on",
+    "kind": "kind of task",
+    "label_column": "column with the label; in a folder of .txt files, the subfolder is the label",
+    "learning_rate": "the highest learning rate, after warm-up",
+    "loss": "what training minimises",
+    "lowercase": "remove case and accents",
+    "masking": "which tokens are masked",
     "max_grad_norm": "gradients with a larger norm are scaled down to it",
-    "max_length": "tokens of a sequence at most, with [CLS] and [SEP]",
-    "metric": "measure on the validation rows that picks the best trial",
+    "max_length": "maximum number of tokens in a sequence, [CLS] and [SEP] included",
+    "metric": "measure on the validation rows that selects the best trial",
     "model": "a folder, a step, or models:/name@alias",
-    "OptimizerConfig.name": "which optimizer",
-    "PipelineConfig.name": "of the folder under `runs/` and of the MLflow experiment",
-    "PipelineConfig.steps": "a name of your own → `use` and that verb's settings; they run in this order",
-    "RegisterConfig.name": "in the model registry",
-    "ScheduleConfig.name": "which course; `wsd` is warm-up, stable, decay",
-    "num_attention_heads": "heads of each layer; those of the preset when not set",
-    "num_hidden_layers": "layers; those of the preset when not set",
+    "OptimizerConfig.name": "the optimizer",
+    "PipelineConfig.name": "name of the folder under `runs/` and of the MLflow experiment",
+    "PipelineConfig.steps": "a name of your choice → `use` and the settings of that verb, in order",
+    "RegisterConfig.name": "name in the model registry",
+    "ScheduleConfig.name": "shape of the schedule; `wsd` is warm-up, stable, decay",
+    "num_attention_heads": "heads of each layer; if not set, as in the preset",
+    "num_hidden_layers": "number of layers; if not set, as in the preset",
     "objective": "`[mlm]`, `[mlm, nsp]` or `[mlm, sop]`: masked words, next sentence, sentence order",
-    "optimizer": "how weights move",
+    "optimizer": "how weights are updated",
     "pair_column": "column with the second text",
-    "parallel": "how the workers share the work",
+    "parallel": "how workers divide the work",
     "port": "TCP port; it must be free",
-    "preset": "size to start from",
+    "preset": "model size to start from",
     "question_column": "column with the question",
     "rank": "rank of the update",
-    "rate": "share of the tokens, or words, that is hidden",
-    "replicas": "least and most; a single number stands for both",
-    "samples": "trials",
-    "schedule": "the course of the learning rate",
+    "rate": "fraction of the tokens, or words, that is masked",
+    "replicas": "min and max, or one number for both",
+    "samples": "number of trials",
+    "schedule": "how the learning rate changes over the run",
     "scheduler": "`asha` stops trials that lag behind; `fifo` stops none",
-    "seed": "of weights, order, masks and dropout",
+    "seed": "random seed of weights, order, masks and dropout",
     "seeds": "runs of each comparison",
-    "start": "rows of the first step",
+    "start": "sequences in the first step",
     "steps": "optimizer steps; not together with `epochs`",
     "task": "what is learned, and from which texts",
     "text_column": "column with the text, in files and data sets with columns",
-    "vocab_size": "entries of the tokenizer that is trained",
+    "vocab_size": "size of the vocabulary of the tokenizer that is trained",
     "weight_decay": "of matrices; biases and norms have none",
-    "whole_words": "hide all pieces of a word together",
+    "whole_words": "mask all pieces of a word together",
 }
 
 _OPENING = """# Configuration
 
-Every setting there is, as `platform/headway/config/` has it; this page is written from the code by
-`python docs/write_configuration.py`, and a test fails when it is out of date.
+Every setting, as defined in `platform/headway/config/`. `python docs/write_configuration.py` writes this page
+from the code, and a test fails if it is out of date.
 
-A pipeline is a YAML file with a `name` and `steps`. Each step has a name of your own, a verb after `use:`,
-and that verb's settings as below. The verbs are {verbs}.
+A pipeline is a YAML file with a `name` and `steps`. Each step has a name of your choice, a verb after `use:`,
+and the settings of that verb, listed below. The verbs are {verbs}.
 `${{step}}` stands for what an earlier step made, `${{step.output}}` for one of several outputs
-(`${{sweep.best}}`). A file for one verb alone (`headway pretrain FILE`) holds that verb's settings at its top
+(`${{sweep.best}}`). A file for a single verb (`headway pretrain FILE`) has that verb's settings at the top
 level, without `use`.
 
-`--set path=value` overrides a setting; the value is read as YAML, the path begins with the step's name in a
-pipeline: `--set pretrain.optimizer.learning_rate=2e-3`. An unknown setting, a wrong type or a value out of
-range ends in one line and exit code 2 before anything is written.
+`--set path=value` overrides a setting. The value is read as YAML; in a pipeline, the path begins with the
+step's name: `--set pretrain.optimizer.learning_rate=2e-3`. An unknown setting, a wrong type or a value out of
+range ends in a one-line message and exit code 2, before anything is written.
 """
 
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
@@ -132,7 +132,7 @@ def _section(group: type[Config]) -> str:
     bases = [base for base in group.__bases__ if issubclass(base, Config) and base is not Config]
     if bases:
         links = ", ".join(f"[{_title(base)}](#{_title(base).lower()})" for base in bases)
-        lines += [f"Besides these, the settings of {links}.", ""]
+        lines += [f"Also has the settings of {links}.", ""]
     lines += ["| setting | type | default | meaning |", "|---|---|---|---|"]
     schema = group.model_json_schema()["properties"]
     lines += [_row(group, name, schema[name]) for name in _own_fields(group)]

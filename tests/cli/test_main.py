@@ -80,7 +80,7 @@ def test_a_missing_pipeline_file_is_named(invoke, tmp_path):
     ("override", "part"),
     [
         ("words.vocab_size", "write it as path.to.setting=value"),
-        ("word.vocab_size=99", "--set word: no step of that name; did you mean 'words'"),
+        ("word.vocab_size=99", "--set word: no step has that name; did you mean 'words'"),
         ("words.vocab_size=none", "words.vocab_size: 'none' is not allowed"),
         ("words.vocab_size=[1", "--set words.vocab_size, line 1: not valid YAML"),
         ("words.source.deep=1", "words.source.deep: 'source' is text, not a group of settings"),
@@ -272,7 +272,7 @@ def test_predict_refuses_what_it_cannot_read(arguments, part, invoke, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["nowhere", "--replicas", "4,1"], "replicas [4, 1] should be [least, most]"),
+        (["nowhere", "--replicas", "4,1"], "replicas [4, 1] should be [min, max]"),
         (["nowhere", "--replicas", "many"], "replicas.0: 'many' is not allowed"),
         (["nowhere", "--port", "0"], "port: 0 is not allowed"),
         (["a", "b"], "serve: several models need names; write NAME=MODEL"),

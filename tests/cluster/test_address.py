@@ -122,8 +122,8 @@ def test_a_cluster_that_asks_for_no_token_trains_though_one_lies_here(open_clust
 @pytest.mark.parametrize(
     ("token", "mode", "reason"),
     [
-        (OTHER_TOKEN, None, "it asks for another token than this machine shows; set RAY_AUTH_TOKEN"),
-        (TOKEN, "disabled", "it asks for a token, and RAY_AUTH_MODE says to show none; unset it"),
+        (OTHER_TOKEN, None, "it requires another token than this machine sends; set RAY_AUTH_TOKEN"),
+        (TOKEN, "disabled", "it requires a token, but RAY_AUTH_MODE says to send none; unset it"),
     ],
 )
 def test_a_cluster_that_refuses_the_token_is_named_in_one_line(

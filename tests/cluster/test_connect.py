@@ -38,5 +38,5 @@ def test_it_starts_nothing_that_only_several_machines_need(ray_cluster):
 
 
 def test_what_it_needs_of_the_environment_is_gone_afterwards(ray_cluster):
-    left = [name for name in os.environ if name.startswith("RAY_raylet_") or name == "HEADWAY_PARENT"]
+    left = [name for name in os.environ if name.startswith("RAY_raylet_") or name == "HEADWAY_FORK_SERVER"]
     assert not left and "RAY_API_SERVER_ADDRESS" not in os.environ

@@ -133,7 +133,7 @@ def test_an_override_begins_with_its_step(write_yaml):
     path = write_yaml("{name: n, steps: {words: {use: corpus, source: s}}}")
     pipeline = load_pipeline(path, ["words.vocab_size=99"])
     assert pipeline.steps["words"]["vocab_size"] == 99
-    with pytest.raises(ConfigError, match="--set word: no step of that name; did you mean 'words'"):
+    with pytest.raises(ConfigError, match="--set word: no step has that name; did you mean 'words'"):
         load_pipeline(path, ["word.vocab_size=99"])
 
 

@@ -56,7 +56,7 @@ MISTAKES = [
     ),
     (
         "pretrain",
-        {"corpus": "c", "batch_tokens": 4096, "phases": [{"max_length": 8, "share": 1, "batch_size": 4}]},
+        {"corpus": "c", "batch_tokens": 4096, "phases": [{"max_length": 8, "fraction": 1, "batch_size": 4}]},
         "x: give batch_tokens or the phases' batch_size, not both",
     ),
     ("pretrain", {"corpus": 3}, "x.corpus: 3 is not allowed; it should be a"),
@@ -77,7 +77,7 @@ MISTAKES = [
         "x.workers: 'many' is not allowed; it should be a valid in",
     ),
     ("pretrain", {"corpus": "c", "workers": [0, 2]}, "x.workers.0: 0 is not allowed"),
-    ("pretrain", {"corpus": "c", "workers": [4, 2]}, "x: workers [4, 2] should be [least, most]"),
+    ("pretrain", {"corpus": "c", "workers": [4, 2]}, "x: workers [4, 2] should be [min, max]"),
     ("corpus", {"source": ""}, "x.source: '' is not allowed"),
     ("corpus", {"source": "a", "held_out": 0}, "x.held_out: 0 is not allowed"),
     ("corpus", {"source": "a", "held_out": 1}, "x.held_out: 1 is not allowed"),
@@ -90,7 +90,7 @@ MISTAKES = [
     ("sweep", {"model": "m", "task": {"source": "s"}, "search": {}}, "x.search: {} is not allowed"),
     ("register", {"model": "m", "name": "a b"}, "x.name: 'a b' is not allowed"),
     ("serve", {"model": "m", "port": 70000}, "x.port: 70000 is not allowed"),
-    ("serve", {"model": "m", "replicas": [3, 1]}, "x: replicas [3, 1] should be [least, most]"),
+    ("serve", {"model": "m", "replicas": [3, 1]}, "x: replicas [3, 1] should be [min, max]"),
     ("serve", {"model": "m", "demo_texts": 3}, "x: demo_texts needs a demo_source"),
     ("dance", {}, "x.use: 'dance' is not a step; allowed: corpus, pretrain"),
 ]

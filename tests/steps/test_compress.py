@@ -82,5 +82,5 @@ def test_a_source_of_one_text_is_refused(config, tmp_path, make_context, runs):
     path = tmp_path / "one.jsonl"
     path.write_text(json.dumps({"text": "The only text that there is in this file."}) + "\n")
     one = config.model_copy(update={"texts": config.texts.model_copy(update={"source": str(path)})})
-    with pytest.raises(ConfigError, match=r"has 1 texts; two at least are needed$"):
+    with pytest.raises(ConfigError, match=r"has 1 texts; at least 2 are needed$"):
         run_compress(one, make_context("compress-one", runs))

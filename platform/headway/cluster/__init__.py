@@ -1,1 +1,1 @@
-"""Ray: the cluster, its processes and groups of workers."""
+"""Ray: clusters, their processes, and groups of workers."""

@@ -1,6 +1,6 @@
-"""Whether a Ray cluster answers at an address and lets this machine in, found in seconds, quietly.
+"""Checks in seconds, quietly, whether a Ray cluster answers at an address and admits this machine.
 
-Ray itself would try for minutes where nothing listens, and print a warning a second where it is not let in.
+Ray itself tries for minutes if nothing listens, and prints a warning every second if it is not admitted.
 """
 
 from __future__ import annotations
@@ -10,36 +10,36 @@ import socket
 
 from headway.cluster import ray_internals
 
-_PATIENCE_SECONDS = 2.0
+_TIMEOUT_SECONDS = 2.0
 
 
 def address_problem(address: str) -> str | None:
-    """Why the cluster at `host:port` cannot be joined; None where nothing speaks against it.
+    """Why the cluster at `host:port` cannot be joined; None if no problem is found.
 
-    Has Ray show this machine's token from now on where the cluster asks for one. Other forms of address
-    (`auto`, `local`, `ray://…`) are left to Ray, but for whether anything listens.
+    If the cluster asks for a token, Ray sends this machine's from now on. The addresses `auto` and `local`
+    are left to Ray; for `ray://…` only whether anything listens is checked.
     """
     host, separator, port = address.removeprefix("ray://").rpartition(":")
     if not separator or not port.isdigit():
         return None
     try:
-        socket.create_connection((host, int(port)), timeout=_PATIENCE_SECONDS).close()
+        socket.create_connection((host, int(port)), timeout=_TIMEOUT_SECONDS).close()
     except OSError as error:
         return error.strerror or str(error)
     return None if address.startswith("ray://") else _token_problem(f"{host}:{port}")
 
 
 def _token_problem(address: str) -> str | None:
-    if not ray_internals.is_refused(address, _PATIENCE_SECONDS):
+    if not ray_internals.is_refused(address, _TIMEOUT_SECONDS):
         return None
-    # Where none is asked for, none is shown: such a cluster could not call a driver that asks for one itself.
+    # A token is sent only if asked for: a cluster without one could not call a driver that requires one.
     if not ray_internals.show_token() and "RAY_AUTH_MODE" not in os.environ:
-        return "it asks for a token, which this release of Ray shows only if told to; set RAY_AUTH_MODE=token"
-    if not ray_internals.is_refused(address, _PATIENCE_SECONDS):
+        return "it requires a token, which this release of Ray sends only with RAY_AUTH_MODE=token; set that"
+    if not ray_internals.is_refused(address, _TIMEOUT_SECONDS):
         return None
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
-        return "it asks for a token, and RAY_AUTH_MODE says to show none; unset it"
+        return "it requires a token, but RAY_AUTH_MODE says to send none; unset it"
     return (
-        "it asks for another token than this machine shows; "
-        "set RAY_AUTH_TOKEN or ~/.ray/auth_token to what `ray get-auth-token` prints on its head"
+        "it requires another token than this machine sends; "
+        "set RAY_AUTH_TOKEN or ~/.ray/auth_token to what `ray get-auth-token` prints on its head node"
     )

@@ -1,4 +1,4 @@
-"""Ray: connect to a cluster or start a local one, quietly, and run calls on its cores."""
+"""Connects to a Ray cluster or starts a local one, quietly, and runs functions on its cores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from headway.cluster import local, prestart, ray_internals
 from headway.cluster.address import address_problem
-from headway.cluster.fork_server import launch as forking
+from headway.cluster.fork_server import launch as fork_server
 from headway.config.base import ConfigError
 
 _is_local = True
@@ -21,14 +21,14 @@ _PASSED_ON = ("MLFLOW_TRACKING_URI", "HF_HOME", "HF_HUB_OFFLINE")
 
 
 def connect(address: str | None, tracking_uri: str) -> None:
-    """Join the cluster at `address`, or at `RAY_ADDRESS`, or start a local one; at most once a process.
+    """Join the cluster at `address`, or at `RAY_ADDRESS`, or start a local one; at most once per process.
 
     Args:
         address: of a running cluster, or `auto`; None leaves it to the environment.
-        tracking_uri: of MLflow, for whatever the user's code logs from workers.
+        tracking_uri: of MLflow, for what user code logs from workers.
 
     Raises:
-        ConfigError: an address was given and no cluster answers there.
+        ConfigError: no cluster answers at the given address.
     """
     quieten()
     import ray
@@ -49,27 +49,27 @@ def connect(address: str | None, tracking_uri: str) -> None:
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"address: no Ray cluster to join at {address!r}: {reason}") from error
-    _take_signals_back(handler)
+    _restore_sigterm(handler)
 
 
 def warm_up(address: str | None, verb: str) -> None:
-    """Where a local cluster will be started, begin to load what its processes need; returns at once.
+    """If a local cluster will be started, begin to load what its processes need; returns at once.
 
     Args:
         address: as in `connect`.
         verb: what the processes will do first.
     """
     if not address and not os.environ.get("RAY_ADDRESS"):
-        forking.start(forking.FOR_SERVING if verb == "serve" else forking.FOR_ALL)
+        fork_server.start(fork_server.FOR_SERVING if verb == "serve" else fork_server.FOR_ALL)
 
 
-def _take_signals_back(before: Any) -> None:
-    """Whoever had an answer to SIGTERM keeps it; and Ray's core, which prints its stack, hears of none.
+def _restore_sigterm(previous: Any) -> None:
+    """Restore the handler of SIGTERM, and keep the signal from Ray's core, which would print its stack.
 
-    Without an answer of their own, processes end by Ray's: `sys.exit`, which leaves no process behind.
+    A process without a handler keeps Ray's, which is `sys.exit` and leaves no process behind.
     """
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before if callable(before) else signal.getsignal(signal.SIGTERM))
+        signal.signal(signal.SIGTERM, previous if callable(previous) else signal.getsignal(signal.SIGTERM))
 
 
 def _join(address: str, environment: dict[str, str]) -> None:
@@ -87,15 +87,15 @@ def _join(address: str, environment: dict[str, str]) -> None:
 
 
 def disconnect() -> None:
-    """Leave the cluster; a local one ends, with all that runs on it."""
-    # Importing Ray takes a second: nobody who never connected should wait for it.
+    """Leave the cluster; a local one is shut down, with all that runs on it."""
+    # Importing Ray takes a second, which a process that never connected should not spend.
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
         ray.shutdown()
 
 
 def shut_down() -> None:
-    """Take down what is served, also on a cluster that stays, and leave it."""
+    """Stop serving, also on a cluster that keeps running, and leave the cluster."""
     ray, serve = sys.modules.get("ray"), sys.modules.get("ray.serve")
     if ray is not None and serve is not None and ray.is_initialized() and not _is_local:
         serve.shutdown()
@@ -103,7 +103,7 @@ def shut_down() -> None:
 
 
 def is_local() -> bool:
-    """Whether all of the cluster is this machine, started by this process."""
+    """Whether the cluster is a local one, started by this process."""
     return _is_local
 
 
@@ -115,20 +115,20 @@ def available_cpus() -> int:
 
 
 def available_gpus() -> int:
-    """GPUs of the whole cluster; where there are any, each training worker takes one."""
+    """GPUs of the whole cluster; if there are any, each training worker uses one."""
     import ray
 
     return int(ray.cluster_resources().get("GPU", 0))
 
 
 def start_processes_ahead(processes: int, environment: dict[str, str] | None = None) -> None:
-    """On a local cluster, start processes while the driver goes on; see `prestart.start_processes`."""
+    """On a local cluster, start processes in the background; see `prestart.start_processes`."""
     if _is_local:
         prestart.start_processes(processes, environment)
 
 
 def quieten() -> None:
-    """Ray's own progress, hints and warnings would drown Headway's; its log files keep them."""
+    """Silence Ray's progress, hints and warnings, which would bury Headway's; its log files keep them."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray_internals.set_train_defaults()

@@ -1,4 +1,4 @@
-"""A Ray of one machine: started in seconds, without the processes that only a cluster of several needs."""
+"""Starts a local Ray in seconds, without the processes that only a cluster of several machines needs."""
 
 from __future__ import annotations
 
@@ -8,33 +8,32 @@ from typing import Any
 
 from headway.cluster import ray_internals
 from headway.cluster.fork_server import client
-from headway.cluster.fork_server import launch as forking
+from headway.cluster.fork_server import launch as fork_server
 
 _VARIABLES = {
-    # Ray's own processes ask "the" cluster's dashboard after each other. A local cluster has none, and they
-    # would find that of any other cluster on this machine: its ignorance of a training run counts as the
-    # run's death.
+    # Processes of Ray ask the dashboard about each other. A local cluster has none, so they would ask that of
+    # another cluster on this machine, which does not know the training run, and take it to be dead.
     "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:0",
 }
 
 
 def start(environment: dict[str, str]) -> None:
-    """Start Ray on this machine for as long as this process lives, and connect to it.
+    """Start Ray on this machine, until this process ends, and connect to it.
 
     Args:
-        environment: variables of all its processes, besides this process's own.
+        environment: variables of all its processes, besides those of this process.
     """
     import ray
 
     ray_internals.leave_out_preemption_watcher()
     environment = environment | _VARIABLES | ray_internals.local_node_variables()
-    before = dict(os.environ)  # which Ray's processes inherit
+    before = dict(os.environ)  # Ray's processes inherit what is set meanwhile
     os.environ.update(environment)
     try:
         with ray_internals.node_settings(**_node_settings()):
             ray.init(
                 address="local",
-                runtime_env={"env_vars": forking.worker_environment()},
+                runtime_env={"env_vars": fork_server.worker_environment()},
                 include_dashboard=False,
                 logging_level=logging.ERROR,
                 log_to_driver=False,
@@ -47,10 +46,10 @@ def start(environment: dict[str, str]) -> None:
 
 def _node_settings() -> dict[str, Any]:
     settings: dict[str, Any] = {
-        "no_monitor": True,  # of a cluster that could grow
+        "no_monitor": True,  # only an autoscaler needs it
         "include_log_monitor": False,  # what workers print is not shown
     }
-    # What `client` cannot fork, it leaves to Ray's own script: without that, all is Ray's.
+    # `client` leaves what it cannot fork to Ray's own script; without that script, Ray starts everything.
     if ray_internals.setup_script() is not None:
         settings["setup_worker_path"] = client.__file__
     return settings

@@ -1,4 +1,4 @@
-"""The process group of workers on several machines, each met at the address by which Ray knows it."""
+"""A process group of workers on several machines, which meet at the addresses that Ray knows."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _DefaultBackend: Any = TorchConfig().backend_cls
 
 @dataclass
 class AtNodeAddresses(TorchConfig):
-    """As Ray Train's own, which leaves it to gloo to find a worker's address.
+    """Like Ray Train's own config, but with the network interface that Ray uses.
 
-    Gloo looks the machine's name up, and on many (Debian's default) that leads to 127.0.1.1: the others would
-    then seek it on themselves.
+    Gloo would look up the machine's name, which by default on Debian gives 127.0.1.1: the other workers would
+    then look for it on themselves.
     """
 
     @property
     def backend_cls(self) -> type[Any]:
-        """What starts the group."""
+        """The class that starts the group."""
         return _AtNodeAddresses
 
 
@@ -40,7 +40,7 @@ def _use_interface_of_node() -> None:
 
 
 def interface_of(address: str) -> str | None:
-    """Name of this machine's network interface with an address; None if there is none."""
+    """The name of this machine's network interface with an address; None if there is none."""
     for name, entries in psutil.net_if_addrs().items():
         if any(entry.address == address for entry in entries):
             return name

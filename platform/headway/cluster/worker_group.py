@@ -1,4 +1,4 @@
-"""Groups of Ray Train's workers: what each of them gets, and how a function runs on them."""
+"""Runs a function on a group of Ray Train's workers, and says what each worker gets of the cluster."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from headway.cluster import connect, prestart, ray_internals
 from headway.config.base import ConfigError
 
 Workers = int | tuple[int, int]
-"""How many training workers; or the least and the most of them."""
+"""The number of training workers, or its minimum and maximum."""
 
 _RESIZE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class WorkerResources:
-    """What each of some training processes gets of a cluster; small, since it travels to trials.
+    """What each of some training processes gets of a cluster; small, since it is sent to trials.
 
     Attributes:
         cpus: cores.
-        gpus: GPUs; of a fraction, several processes share one.
-        is_local: whether all of the cluster is one machine.
+        gpus: GPUs; with a fraction, several processes share one.
+        is_local: whether the cluster is a local one.
     """
 
     cpus: int
@@ -33,11 +33,11 @@ class WorkerResources:
 
 
 def worker_resources(processes: int, gpus: float | None = None) -> WorkerResources:
-    """The largest share that each of so many processes can have at once.
+    """The most that each of so many processes can have at once.
 
     Args:
         processes: training at the same time.
-        gpus: of each process; one where the cluster has any, when None.
+        gpus: of each process; None for one if the cluster has any.
     """
     if gpus is None:
         gpus = 1.0 if connect.available_gpus() else 0.0
@@ -45,43 +45,45 @@ def worker_resources(processes: int, gpus: float | None = None) -> WorkerResourc
 
 
 def _cpus_of_each(processes: int, gpus: float) -> int:
-    """The most cores that each process can have: it lies on one node, with its GPU if it has one."""
+    """The most cores that each process can have: all are on one node, with its GPU if it has one."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
-    def room(cpus: int) -> int:
-        """For how many processes of so many cores there is room on all nodes together."""
+    def capacity(cpus: int) -> int:
+        """How many processes with this many cores fit on all nodes together."""
         by_cores = [(int(node.get("CPU", 0)) // cpus, node.get("GPU", 0)) for node in nodes]
-        return sum(min(fit, gpu_slots(found, gpus)) if gpus else fit for fit, found in by_cores)
+        return sum(min(fit, gpu_slots(on_node, gpus)) if gpus else fit for fit, on_node in by_cores)
 
-    most = max((int(node.get("CPU", 0)) for node in nodes), default=1)
-    return next((cpus for cpus in range(most, 1, -1) if room(cpus) >= processes), 1)
+    max_cpus = max((int(node.get("CPU", 0)) for node in nodes), default=1)
+    return next((cpus for cpus in range(max_cpus, 1, -1) if capacity(cpus) >= processes), 1)
 
 
 def gpu_slots(gpus: float, of_each: float) -> int:
-    """How many processes find `of_each` GPUs among so many; a fraction is of one GPU."""
+    """How many processes can have `of_each` GPUs each; a fraction is of a single GPU."""
     if of_each < 1:
         return int(gpus) * int(1 / of_each + 1e-9)
     return int(gpus // of_each)
 
 
 def require_workers(workers: Workers, address: str | None, tracking_uri: str) -> None:
-    """Connect, and refuse more training workers than the cluster has GPUs or cores: they would wait for ever.
+    """Connect, and refuse more training workers than the cluster has GPUs or cores: they would wait forever.
 
     Raises:
         ConfigError: there are too few, or no cluster answers.
     """
     connect.connect(address, tracking_uri)
-    least = workers if isinstance(workers, int) else workers[0]
+    min_workers = workers if isinstance(workers, int) else workers[0]
     gpus = connect.available_gpus()
     unit, available = ("GPUs", gpus) if gpus else ("cores", connect.available_cpus())
-    if least > available:
-        raise ConfigError(f"workers: {least} is more than the cluster has {unit}; allowed: up to {available}")
+    if min_workers > available:
+        raise ConfigError(
+            f"workers: {min_workers} is more than the cluster has {unit}; allowed: up to {available}"
+        )
 
 
 def start_workers_ahead(workers: int, resources: WorkerResources | None = None) -> None:
-    """On a local cluster, start the processes of so many training workers while the driver goes on."""
+    """On a local cluster, start the processes of training workers in the background."""
     resources = resources or worker_resources(workers)
     if resources.is_local and (control := ray_internals.train_environment()) is not None:
         prestart.start_processes(prestart.CONTROL_PROCESSES, control)
@@ -99,17 +101,17 @@ def train_on_workers(
 ) -> None:
     """Call `function(*arguments, worker, launched_at)` on each of a group of Ray Train workers.
 
-    A group that fails is started again, and `function` goes on from what it saved. More than `retries`
-    failures in a row end it, unless there was progress between them.
+    A group that fails is started again, and `function` continues from what it saved. After more than
+    `retries` failures in a row without progress, the error is raised.
 
     Args:
         function: what each worker calls.
-        arguments: of it.
-        workers: how many, or the least and the most; Ray Train then starts as many as there is room for.
+        arguments: of `function`.
+        workers: how many, or the minimum and maximum; Ray Train then starts as many as fit.
         storage: folder for Ray Train's own files.
-        progress: a number that grows with what is saved.
-        share: of each worker; the largest they can all have when None.
-        retries: times that a group without progress is started again.
+        progress: returns a number that grows with what is saved.
+        resources: of each worker; None for the most that all can have.
+        retries: how often a group without progress is started again.
 
     Raises:
         RuntimeError: the function failed on a worker, for the last time.
@@ -164,7 +166,7 @@ def _trainer(
 
 
 def _process_group(resources: WorkerResources) -> Any:
-    """How the workers meet; NCCL refuses two of them on one GPU."""
+    """How the workers communicate; NCCL refuses two workers on one GPU."""
     from ray.train.torch import TorchConfig
 
     from headway.cluster.process_group import AtNodeAddresses
@@ -183,7 +185,7 @@ def _on_worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     cpus = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
     torch.set_num_threads(max(1, cpus))
-    # Without a GPU of its own, a worker leaves those that it sees to others.
+    # A worker that Ray gave no GPU must not use those that it sees.
     device = ray.train.torch.get_device() if ray.get_gpu_ids() else torch.device("cpu")
     rank, size = context.get_world_rank(), context.get_world_size()
     worker = Worker(rank, size, device, is_leaving=ray_internals.is_leaving)

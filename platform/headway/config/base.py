@@ -1,4 +1,4 @@
-"""What all settings are made of: their base class, its error, and the kinds of number they share."""
+"""What all settings are built from: their base class, the error for a bad one, and common types of number."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class ConfigError(ValueError):
-    """Something the user can put right: a bad value, a missing file, text that is no text.
+    """Something the user can fix: a bad value, a missing file, a file that is not text.
 
     Its message is one line that names the field, the value and what is allowed.
     """
 
 
 class Config(BaseModel):
-    """Base of all settings: an unknown key is an error, and nothing changes after validation."""
+    """Base of all settings: an unknown key is an error, and settings do not change after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)

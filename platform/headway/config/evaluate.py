@@ -11,14 +11,18 @@ from headway.config.tasks import AnyTask
 
 
 class EvaluateConfig(Config):
-    """The step `evaluate`: the held-out score, beside baselines on the same split."""
+    """The step `evaluate`: the score on held-out rows, beside baselines on the same split."""
 
     model: str = Field(min_length=1, description="a fine-tuned model")
     beside: dict[str, str] = Field(
-        {}, description="name → another fine-tuned model, scored on the same rows: what a stage bought"
+        {}, description="name → another fine-tuned model, to score on the same rows"
     )
-    encoder: str | None = Field(None, description="the encoder it came from; needed for baselines")
+    encoder: str | None = Field(
+        None, description="the encoder that the model came from; needed for baselines"
+    )
     task: AnyTask
-    finetune: dict[str, Any] = Field({}, description="the budget of every run with few labels")
-    few_labels: list[Positive] = Field([], description="labels a class, of a learning curve")
+    finetune: dict[str, Any] = Field({}, description="settings of every run with few labels")
+    few_labels: list[Positive] = Field(
+        [], description="numbers of labels per class, for a learning curve; each needs `encoder`"
+    )
     seeds: Positive = 3

@@ -12,13 +12,13 @@ from headway.config.training import OptimizerConfig, TrainingConfig
 
 
 class LoraConfig(Config):
-    """Low-rank adaptation (Hu et al. 2021): W + alpha / rank · B A is trained in place of W."""
+    """Low-rank adaptation (Hu et al. 2021): trains W + alpha / rank · B A instead of W."""
 
     rank: Positive = 8
     alpha: Annotated[float, Field(gt=0.0)] = 16.0
     dropout: Fraction = 0.0
     modules: list[str] = Field(
-        [], description="names of the linear layers that are adapted; all of the encoder's when empty"
+        [], description="names of the linear layers to adapt; if empty, all of the encoder's"
     )
 
 
@@ -36,24 +36,38 @@ class FinetuneConfig(TrainingConfig):
     task: Annotated[
         Annotated[str, Tag("folder")] | Annotated[AnyTask, Tag("settings")],
         Discriminator(_folder_or_settings),
-    ] = Field(description="a prepared task, or what to prepare one from")
-    random_weights: bool = Field(False, description="the model's shape without its weights: a baseline")
-    dropout: Fraction | None = Field(None, description="of hidden states; the model's own when not set")
-    attention_dropout: Fraction | None = Field(None, description="likewise, of attention")
-    class_weights: Literal["balanced"] | None = Field(None, description="rare labels count for more")
-    label_smoothing: Fraction = Field(0.0, description="share of a label spread over all of them")
-    layers: Positive | None = Field(None, description="the lowest so many only; all when not set")
-    frozen_layers: Annotated[int, Field(ge=0)] = Field(
-        0, description="lowest layers, with the embeddings below them, that are not trained"
+    ] = Field(description="the folder of a prepared task, or the settings to prepare one")
+    random_weights: bool = Field(
+        False, description="start from random weights of the model's shape: a baseline"
     )
-    lora: LoraConfig | None = Field(None, description="train few weights beside the model's, then merge them")
-    seeds: Positive = Field(1, description="runs from consecutive seeds; the best on validation is kept")
+    dropout: Fraction | None = Field(None, description="of hidden states; if not set, the model's own")
+    attention_dropout: Fraction | None = Field(
+        None, description="of attention weights; if not set, the model's own"
+    )
+    class_weights: Literal["balanced"] | None = Field(
+        None, description="`balanced` gives rare labels more weight"
+    )
+    label_smoothing: Fraction = Field(
+        0.0, description="fraction of a label's probability that is spread over all labels"
+    )
+    layers: Positive | None = Field(
+        None, description="keep only this many of the lowest layers; all if not set"
+    )
+    frozen_layers: Annotated[int, Field(ge=0)] = Field(
+        0, description="how many of the lowest layers, and the embeddings below them, are not trained"
+    )
+    lora: LoraConfig | None = Field(
+        None, description="train a few weights beside the model's, then merge them"
+    )
+    seeds: Positive = Field(
+        1, description="runs with consecutive seeds; the best on the validation rows is kept"
+    )
     folds: Annotated[int, Field(ge=2)] | None = Field(
-        None, description="score with so many-fold cross-validation besides, stratified by label"
+        None, description="also score by cross-validation with this many folds, stratified by label"
     )
 
     @model_validator(mode="after")
-    def _adapted_layers_stay_whole(self) -> FinetuneConfig:
+    def _lora_is_not_split(self) -> FinetuneConfig:
         if self.lora is not None and self.parallel.tensor > 1:
             raise ValueError(f"parallel.tensor {self.parallel.tensor} does not go with lora; shard does")
         return self

@@ -1,4 +1,4 @@
-"""YAML files and `--set` overrides into typed settings; every mistake in one clear line."""
+"""Reads YAML files and `--set` overrides into typed settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ C = TypeVar("C", bound=Config)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `4e-3` as text; users mean a number, as in YAML 1.2 and JSON."""
+    """Reads `4e-3` as a number, as YAML 1.2 and JSON do; in YAML 1.1 it is text."""
 
 
 _Loader.add_implicit_resolver(
@@ -30,15 +30,15 @@ def parse_yaml(text: str, where: str) -> Any:
     """The value of a YAML text.
 
     Raises:
-        ConfigError: it is not YAML; the line names the place.
+        ConfigError: it is not YAML; the message names the line.
     """
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark else ""
+        line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "unreadable"
-        raise ConfigError(f"{where}{place}: not valid YAML: {problem}") from error
+        raise ConfigError(f"{where}{line}: not valid YAML: {problem}") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -60,10 +60,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def apply_overrides(settings: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """`settings` with each `a.b=value` put at its dotted path; values are read as YAML.
+    """A copy of `settings` with each `a.b=value` set at its dotted path; values are read as YAML.
 
     Raises:
-        ConfigError: an override without `=`, or a path that leads through something not a mapping.
+        ConfigError: an override without `=`, or a path through something that is not a mapping.
     """
     result = _copy(settings)
     for override in overrides:
@@ -75,7 +75,7 @@ def apply_overrides(settings: dict[str, Any], overrides: Iterable[str]) -> dict[
 
 
 def set_path(settings: dict[str, Any], path: str, value: Any) -> None:
-    """Put `value` at a dotted path, in place, making mappings on the way."""
+    """Set a value at a dotted path, in place, making mappings on the way."""
     *parents, last = path.split(".")
     node = settings
     for parent in parents:
@@ -93,15 +93,15 @@ def _copy(value: Any) -> Any:
 
 
 def validate(config_class: type[C], settings: dict[str, Any], where: str = "") -> C:
-    """Settings as their typed class.
+    """Settings as an object of their class.
 
     Args:
-        config_class: what they should be.
+        config_class: the class that describes them.
         settings: as written.
-        where: dotted path of the settings, for the message.
+        where: dotted path of the settings, for messages.
 
     Raises:
-        ConfigError: one line a mistake, each naming the field, its value and what is allowed.
+        ConfigError: one line for each mistake, with the field, its value and what is allowed.
     """
     try:
         return config_class.model_validate(settings)
@@ -113,16 +113,18 @@ def load_config(config_class: type[C], path: Path, overrides: Iterable[str] = ()
     """A step's settings from a YAML file and overrides.
 
     Raises:
-        ConfigError: a mistake in them, or the file is a whole pipeline.
+        ConfigError: there is a mistake in them, or the file is a whole pipeline.
     """
     settings = read_yaml(path)
     if isinstance(settings.get("steps"), dict):
-        raise ConfigError(f"{path}: a pipeline of steps, not the settings of one; use `headway run {path}`")
+        raise ConfigError(
+            f"{path}: this is a pipeline, not the settings of one step; use `headway run {path}`"
+        )
     return validate(config_class, apply_overrides(settings, overrides))
 
 
 def load_pipeline(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
-    """A pipeline from a YAML file; an override's path begins with the step: `pretrain.steps=10`.
+    """A pipeline from a YAML file; an override's path begins with a step's name: `pretrain.steps=10`.
 
     Raises:
         ConfigError: a mistake anywhere in the file, its steps or the overrides.
@@ -132,14 +134,14 @@ def load_pipeline(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
     overridden = apply_overrides(steps if isinstance(steps, dict) else {}, overrides)
     for name in overridden:
         if isinstance(steps, dict) and name not in steps:
-            raise ConfigError(f"--set {name}: no step of that name{suggest(name, steps)}")
+            raise ConfigError(f"--set {name}: no step has that name{suggest(name, steps)}")
     if isinstance(steps, dict):
         settings["steps"] = overridden
     return check_pipeline(validate(PipelineConfig, settings))
 
 
 def check_pipeline(pipeline: PipelineConfig) -> PipelineConfig:
-    """The same pipeline, once the settings of every step have proved valid."""
+    """The same pipeline, after checking the settings of every step."""
     for name, settings in pipeline.steps.items():
         step_config(name, settings)
     return pipeline

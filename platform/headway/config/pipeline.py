@@ -1,4 +1,4 @@
-"""The settings of each step by its verb, and those of a whole pipeline."""
+"""The settings of a whole pipeline, and the class of settings that belongs to each verb."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STEP_CONFIGS: dict[str, type[Config]] = {
 
 
 class PipelineConfig(Config):
-    """A name and its steps, in the order they run; each step's `use` names its verb."""
+    """A name and steps, in the order in which they run; each step's `use` names its verb."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     steps: dict[str, dict[str, Any]] = Field(min_length=1)

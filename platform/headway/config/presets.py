@@ -1,4 +1,4 @@
-"""Known benchmarks by name, as the settings of a task; they run where the data sets can be reached."""
+"""Settings of tasks for well-known benchmarks, by name; the data sets are downloaded when they are used."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _SUPER_GLUE: dict[str, dict[str, Any]] = {
     "rte": {"text_column": "premise", "pair_column": "hypothesis", "max_length": 256},
 }
 
-# The labels of GLUE's own test splits are not public: as in the literature, its validation splits are
-# what is held out, and a share of the training rows selects.
+# The labels of GLUE's test splits are not public: as in the literature, its validation splits are held out,
+# and a fraction of the training rows is used for validation.
 PRESETS: dict[str, dict[str, Any]] = {
     **{
         f"glue/{name}": {"source": "nyu-mll/glue", "subset": name, "test_split": "validation"} | settings
@@ -59,7 +59,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def expand_preset(task: Any) -> Any:
-    """Settings with those of their `preset` filled in; what is written beside it wins."""
+    """Settings with those of their `preset` filled in; settings beside it take precedence."""
     if not isinstance(task, dict) or "preset" not in task:
         return task
     rest = {key: value for key, value in task.items() if key != "preset"}

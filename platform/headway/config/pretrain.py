@@ -16,19 +16,19 @@ Preset = Literal[
 
 
 class ModelConfig(Config):
-    """The shape of an encoder trained from scratch: a preset, and what departs from it."""
+    """The shape of an encoder trained from scratch: a preset, and what differs from it."""
 
     preset: Preset = "bert-base"
     num_hidden_layers: Positive | None = None
     hidden_size: Positive | None = None
     num_attention_heads: Positive | None = None
     dropout: Fraction = 0.1
-    # Scaled dot-product attention on a CPU has no fast kernel with dropout, and encoders train as well
+    # On a CPU, scaled dot-product attention has no fast kernel with dropout, and encoders train as well
     # without it (Geiping and Goldstein 2022, "Cramming", section 4.3).
     attention_dropout: Fraction = 0.0
 
     def shape_overrides(self) -> dict[str, int]:
-        """The sizes that were set explicitly."""
+        """The sizes that are set explicitly."""
         names = {"num_hidden_layers", "hidden_size", "num_attention_heads"}
         return self.model_dump(include=names, exclude_none=True)
 
@@ -38,36 +38,42 @@ class MaskingConfig(Config):
 
     rate: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
     whole_words: bool = False
-    static: bool = Field(default=False, description="the same masks in every epoch, instead of new ones")
+    static: bool = Field(default=False, description="use the same masks in every epoch, instead of new ones")
 
 
 class PhaseConfig(Config):
-    """A part of pretraining with a length of its own: BERT's first 90 % at 128 tokens, the rest at 512."""
+    """A part of pretraining with its own length of rows: BERT's first 90 % of steps have 128 tokens."""
 
     max_length: Annotated[int, Field(ge=8, le=8192)]
-    share: Annotated[float, Field(gt=0.0, le=1.0)] = Field(description="of all steps")
-    batch_size: Positive | None = Field(default=None, description="that of the run when not set")
+    fraction: Annotated[float, Field(gt=0.0, le=1.0)] = Field(description="of all steps")
+    batch_size: Positive | None = Field(default=None, description="if not set, that of the run")
 
 
 class PretrainConfig(TrainingConfig):
     """The step `pretrain`."""
 
-    corpus: str | CorpusConfig = Field(description="a prepared corpus, or what to prepare one from")
+    corpus: str | CorpusConfig = Field(
+        description="the folder of a prepared corpus, or the settings to prepare one"
+    )
     model: str | ModelConfig = Field(ModelConfig(), description="a shape, or a folder to continue from")
     objective: list[Literal["mlm", "nsp", "sop"]] = Field(["mlm", "nsp"])
     masking: MaskingConfig = MaskingConfig()
     phases: list[PhaseConfig] = Field(
-        [], description="one after the other; one, of the corpus' length, if empty"
+        [], description="trained one after the other; if empty, one phase at the corpus' length"
     )
-    validation_rows: Positive = Field(512, description="held-out rows that the validation loss is over")
+    new_weights_first: Fraction = Field(
+        0.1,
+        description="fraction of the steps that train only weights that the model's folder lacked, a head",
+    )
+    validation_rows: Positive = Field(512, description="number of held-out rows for the validation loss")
 
     @model_validator(mode="after")
-    def _masks_words(self) -> PretrainConfig:
+    def _consistent(self) -> PretrainConfig:
         if self.objective not in (["mlm"], ["mlm", "nsp"], ["mlm", "sop"]):
             raise ValueError(f"objective {self.objective} should be [mlm], [mlm, nsp] or [mlm, sop]")
-        shares = sum(phase.share for phase in self.phases)
-        if self.phases and abs(shares - 1.0) > 1e-6:
-            raise ValueError(f"the shares of the phases add up to {shares:g}; they should to 1")
+        total = sum(phase.fraction for phase in self.phases)
+        if self.phases and abs(total - 1.0) > 1e-6:
+            raise ValueError(f"the fractions of the phases add up to {total:g}; they should add up to 1")
         if self.batch_tokens is not None and any(phase.batch_size for phase in self.phases):
             raise ValueError("give batch_tokens or the phases' batch_size, not both")
         return self

@@ -10,7 +10,7 @@ from headway.config.base import Config
 
 
 class RegisterConfig(Config):
-    """The step `register`: a classifier into the MLflow model registry."""
+    """The step `register`: puts a classifier into the MLflow model registry."""
 
     model: str = Field(min_length=1)
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]

@@ -24,12 +24,15 @@ _ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._
 
 
 class ChallengerConfig(Config):
-    """Another version of the registered model, tried beside the one that answers."""
+    """Another version of the registered model, tried beside the one that is served."""
 
-    alias: str = Field(min_length=1, description="its alias; while no version has it, nothing is tried")
-    percent: _Percent = Field(0.0, description="of the requests are answered by it")
+    alias: str = Field(
+        min_length=1, description="alias of that version; nothing is tried while no version has it"
+    )
+    percent: _Percent = Field(0.0, description="percentage of requests that it answers")
     shadow_percent: _Percent = Field(
-        0.0, description="of the others are computed by both versions once more, when idle, and compared"
+        0.0,
+        description="percentage of the other requests that both versions compute again when idle, to compare",
     )
 
     @model_validator(mode="after")
@@ -40,15 +43,15 @@ class ChallengerConfig(Config):
 
 
 class ServedModelConfig(Config):
-    """One of several models; what is not set is as for all."""
+    """One of several models; what is not set is as for all models."""
 
     model: str = Field(min_length=1)
     replicas: Replicas | None = None
     target_queued_tokens: Positive | None = Field(
-        None, description="waiting tokens that are worth another replica"
+        None, description="waiting tokens per replica above which another one is started"
     )
-    precision: Precision | None = Field(None, description="as for all models when not set")
-    challenger: ChallengerConfig | None = Field(None, description="a version that is tried")
+    precision: Precision | None = Field(None, description="if not set, as for all models")
+    challenger: ChallengerConfig | None = Field(None, description="another version to try on some requests")
 
 
 class ServeConfig(Config):
@@ -57,71 +60,75 @@ class ServeConfig(Config):
     model: str | None = Field(None, min_length=1, description="a folder, a step, or models:/name@alias")
     models: dict[_ModelName, ServedModelConfig] = Field(
         default_factory=dict,
-        description="several, instead of `model`: the name that requests give → settings",
+        description="several models, instead of `model`: the name that requests give → settings",
     )
     replicas: Replicas = Field(
-        (1, 4), description="least and most; with a least of 0 the first request waits for one to start"
+        (1, 4),
+        description="min and max, or one number for both; with a min of 0, the first request waits for one",
     )
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     precision: Precision = Field(
         "auto",
-        description="auto: int8 on a CPU if the model was quantised, else bf16 if it is fast, "
-        "or fp16 on a GPU without it",
+        description="auto is int8 on a CPU if the model was quantised, otherwise bf16 if it is fast, "
+        "or fp16 on a GPU without bf16",
     )
     max_batch_tokens: Positive | None = Field(
-        None, description="tokens a replica computes at once; 4,096, or 16,384 on GPUs, if not set"
+        None, description="tokens that a replica computes at once; if not set, 4,096, or 16,384 on a GPU"
     )
     queue_tokens: Positive | None = Field(
         None,
-        description="tokens that may wait; more are answered with 503. "
-        "262,144, or 1,048,576 on GPUs, if not set",
+        description="tokens that may wait; a request beyond that is answered with 503; "
+        "if not set, 262,144, or 1,048,576 on GPUs",
     )
     target_queued_tokens: Positive | None = Field(
         None,
-        description="waiting tokens that are worth another replica; 8,192, or 32,768 on GPUs, if not set",
+        description="waiting tokens per replica above which another one is started; "
+        "if not set, 8,192, or 32,768 on GPUs",
     )
     replica_cpus: Count = Field(
         0,
-        description="cores reserved for each replica, for which an autoscaler starts nodes; 0: none",
+        description="cores reserved for each replica, for which an autoscaler starts nodes; 0 reserves none",
     )
     replica_gpus: Annotated[float, Field(ge=0.0, le=1.0)] | None = Field(
         None,
-        description="GPU of each replica; a fraction puts several on one. If not set, 1, or a fraction "
-        "if the least replicas are more than the GPUs; 0 in a cluster without",
+        description="GPUs for each replica; with a fraction, several share one; if not set, 1, or a fraction "
+        "if the min replicas are more than the GPUs, or 0 in a cluster without GPUs",
     )
     cuda_graphs: bool = Field(
-        True, description="record small packs on a GPU, so that they launch in one call"
+        True, description="record small batches on a GPU as CUDA graphs, which launch in one call"
     )
     downscale_delay_s: Annotated[float, Field(ge=0.0)] = Field(
-        60.0, description="seconds without need for it"
+        60.0, description="seconds that a replica stays after it is no longer needed"
     )
     request_timeout_s: Annotated[float, Field(gt=0.0, le=600.0)] = Field(
-        30.0, description="seconds a client waits"
+        30.0, description="seconds after which a request is answered with 504"
     )
-    cache_size: Count = Field(0, description="embeddings kept for texts that come again")
+    cache_size: Count = Field(0, description="number of embeddings that are kept for texts that come again")
     watch_interval_s: Annotated[float, Field(ge=0.0)] = Field(
-        5.0, description="seconds between looks at the alias of models:/name@alias; 0 never looks again"
+        5.0,
+        description="seconds between checks of the alias in models:/name@alias; 0 checks it once",
     )
-    challenger: ChallengerConfig | None = Field(None, description="a version that is tried")
+    challenger: ChallengerConfig | None = Field(None, description="another version to try on some requests")
     api_keys_file: Path | None = Field(
-        None, description="file of keys' SHA-256 digests; needed beyond loopback"
+        None,
+        description="file with SHA-256 digests of API keys; required unless `host` is a loopback address",
     )
     requests_per_second: Annotated[float, Field(gt=0.0)] | None = Field(
-        None, description="requests a second of each key"
+        None, description="rate limit of each key"
     )
-    ssl_certfile: Path | None = Field(None, description="PEM file, for TLS")
-    ssl_keyfile: Path | None = Field(None, description="PEM file, for TLS")
-    demo_texts: Count = Field(0, description="held-out texts to ask once it is up")
-    demo_source: SourceConfig | None = Field(None, description="where the demo texts come from")
+    ssl_certfile: Path | None = Field(None, description="PEM file with the certificate, for TLS")
+    ssl_keyfile: Path | None = Field(None, description="PEM file with the private key, for TLS")
+    demo_texts: Count = Field(0, description="how many held-out texts to classify once the server is up")
+    demo_source: SourceConfig | None = Field(None, description="source of the demo texts")
 
     @model_validator(mode="after")
     def _consistent(self) -> ServeConfig:
         if (self.model is None) == (not self.models):
-            raise ValueError("give model, or models for several; one of the two")
-        for least, most in [self.replicas, *(m.replicas for m in self.models.values() if m.replicas)]:
-            if least > most:
-                raise ValueError(f"replicas [{least}, {most}] should be [least, most]")
+            raise ValueError("give model, or models for several, not both")
+        for minimum, maximum in [self.replicas, *(m.replicas for m in self.models.values() if m.replicas)]:
+            if minimum > maximum:
+                raise ValueError(f"replicas [{minimum}, {maximum}] should be [min, max]")
         for one in self.each().values():
             _check_challenger(one)
         if self.models and self.demo_texts:
@@ -129,24 +136,26 @@ class ServeConfig(Config):
         if self.demo_texts and self.demo_source is None:
             raise ValueError("demo_texts needs a demo_source to take the texts from")
         if self.demo_texts and (self.api_keys_file or self.ssl_certfile):
-            raise ValueError("demo_texts are asked in clear text and without a key; leave them out")
+            raise ValueError(
+                "demo_texts does not go with api_keys_file or TLS: texts are sent without a key, in clear"
+            )
         if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
-            raise ValueError("ssl_certfile and ssl_keyfile belong together; give both or neither")
+            raise ValueError("ssl_certfile and ssl_keyfile go together; give both or neither")
         if self.api_keys_file is None and not _is_loopback(self.host):
             raise ValueError(
-                f"host {self.host!r} can be reached from elsewhere; api_keys_file must be set for that"
+                f"host {self.host!r} can be reached from other machines; api_keys_file must be set for that"
             )
         if self.requests_per_second is not None and self.api_keys_file is None:
-            raise ValueError("requests_per_second is a limit on keys; set api_keys_file too")
+            raise ValueError("requests_per_second limits each key; set api_keys_file too")
         return self
 
     @property
-    def least_replicas(self) -> int:
-        """Of all models together."""
+    def min_replicas(self) -> int:
+        """The minimum number of replicas, of all models together."""
         return sum(settings.replicas[0] for settings in self.each().values())
 
     def each(self) -> dict[str | None, ServeConfig]:
-        """The settings of each model on its own, by the name that requests give; None: the model's own."""
+        """The settings of each model, by the name that requests give; None is the model's own name."""
         if self.model is not None:
             return {None: self}
         return {
@@ -160,16 +169,16 @@ def _set_fields(one: ServedModelConfig) -> Iterator[tuple[str, Any]]:
 
 
 def _check_challenger(one: ServeConfig) -> None:
-    """Of one model: what is tried must be another alias of what is served."""
+    """Check that the challenger is another alias of the model that is served."""
     model = str(one.model)
     if one.challenger is None or model.startswith("${"):
         return
     if not model.startswith("models:/") or "@" not in model:
         raise ValueError(f"challenger goes with models:/name@alias, not with {model!r}")
     if model.endswith(f"@{one.challenger.alias}"):
-        raise ValueError(f"challenger's alias {one.challenger.alias!r} is the one that is served")
+        raise ValueError(f"the alias of challenger, {one.challenger.alias!r}, is the one that is served")
     if not one.watch_interval_s:
-        raise ValueError("challenger needs watch_interval_s above 0: its alias must be looked at")
+        raise ValueError("challenger needs watch_interval_s above 0, so that its alias is checked")
 
 
 def _is_loopback(host: str) -> bool:

@@ -8,14 +8,14 @@ from headway.config.base import Config, Fraction
 
 
 class SourceConfig(Config):
-    """Where text comes from."""
+    """Where texts come from."""
 
     source: str = Field(
         min_length=1,
         description="a folder of .txt, a .jsonl/.csv/.parquet file, a `datasets` name or path, or bbc-news",
     )
     text_column: str = "text"
-    subset: str | None = Field(None, description="which configuration of a `datasets` source")
-    split: str = Field("train", description="which split of a `datasets` source")
+    subset: str | None = Field(None, description="the configuration of a `datasets` source")
+    split: str = Field("train", description="the split of a `datasets` source")
     encoding: str = Field("utf-8", description="of .txt, .jsonl and .csv files")
-    held_out: Fraction = Field(0.2, gt=0.0, description="share of documents never trained on")
+    held_out: Fraction = Field(0.2, gt=0.0, description="fraction of the documents that is never trained on")

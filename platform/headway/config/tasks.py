@@ -1,4 +1,4 @@
-"""The settings of tasks, one class a kind; the code of each is in `tasks/`, in a file of the kind's name."""
+"""Settings of tasks, one class for each kind; the code of a kind is in `tasks/`, in the file of its name."""
 
 from __future__ import annotations
 
@@ -12,65 +12,82 @@ from headway.config.sources import SourceConfig
 
 
 class TaskConfig(SourceConfig):
-    """What all tasks share: where rows come from, and how they are split.
+    """What all tasks have in common: where rows come from, and how they are split.
 
-    Rows that share a text, or a question's passage, or a query, never part: they are all trained on, or
-    all held out.
+    Rows with the same text, passage or query stay together: all are trained on, or all are held out.
     """
 
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
-    validation: Fraction = Field(0.15, gt=0.0, description="share of the training rows that selects")
-    validation_source: str | None = Field(None, min_length=1, description="rows that select, if kept apart")
-    validation_split: str | None = Field(None, description="likewise, a split of a `datasets` source")
-    test_source: str | None = Field(None, min_length=1, description="held-out rows, if kept apart")
-    test_split: str | None = Field(None, description="likewise, a split of a `datasets` source")
+    validation: Fraction = Field(
+        0.15, gt=0.0, description="fraction of the training rows that is used for validation"
+    )
+    validation_source: str | None = Field(
+        None, min_length=1, description="a separate source of validation rows"
+    )
+    validation_split: str | None = Field(
+        None, description="the split with validation rows, of a `datasets` source"
+    )
+    test_source: str | None = Field(None, min_length=1, description="a separate source of held-out rows")
+    test_split: str | None = Field(None, description="the split with held-out rows, of a `datasets` source")
 
 
 class ClassificationTask(TaskConfig):
     """Texts, or pairs of texts, with one label each."""
 
     kind: Literal["classification"] = "classification"
-    pair_column: str | None = Field(None, description="the second text of a pair")
+    pair_column: str | None = Field(None, description="column with the second text of a pair")
     label_column: str = "label"
-    labels_per_class: Positive | None = Field(None, description="train on so many only; all when not set")
+    labels_per_class: Positive | None = Field(
+        None, description="train on this many rows of each label; if not set, on all"
+    )
 
 
 class MultiLabelTask(TaskConfig):
     """Texts, or pairs of texts, with any number of labels each."""
 
     kind: Literal["multi-label"] = "multi-label"
-    pair_column: str | None = Field(None, description="the second text of a pair")
-    label_column: str = Field("labels", description="a list, or text with a separator between labels")
-    separator: str = Field(",", min_length=1, description="between the labels of a text column")
-    threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.5, description="least score of a label")
+    pair_column: str | None = Field(None, description="column with the second text of a pair")
+    label_column: str = Field(
+        "labels", description="column with a list of labels, or with labels in one text"
+    )
+    separator: str = Field(",", min_length=1, description="what stands between labels in one text")
+    threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.5, description="lowest score at which a label is predicted"
+    )
 
 
 class RegressionTask(TaskConfig):
     """Texts, or pairs of texts, with a number each."""
 
     kind: Literal["regression"] = "regression"
-    pair_column: str | None = Field(None, description="the second text of a pair")
+    pair_column: str | None = Field(None, description="column with the second text of a pair")
     label_column: str = "label"
 
 
 class TokenTask(TaskConfig):
-    """Words with a label each; entities are written B-…, I-… and O."""
+    """Words with a label each; entities are labelled B-…, I-… and O."""
 
     kind: Literal["tokens"] = "tokens"
-    text_column: str = Field("tokens", description="a list of words, or text with spaces between them")
-    label_column: str = Field("ner_tags", description="a label a word: a list, or text with spaces")
+    text_column: str = Field(
+        "tokens", description="column with a list of words, or with words separated by spaces"
+    )
+    label_column: str = Field(
+        "ner_tags", description="column with a label for each word, as a list or separated by spaces"
+    )
 
 
 class QuestionAnsweringTask(TaskConfig):
     """Questions answered by a span of a passage, in the format of SQuAD, version 1 or 2."""
 
     kind: Literal["question-answering"] = "question-answering"
-    text_column: str = Field("context", description="the passage")
+    text_column: str = Field("context", description="column with the passage")
     question_column: str = "question"
-    answers_column: str = Field("answers", description="with `text` and `answer_start`, lists; may be empty")
+    answers_column: str = Field(
+        "answers", description="column with the lists `text` and `answer_start`, which may be empty"
+    )
     max_length: Annotated[int, Field(ge=8, le=8192)] = 384
-    stride: Positive = Field(128, description="tokens that a window of a passage shares with the next")
-    max_answer_length: Positive = Field(30, description="tokens of an answer at most")
+    stride: Positive = Field(128, description="tokens by which consecutive windows of a passage overlap")
+    max_answer_length: Positive = Field(30, description="maximum number of tokens in an answer")
 
     @model_validator(mode="after")
     def _windows_advance(self) -> QuestionAnsweringTask:
@@ -85,17 +102,17 @@ class EmbeddingTask(TaskConfig):
     kind: Literal["embeddings"] = "embeddings"
     text_column: str = "anchor"
     pair_column: str = "positive"
-    negative_column: str | None = Field(None, description="a text that does not fit the first")
-    score_column: str | None = Field(None, description="how alike the texts of a pair are")
+    negative_column: str | None = Field(None, description="column with a text that does not match the first")
+    score_column: str | None = Field(None, description="column with the similarity of a pair")
     loss: Literal["multiple-negatives", "cosine"] = "multiple-negatives"
-    least_score: float | None = Field(
-        None, description="multiple-negatives trains on pairs scored at least so; on all when not set"
+    min_score: float | None = Field(
+        None, description="multiple-negatives trains on pairs with at least this score; if not set, on all"
     )
 
     @model_validator(mode="after")
     def _scored(self) -> EmbeddingTask:
-        if self.score_column is None and (self.loss == "cosine" or self.least_score is not None):
-            raise ValueError("loss cosine and least_score need a score_column")
+        if self.score_column is None and (self.loss == "cosine" or self.min_score is not None):
+            raise ValueError("loss cosine and min_score need a score_column")
         return self
 
 
@@ -103,9 +120,11 @@ class RerankingTask(TaskConfig):
     """Queries with passages that answer them or do not."""
 
     kind: Literal["reranking"] = "reranking"
-    text_column: str = Field("query", description="what passages are ranked for")
+    text_column: str = Field("query", description="column with the query that passages are ranked for")
     pair_column: str = "passage"
-    label_column: str = Field("label", description="1 for a passage that answers the query, else 0")
+    label_column: str = Field(
+        "label", description="column with 1 for a passage that answers the query, otherwise 0"
+    )
     max_length: Annotated[int, Field(ge=8, le=8192)] = 256
 
 

@@ -18,55 +18,55 @@ class OptimizerConfig(Config):
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0.0)] = 1e-6
     layerwise_lr_decay: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
-        default=1.0, description="each layer's learning rate as a share of that of the layer above it"
+        default=1.0, description="factor from each layer's learning rate to that of the layer below it"
     )
 
 
 class ScheduleConfig(Config):
-    """The course of the learning rate."""
+    """How the learning rate changes over the run."""
 
     name: Literal["linear", "cosine", "constant", "wsd", "polynomial"] = "linear"
-    warmup: Fraction = Field(default=0.1, description="share of all steps")
+    warmup: Fraction = Field(default=0.1, description="fraction of all steps")
     decay: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
-        default=0.2, description="wsd: share of the steps after warm-up over which the rate falls"
+        default=0.2, description="for wsd, the fraction of the steps after warm-up over which the rate falls"
     )
-    power: Annotated[float, Field(gt=0.0)] = Field(default=2.0, description="polynomial: its degree")
+    power: Annotated[float, Field(gt=0.0)] = Field(default=2.0, description="for polynomial, its degree")
 
 
 class BatchWarmupConfig(Config):
     """Smaller batches at first: `batch_size` grows from `start` in equal steps."""
 
     start: Positive
-    share: Fraction = Field(0.1, gt=0.0, description="share of all steps")
+    fraction: Fraction = Field(0.1, gt=0.0, description="of all steps")
 
 
 class ParallelConfig(Config):
-    """How workers share the work: their number is pipeline x data x shard x tensor."""
+    """How workers divide the work; their number is pipeline x data x shard x tensor."""
 
-    data: Positive | None = Field(
-        default=None, description="copies of the model; as many as fit when not set"
-    )
+    data: Positive | None = Field(default=None, description="copies of the model; if not set, as many as fit")
     shard: Positive = Field(default=1, description="workers that each hold a slice of every weight")
-    tensor: Positive = Field(default=1, description="workers that share the heads and neurons of every layer")
+    tensor: Positive = Field(
+        default=1, description="workers that divide the heads and neurons of every layer"
+    )
     pipeline: Positive = Field(default=1, description="workers that each hold some of the layers")
 
     @property
     def splits_model(self) -> bool:
         """Whether a worker holds less than the whole model."""
-        return self.shard * self.workers_a_share > 1
+        return self.shard * self.model_parallel_size > 1
 
     @property
-    def workers_a_share(self) -> int:
-        """Workers that compute the same share of the batch together."""
+    def model_parallel_size(self) -> int:
+        """Workers that compute the same rows together."""
         return self.tensor * self.pipeline
 
     def mesh_shape(self, workers: int) -> tuple[int, int, int, int]:
-        """Workers along pipeline, data, shard and tensor.
+        """The number of workers along pipeline, data, shard and tensor.
 
         Raises:
-            ValueError: the number of workers does not fit.
+            ValueError: their product is not the number of workers.
         """
-        split = self.shard * self.workers_a_share
+        split = self.shard * self.model_parallel_size
         data = self.data or max(1, workers // split)
         if data * split != workers:
             raise ValueError(
@@ -77,78 +77,92 @@ class ParallelConfig(Config):
 
 
 class TrainingRows(Protocol):
-    """What is trained on, as far as the number of steps depends on it."""
+    """What the number of steps depends on in what is trained on."""
 
     @property
     def rows(self) -> int:
-        """How many rows an epoch has."""
+        """Rows in an epoch."""
         ...
 
     def steps_an_epoch(self, parts: int) -> float:
-        """Steps it takes to see every row once, if each is dealt into `parts`."""
+        """Steps that it takes to see every row once, if each step has `parts` micro-batches."""
         ...
 
 
 class TrainingConfig(Config):
-    """What pretraining and fine-tuning share."""
+    """The settings that pretraining and fine-tuning have in common."""
 
     epochs: Annotated[float, Field(gt=0.0)] | None = None
     steps: Positive | None = None
-    batch_size: Positive = Field(64, description="sequences an optimizer step, over all workers")
+    batch_size: Positive = Field(64, description="sequences in an optimizer step, over all workers")
     batch_tokens: Positive | None = Field(
         None,
-        description="positions of an optimizer step, over all workers, in place of `batch_size` sequences: "
-        "each micro-batch has the same number, the last few of them padding",
+        description="tokens in an optimizer step, over all workers, instead of `batch_size` sequences; each "
+        "micro-batch has the same number of positions, the last few of them padding",
     )
     batch_warmup: BatchWarmupConfig | None = None
-    gradient_accumulation: Positive = Field(1, description="micro-batches an optimizer step, on each worker")
+    gradient_accumulation: Positive = Field(
+        1, description="micro-batches in an optimizer step, on each worker"
+    )
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    new_weights_first: Fraction = Field(
+        0.0,
+        description="fraction of the steps that train only weights that the model's folder lacked, a head",
+    )
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="auto: bf16 where it is fast, else fp16 on a GPU that is fast at it"
+        "auto", description="auto is bf16 if it is fast, otherwise fp16 on a GPU that is fast at it, or fp32"
     )
     tf32: bool = Field(
         default=False,
-        description="on a GPU, multiply float32 matrices in TF32: faster, with 10 bits of a fraction, not 23",
+        description="on a GPU, multiply float32 matrices in TF32: faster, with 10 bits of fraction, not 23",
     )
     compile: bool | Literal["trunk"] | None = Field(
         default=None,
-        description="torch.compile each layer, or the trunk as one graph, slower to start and a little "
-        "faster; when not set, layers on a GPU in runs of 300 steps or more",
+        description="true: torch.compile each layer; trunk: all layers as one graph, which takes longer to "
+        "start and runs a little faster; if not set, layers on a GPU in runs of 300 steps or more",
     )
-    activation_checkpointing: bool = Field(default=False, description="compute activations twice, keep few")
+    activation_checkpointing: bool = Field(
+        default=False, description="recompute activations in the backward pass to save memory"
+    )
     seed: Annotated[int, Field(ge=0)] = 0
     loader_processes: Annotated[int, Field(ge=0)] | None = Field(
         None,
         description="processes that make each worker's batches, which are the same for any number; "
-        "0 on a CPU and up to 4 on a GPU when not set",
+        "if not set, 0 on a CPU and up to 4 on a GPU",
     )
     workers: Annotated[int, Field(ge=0)] | tuple[Positive, Positive] = Field(
-        0, description="Ray Train workers, or [least, most] of them; 0 trains without Ray"
+        0, description="number of Ray Train workers, or [min, max]; 0 trains without Ray"
     )
     parallel: ParallelConfig = ParallelConfig()
     log_every: Positive = Field(10, description="steps between reports of the training loss")
-    evaluate_every: Positive | None = Field(None, description="steps; a tenth of the run when not set")
+    evaluate_every: Positive | None = Field(
+        None, description="steps between evaluations; if not set, a tenth of the run"
+    )
     evaluate_at: tuple[Positive, ...] | None = Field(
-        None, description="the steps to evaluate after, beside the last; instead of evaluate_every"
+        None, description="steps to evaluate after, besides the last; instead of evaluate_every"
     )
-    checkpoint_every: Positive | None = Field(None, description="steps; a fifth of the run when not set")
+    checkpoint_every: Positive | None = Field(
+        None, description="steps between saved states; if not set, a fifth of the run"
+    )
     checkpoint_folder: str | None = Field(
-        None, min_length=1, description="for states: a folder or s3://…; with the run when not set"
+        None, min_length=1, description="where states go: a folder or s3://…; if not set, the run's folder"
     )
-    keep_checkpoints: Positive = Field(2, description="newest states that are kept")
+    keep_checkpoints: Positive = Field(2, description="how many of the newest states are kept")
     keep_best_checkpoints: Annotated[int, Field(ge=0)] = Field(
-        0, description="states with the lowest validation loss that are kept besides"
+        0, description="how many states with the lowest validation loss are kept besides"
     )
     log_rows: bool = Field(
-        False, description="keep the row ids of every step in rows/: proof of what was seen"
+        False, description="write the ids of every step's rows to rows/: proof of what was seen"
     )
     best_by: str | None = Field(
-        None, description="measure on the validation rows whose best model is kept; the last when not set"
+        None,
+        description="measure on the validation rows whose best model is kept; if not set, the last model is",
     )
     early_stopping_patience: Positive | None = Field(
-        None, description="evaluations without a better `best_by` (`loss` when not set) that end the run"
+        None,
+        description="evaluations without a better `best_by` (or `loss`, if not set) after which the run ends",
     )
 
     @model_validator(mode="after")
@@ -157,13 +171,13 @@ class TrainingConfig(Config):
             raise ValueError("give steps or epochs, not both")
         if self.evaluate_every is not None and self.evaluate_at is not None:
             raise ValueError("give evaluate_every or evaluate_at, not both")
-        least = self.most_shares * self.gradient_accumulation
+        parts = self.max_data_size * self.gradient_accumulation
         if self.batch_tokens is not None:
-            return self._in_tokens(least)
+            return self._in_tokens(parts)
         smallest = self.batch_warmup.start if self.batch_warmup else self.batch_size
-        if smallest < least:
+        if smallest < parts:
             name = "batch_warmup.start" if self.batch_warmup else "batch_size"
-            raise ValueError(f"{name} {smallest} is less than workers x gradient_accumulation, {least}")
+            raise ValueError(f"{name} {smallest} is less than workers x gradient_accumulation, {parts}")
         if smallest > self.batch_size:
             raise ValueError(f"batch_warmup.start {smallest} is more than batch_size {self.batch_size}")
         return self
@@ -182,7 +196,7 @@ class TrainingConfig(Config):
     @model_validator(mode="after")
     def _workers_in_order(self) -> TrainingConfig:
         if isinstance(self.workers, tuple) and self.workers[0] > self.workers[1]:
-            raise ValueError(f"workers [{self.workers[0]}, {self.workers[1]}] should be [least, most]")
+            raise ValueError(f"workers [{self.workers[0]}, {self.workers[1]}] should be [min, max]")
         return self
 
     @model_validator(mode="after")
@@ -191,7 +205,7 @@ class TrainingConfig(Config):
             if isinstance(self.workers, tuple):
                 raise ValueError("parallel needs a fixed number of workers")
             self.parallel.mesh_shape(self.workers)
-        # The others reckon with whole matrices, or with norms of whole tensors.
+        # The other optimizers need whole matrices, or the norms of whole tensors.
         if self.parallel.splits_model and self.optimizer.name != "adamw":
             raise ValueError(
                 f"parallel.shard, tensor and pipeline need optimizer.name adamw, not {self.optimizer.name!r}"
@@ -200,23 +214,23 @@ class TrainingConfig(Config):
             raise ValueError("parallel.shard, tensor and pipeline need precision bf16 or fp32, not 'fp16'")
         if self.gradient_accumulation < self.parallel.pipeline:
             raise ValueError(
-                f"parallel.pipeline {self.parallel.pipeline} needs as many micro-batches, "
+                f"parallel.pipeline {self.parallel.pipeline} needs as many micro-batches; "
                 f"gradient_accumulation {self.gradient_accumulation} is less"
             )
         return self
 
     @property
-    def most_workers(self) -> int:
-        """The largest group that trains; 1 without Ray."""
+    def max_workers(self) -> int:
+        """Workers in the largest group that trains; 1 without Ray."""
         return self.workers[1] if isinstance(self.workers, tuple) else max(1, self.workers)
 
     @property
-    def most_shares(self) -> int:
-        """Shares of each batch in the largest group."""
-        return max(1, self.most_workers // self.parallel.workers_a_share)
+    def max_data_size(self) -> int:
+        """Parts that each batch is divided into among the largest group."""
+        return max(1, self.max_workers // self.parallel.model_parallel_size)
 
     def total_steps(self, rows: int | TrainingRows) -> int:
-        """Optimizer steps of the whole run over some rows, or so many; one epoch if nothing is set.
+        """Optimizer steps of the whole run over these rows, or this many; one epoch if nothing is set.
 
         Raises:
             ConfigError: a row does not fit into a micro-batch of `batch_tokens`.
@@ -227,6 +241,8 @@ class TrainingConfig(Config):
         if self.batch_tokens is not None:
             if isinstance(rows, int):
                 raise TypeError("how many steps batch_tokens makes depends on the rows' lengths")
-            return max(1, round(epochs * rows.steps_an_epoch(self.most_shares * self.gradient_accumulation)))
+            return max(
+                1, round(epochs * rows.steps_an_epoch(self.max_data_size * self.gradient_accumulation))
+            )
         number = rows if isinstance(rows, int) else rows.rows
         return max(1, round(epochs * number / self.batch_size))

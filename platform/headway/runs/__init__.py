@@ -1,1 +1,1 @@
-"""A training run, in this process or on Ray Train."""
+"""A training run, in this process or on Ray Train's workers."""

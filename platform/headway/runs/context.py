@@ -15,13 +15,13 @@ class Context:
     """Where a step works.
 
     Attributes:
-        experiment: the pipeline's name, and that of its MLflow experiment.
+        experiment: the name of the pipeline, and of its MLflow experiment.
         step: the step's name in the pipeline.
-        root: folder of everything Headway makes: `runs/`.
-        folder: where this step puts what it makes; exists, and may hold what an unfinished run left.
+        root: folder of everything that Headway makes, `runs/`.
+        folder: of what this step makes; it exists, and may contain what an unfinished run left.
         tracking: MLflow.
         display: the screen.
-        address: of the Ray cluster; None for what `RAY_ADDRESS` names, or a local one.
+        address: of the Ray cluster; None for the one in `RAY_ADDRESS`, or a local one.
     """
 
     experiment: str
@@ -40,13 +40,13 @@ class Context:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a finished step leaves; kept as JSON, so that it need not run again.
+    """What a finished step leaves; stored as JSON, so that the step need not run again.
 
     Attributes:
-        output: what `${step}` stands for in later steps: a folder or a model's address.
-        headline: its result in one line.
+        output: what `${step}` stands for in later steps: a folder, or a model's URI.
+        headline: the result in one line.
         outputs: what `${step.name}` stands for.
-        summary: its figures, for `summary.json`.
+        summary: figures for `summary.json`.
     """
 
     output: str

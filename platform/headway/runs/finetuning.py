@@ -1,4 +1,4 @@
-"""Fine-tuning as a job for the training loop: its task, its model and its scores."""
+"""Fine-tuning as a job for the training loop: model, rows, scores and what is saved."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from headway.tasks.preparation import prepared
 from headway.tasks.task import Rows, Task, open_task
 
 SETTINGS_FILE = "headway_finetune.json"
-"""Beside a fine-tuned model's weights: the settings it was trained with."""
+"""Name of the file beside a fine-tuned model's weights, with the settings that it was trained with."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class FinetuningJob:
     """Fine-tuning of the encoder in `model_folder` on a prepared task.
 
     Attributes:
-        labels_per_class: train on so many rows of each label.
-        fold: validate on this one of so many parts of all rows but the held-out ones, and train on the rest.
+        labels_per_class: train on this many rows of each label; on all if None.
+        fold: (index, folds): validate on one fold of all rows that are not held out, and train on the others.
     """
 
     config: FinetuneConfig
@@ -54,7 +54,7 @@ class FinetuningJob:
         return self.task.trained_on(train), validation
 
     def __getstate__(self) -> dict[str, Any]:
-        # The rows do not travel: every process maps them from disk.
+        # Rows are not pickled: every process maps them from disk.
         return {name: value for name, value in vars(self).items() if name not in ("task", "rows")}
 
     def objective(self) -> TaskObjective:
@@ -81,7 +81,7 @@ class FinetuningJob:
         return batches
 
     def evaluator(self, worker: Worker) -> Evaluator:
-        """See `TrainingJob`; the task's scores go with the loss."""
+        """See `TrainingJob`; measures the task's scores beside the loss."""
         validation = self.rows[1]
         batches = self.batches_of(validation)
 
@@ -92,7 +92,7 @@ class FinetuningJob:
         return evaluate
 
     def save(self, objective: Any, folder: Path) -> None:
-        """See `TrainingJob`; the tokenizer goes with the model."""
+        """See `TrainingJob`; the tokenizer is saved with the model."""
         self.task.save(merged(objective.model), self.model_folder, folder)
         (folder / SETTINGS_FILE).write_text(self.config.model_dump_json(indent=2, exclude={"model", "task"}))
 
@@ -106,12 +106,14 @@ def score(
     config: FinetuneConfig,
 ) -> Metrics:
     """Loss and scores of a model on some rows; `batches` are made of them."""
-    found = predict(objective, batches, worker, batch_size=config.batch_size, precision=config.precision)
-    return {"loss": found.loss} | task.scores(rows, found.rows, batches)
+    predictions = predict(
+        objective, batches, worker, batch_size=config.batch_size, precision=config.precision
+    )
+    return {"loss": predictions.loss} | task.scores(rows, predictions.rows, batches)
 
 
 def task_folder(task: Any, model: Path, context: Context) -> Path:
-    """The folder of a prepared task, which is prepared for the model's tokenizer if need be."""
+    """The folder of a prepared task; settings of a task are prepared with the model's tokenizer first."""
     if isinstance(task, str):
         return open_task(Path(task).expanduser()).folder.resolve()
     return prepared(task, load_tokenizer(model), context.stores / "tasks").folder.resolve()

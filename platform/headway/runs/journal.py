@@ -1,7 +1,11 @@
-"""The journal of a training run: what its first worker measured, a JSON line a report.
+"""The journal of a training run: what its first worker measured, one JSON line for each report.
 
-Workers only append to a file; the driver follows it and carries the lines to MLflow and to the screen.
-So training never waits for a server, no worker has to import MLflow, and nothing is lost with the driver.
+    {"step": 0, "metrics": {"startup_seconds": 4.1}, "time": 1700000000000, "note": ""}
+    {"step": 10, "metrics": {"mlm_loss": 9.2, "tokens_per_second": 31e3}, "time": 1700000004000, "note": ""}
+
+The worker only appends to a file; the driver follows the file and passes its lines on to MLflow and the
+screen. So training never waits for a server, workers need not import MLflow, and nothing is lost if the
+driver dies.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from headway.data.atomic import write_atomically
 from headway.engine.training.trainer import Metrics
 
 _POLL_SECONDS = 0.3
-_MOST_SECONDS_BETWEEN_TRIES = 30.0
+_MAX_RETRY_SECONDS = 30.0
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +36,7 @@ class Entry(NamedTuple):
         step: steps done.
         metrics: name → value.
         time: when, in milliseconds since the epoch.
-        note: something to tell the user; mostly nothing.
+        note: a message to the user; usually empty.
     """
 
     step: int
@@ -42,18 +46,18 @@ class Entry(NamedTuple):
 
 
 class Journal:
-    """Appends entries to a file, from a step on: what came later is forgotten, it is measured again.
+    """Appends entries to a file. Earlier entries after the start step are dropped: they are measured again.
 
-    The file is replaced, not cut: a writer of an earlier start that is not quite dead yet goes on writing
-    to a file that nobody reads any more.
+    The file is replaced, not truncated: a writer of an earlier start that is not dead yet then writes to a
+    file that nobody reads.
 
     Args:
         path: of the file.
-        start_step: steps that the run has behind it; 0 for a run that starts.
+        start_step: steps that the run has already done; 0 for a new run.
     """
 
     def __init__(self, path: Path, start_step: int) -> None:
-        # A run without a state measures its step 0 again, too.
+        # A run without a saved state also measures its step 0 again.
         kept = [entry for entry in read_journal(path) if 0 < start_step >= entry.step]
         write_atomically(path, "".join(_line(entry) for entry in kept))
         self._stream = path.open("a", encoding="utf-8")
@@ -65,7 +69,7 @@ class Journal:
 
 
 def read_journal(path: Path) -> list[Entry]:
-    """All whole entries; none where there is no file."""
+    """All complete entries; none if there is no file."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
@@ -98,17 +102,17 @@ def _entry(line: str | bytes) -> Entry:
 
 
 class Once:
-    """Lets each metric of each step through once, also across restarts of workers and of the driver.
+    """Passes each metric of each step once, also across restarts of the workers and the driver.
 
     Args:
-        logged: the last step that each metric is already logged at.
+        logged: the last step for which each metric is already logged.
     """
 
     def __init__(self, logged: Mapping[str, int]) -> None:
         self._logged = dict(logged)
 
     def new(self, entries: list[Entry]) -> list[Entry]:
-        """What of `entries` is not logged yet; each step in order."""
+        """The part of `entries` that is not logged yet, in order of steps."""
         logged, new = dict(self._logged), []
         for entry in entries:
             metrics = {
@@ -120,13 +124,13 @@ class Once:
         return new
 
     def mark(self, entries: list[Entry]) -> None:
-        """Remember that `entries` are logged now."""
+        """Record that `entries` are logged."""
         for entry in entries:
             self._logged |= dict.fromkeys(entry.metrics, entry.step)
 
 
 class JournalReader:
-    """Reads what was added to a journal since the last time; a replaced file from its start."""
+    """Reads what was added to a journal since the last call; a replaced file is read from its start."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -134,7 +138,7 @@ class JournalReader:
         self._offset = 0
 
     def unread(self) -> list[Entry]:
-        """New whole entries, in order; none where there is no file."""
+        """New complete entries, in order; none if there is no file."""
         if not self._path.exists():
             return []
         with self._path.open("rb") as stream:
@@ -148,10 +152,10 @@ class JournalReader:
 
 
 class JournalFollower:
-    """Hands entries on in order while the block runs and at its end.
+    """Passes entries to `receive`, in order, while the block runs and at its end.
 
-    Where `receive` fails, as it does while a server cannot be reached, it is called again with the same
-    entries later, and training goes on meanwhile. Only at the end of the block does its error count.
+    If `receive` raises, as it does while a server cannot be reached, it is called again later with the same
+    entries, while training continues. Its error is raised only at the end of the block.
     """
 
     def __init__(self, path: Path, receive: Callable[[list[Entry]], None]) -> None:
@@ -169,23 +173,23 @@ class JournalFollower:
         self._stop.set()
         self._thread.join()
         try:
-            self._hand_on()
+            self._pass_on()
         except Exception:
             if error_type is None:
                 raise
-            logger.warning("what was measured last could not be handed on", exc_info=True)
+            logger.warning("the last measurements could not be logged", exc_info=True)
 
     def _follow(self) -> None:
         wait = _POLL_SECONDS
         while not self._stop.wait(wait):
             try:
-                self._hand_on()
+                self._pass_on()
                 wait = _POLL_SECONDS
-            except Exception:  # whatever the receiver's server raises while it is away
-                logger.warning("what was measured cannot be handed on; trying again", exc_info=True)
-                wait = min(2 * wait, _MOST_SECONDS_BETWEEN_TRIES)
+            except Exception:  # whatever the client of an unreachable server raises
+                logger.warning("measurements cannot be logged; trying again", exc_info=True)
+                wait = min(2 * wait, _MAX_RETRY_SECONDS)
 
-    def _hand_on(self) -> None:
+    def _pass_on(self) -> None:
         self._pending += self._reader.unread()
         if self._pending:
             self._receive(self._pending)

@@ -1,4 +1,4 @@
-"""The picture of a learning curve: a score against the number of labels it took."""
+"""Draws a learning curve: score against number of labels."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def draw_learning_curve(few_labels: dict[str, dict[str, Any]], measure: str, fol
     """Draw mean and standard deviation over seeds of each kind of model.
 
     Args:
-        few_labels: labels a class → kind of model → its spread.
-        measure: what is spread.
+        few_labels: labels per class → kind of model → mean and standard deviation of the score.
+        measure: name of the score.
         folder: where `learning_curve.png` goes.
     """
     # The object interface draws without a display, and leaves no state behind.
@@ -26,7 +26,7 @@ def draw_learning_curve(few_labels: dict[str, dict[str, Any]], measure: str, fol
         means = [row[kind]["mean"] for row in few_labels.values()]
         deviations = [row[kind]["std"] for row in few_labels.values()]
         axes.errorbar(labels, means, yerr=deviations, marker="o", capsize=3, label=_NAMES.get(kind, kind))
-    axes.set(xlabel="labels a class", ylabel=measure.replace("_", " "), xscale="log", xticks=labels)
+    axes.set(xlabel="labels per class", ylabel=measure.replace("_", " "), xscale="log", xticks=labels)
     axes.set_xticks(labels, [str(count) for count in labels])
     axes.minorticks_off()
     axes.grid(alpha=0.3)

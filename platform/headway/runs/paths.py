@@ -1,4 +1,4 @@
-"""Where one training run keeps what it makes."""
+"""The files and folders of one training run."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from headway.runs.context import Context
 
 @dataclass(frozen=True)
 class RunPaths:
-    """Where one training run keeps what it makes; small, since it travels to every worker.
+    """The files and folders of one training run; small, since it is sent to every worker.
 
     Attributes:
-        folder: of the step, the same for all workers: on storage they share.
+        folder: of the step, on storage that all workers share.
         states: address of the saved states, on any storage.
     """
 
@@ -27,12 +27,12 @@ class RunPaths:
 
     @classmethod
     def at(cls, folder: Path) -> RunPaths:
-        """A folder with everything in it, the states too."""
+        """Everything in one folder, the states too."""
         return cls(folder.resolve(), str(folder.resolve() / "state"))
 
     @classmethod
     def of(cls, config: TrainingConfig, context: Context) -> RunPaths:
-        """The place of a run in its step's folder, its states where the settings say.
+        """The paths of a run in its step's folder, with states in the `checkpoint_folder` if there is one.
 
         Raises:
             ConfigError: nothing can be written to the `checkpoint_folder`.
@@ -41,7 +41,7 @@ class RunPaths:
         base = config.checkpoint_folder
         if base is None:
             return cls.at(folder)
-        # Named after the run, not the settings: a run from scratch finds no states of an earlier one.
+        # Named after the run, not its settings: a new run finds no states of an earlier one.
         token = (folder / "token").read_text(encoding="utf-8")
         path, query, options = base.partition("?")
         name = f"{context.experiment}-{context.step}-{token[:12]}"
@@ -55,12 +55,12 @@ class RunPaths:
 
     @property
     def journal(self) -> Path:
-        """What was measured."""
+        """The file of what was measured."""
         return self.folder / "journal.jsonl"
 
     @property
     def stop_sign(self) -> Path:
-        """A file that is there once training is to save its state and stop."""
+        """A file that exists once training should save its state and stop."""
         return self.folder / "stop"
 
     def checkpoints(self, worker: Worker, config: TrainingConfig) -> Checkpoints:
@@ -70,5 +70,5 @@ class RunPaths:
         )
 
     def newest_state(self) -> int:
-        """Steps of the newest saved state; 0 where there is none."""
+        """Steps of the newest saved state; 0 without one."""
         return max(saved_steps(Folder(self.states)), default=0)

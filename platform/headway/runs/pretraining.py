@@ -1,4 +1,4 @@
-"""Pretraining as a job for the training loop: its model, its corpus and what it goes on from."""
+"""Pretraining as a job for the training loop: model, corpus and what is saved."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PretrainingJob:
 
     @property
     def pairs(self) -> PairObjective | None:
-        """What is judged of sentence pairs, if anything."""
+        """What is predicted about pairs of sentences, if anything."""
         return next((name for name in ("nsp", "sop") if name in self.config.objective), None)
 
     def objective(self) -> nn.Module:
@@ -61,13 +61,13 @@ class PretrainingJob:
         if len(phases) == 1:
             return train[0], validation
         total = self.config.total_steps(train[0])
-        shares = np.cumsum([0.0, *(phase.share for phase in phases[:-1])])
-        return PhasedBatches(train, [round(share * total) for share in shares]), validation
+        starts = np.cumsum([0.0, *(phase.fraction for phase in phases[:-1])])
+        return PhasedBatches(train, [round(start * total) for start in starts]), validation
 
     @property
     def _phases(self) -> list[PhaseConfig]:
         length = Corpus(self.corpus_folder).facts["max_length"]
-        return self.config.phases or [PhaseConfig(max_length=length, share=1.0)]
+        return self.config.phases or [PhaseConfig(max_length=length, fraction=1.0)]
 
     def _batches(self, split: str, phase: PhaseConfig, max_rows: int | None) -> PretrainingBatches:
         corpus = Corpus(self.corpus_folder)
@@ -90,17 +90,17 @@ class PretrainingJob:
         full, warmup = phase.batch_size or self.config.batch_size, self.config.batch_warmup
         if warmup is None or self.config.steps is None:
             return BatchSizes(full)
-        return BatchSizes(full, min(warmup.start, full), round(warmup.share * self.config.steps))
+        return BatchSizes(full, min(warmup.start, full), round(warmup.fraction * self.config.steps))
 
     def save(self, objective: nn.Module, folder: Path) -> None:
-        """See `TrainingJob`; the tokenizer goes with the model."""
+        """See `TrainingJob`; the tokenizer is saved with the model."""
         assert isinstance(objective, PretrainingObjective)
         save_model(objective.model, folder)
         Corpus(self.corpus_folder).tokenizer.save_pretrained(folder)
 
 
 def corpus_folder(config: PretrainConfig, base: Path | None, context: Context) -> Path:
-    """The prepared corpus; what a model is continued on is tokenised as that model knows it."""
+    """The folder of the prepared corpus; to continue `base`, text is tokenised with its tokenizer."""
     if not isinstance(config.corpus, CorpusConfig):
         folder = open_corpus(Path(config.corpus).expanduser()).folder.resolve()
     else:
@@ -116,7 +116,7 @@ def corpus_folder(config: PretrainConfig, base: Path | None, context: Context) -
 
 
 def _check_vocabulary(corpus: Corpus, start_from: Path) -> None:
-    """Refuse to continue a model on tokens that mean something else to it."""
+    """Refuse to continue a model with token ids that mean something else to it."""
     ids = corpus.tokenizer.get_vocab()
     if any(ids.get(token) != number for token, number in load_tokenizer(start_from).get_vocab().items()):
         raise ConfigError(
@@ -126,7 +126,7 @@ def _check_vocabulary(corpus: Corpus, start_from: Path) -> None:
 
 
 def start_from(config: PretrainConfig, context: Context) -> Path | None:
-    """The folder of the model that training goes on from; None to begin from a shape."""
+    """The folder of the model that training continues; None to train a new one."""
     if isinstance(config.model, str):
         return model_folder(config.model, context.tracking).resolve()
     return None

@@ -1,4 +1,4 @@
-"""The same training several times: from several seeds, or on several folds. What a score's spread is."""
+"""Trains the same job several times, with other seeds or on other folds, and says how scores spread."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from headway.tracking import Run
 
 
 def train_variants(jobs: Mapping[str, TrainingJob], context: Context, parent: Run) -> dict[str, list[Entry]]:
-    """Train every job in a process of its own, on its share of the cores; each is a child run of `parent`.
+    """Train every job in its own process, on an equal part of the cores; each is a child run of `parent`.
 
-    Each leaves its journal and its model in `variants/<name>` of the step's folder; one that is done
-    already is not trained again.
+    Each leaves its journal and model in `variants/<name>` of the step's folder; a job that is already done is
+    not trained again.
 
     Returns:
-        What each measured.
+        The journal of each job.
     """
     folders = {name: (context.folder / "variants" / name).resolve() for name in jobs}
     connect.connect(context.address, context.tracking.uri)
@@ -49,7 +49,7 @@ def train_variants(jobs: Mapping[str, TrainingJob], context: Context, parent: Ru
 
 
 def train_variant(job: TrainingJob, folder: Path, threads: int) -> None:
-    """Train a job in this process, on so many threads, unless its model is there."""
+    """Train a job in this process, with this many threads, unless its model exists."""
     torch.set_num_threads(threads)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "model").is_dir():
@@ -58,7 +58,7 @@ def train_variant(job: TrainingJob, folder: Path, threads: int) -> None:
 
 
 def spread(values: list[float]) -> dict[str, Any]:
-    """Mean and sample standard deviation; 0 of a single value."""
+    """Mean and sample standard deviation, which is 0 for a single value."""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return {"mean": statistics.fmean(values), "std": deviation, "values": values}
 

@@ -1,4 +1,4 @@
-"""A log of the rows that every step trained on: proof that each was seen exactly once an epoch."""
+"""Logs the rows that every step trains on: proof that each row is seen exactly once an epoch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from headway.engine.parallel.worker import Worker
 
 
 class RowLog:
-    """Batches of another source, whose row ids are appended to `folder/<rank>.jsonl`.
+    """The batches of another source; their row ids are appended to `folder/<rank>.jsonl`.
 
-    A step that a killed run must do again is there twice, with the same rows.
+    A step that a killed run has to repeat is logged twice, with the same rows.
     """
 
     def __init__(self, batches: BatchSource, folder: Path, worker: Worker) -> None:

@@ -24,16 +24,16 @@ from headway.tracking import Run
 
 @contextmanager
 def tracked(config: TrainingConfig, context: Context) -> Iterator[Run]:
-    """The step's MLflow run; one that an earlier driver of this step began is continued.
+    """The step's MLflow run; a run that an earlier driver of this step began is continued.
 
-    Training workers start meanwhile.
+    The processes of the training workers start in the meantime.
 
     Raises:
-        ConfigError: the cluster has no room for the workers, or no server answers.
+        ConfigError: the cluster is too small for the workers, or no MLflow server answers.
     """
     if config.workers:
         worker_group.require_workers(config.workers, context.address, context.tracking.uri)
-        worker_group.start_workers_ahead(config.most_workers)
+        worker_group.start_workers_ahead(config.max_workers)
     token_file = context.folder / "token"
     if not token_file.exists():
         write_atomically(token_file, uuid.uuid4().hex)
@@ -48,15 +48,15 @@ def tracked(config: TrainingConfig, context: Context) -> Iterator[Run]:
 
 
 def run_job(job: TrainingJob, context: Context, run: Run | None, title: str) -> list[Entry]:
-    """Train to the end, with metrics carried to MLflow and to the screen as they come.
+    """Train to the end, and show and log metrics as they are measured.
 
-    The model lies in `model/` of the step's folder afterwards.
+    Afterwards the model is in `model/` of the step's folder.
 
     Returns:
-        Everything measured.
+        The whole journal.
 
     Raises:
-        KeyboardInterrupt: this process was sent SIGTERM; a state is saved.
+        KeyboardInterrupt: this process received SIGTERM; a state is saved.
     """
     paths = RunPaths.of(job.config, context)
     with JournalFollower(paths.journal, _receiver(job, context, run, title)), _stop_on_sigterm(paths):
@@ -75,7 +75,7 @@ def run_job(job: TrainingJob, context: Context, run: Run | None, title: str) -> 
 def _receiver(
     job: TrainingJob, context: Context, run: Run | None, title: str
 ) -> Callable[[list[Entry]], None]:
-    """What shows entries on the screen and logs each metric of each step once."""
+    """A function that shows entries on the screen and logs each metric of each step once."""
     total = job.config.total_steps(job.batches()[0])
     once = Once(run.logged_steps() if run is not None else {})
     shown: Metrics = {}
@@ -99,17 +99,17 @@ def _stop_on_sigterm(paths: RunPaths) -> Iterator[None]:
     """While the block runs, SIGTERM asks the workers to save their state and stop."""
     paths.stop_sign.unlink(missing_ok=True)
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may say what a signal does
+        yield  # only the main thread may set a signal handler
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: paths.stop_sign.touch())
+    previous = signal.signal(signal.SIGTERM, lambda *_: paths.stop_sign.touch())
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
 
 
 def chosen_metrics(entries: list[Entry], config: TrainingConfig) -> Metrics:
-    """What was measured on the validation rows of the model that was kept."""
+    """What the model that was kept scored on the validation rows."""
     selection = selection_of(config)
     measured = [entry for entry in entries if "validation_loss" in entry.metrics]
     if selection is not None and measured:

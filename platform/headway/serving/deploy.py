@@ -62,7 +62,7 @@ def deploy(config: ServeConfig, releases: Sequence[Release], cores: int) -> str:
     """
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
     connect.start_processes_ahead(1)  # Ray Serve's controller
-    connect.start_processes_ahead(1 + config.least_replicas, {})  # the gateway and the replicas
+    connect.start_processes_ahead(1 + config.min_replicas, {})  # the gateway and the replicas
     from ray import serve
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)

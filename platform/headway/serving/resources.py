@@ -44,7 +44,7 @@ def cores_per_replica(config: ServeConfig) -> int:
     """Cores a replica computes with: those it reserves, or the cluster's, dealt out to the least replicas."""
     if config.replica_cpus:
         return config.replica_cpus
-    return max(1, connect.available_cpus() // max(1, config.least_replicas))
+    return max(1, connect.available_cpus() // max(1, config.min_replicas))
 
 
 def gpus_per_replica(config: ServeConfig) -> float:
@@ -56,7 +56,7 @@ def gpus_per_replica(config: ServeConfig) -> float:
     """
     nodes = _nodes()
     if config.replica_gpus is None:
-        return _even_share(sum(gpus for _, gpus in nodes), config.least_replicas)
+        return _even_share(sum(gpus for _, gpus in nodes), config.min_replicas)
     gpus, cpus = config.replica_gpus, config.replica_cpus
     if not gpus:
         return 0.0
@@ -65,9 +65,9 @@ def gpus_per_replica(config: ServeConfig) -> float:
     if not any(gpu_slots(found, gpus) and cores >= cpus for cores, found in nodes):
         raise ConfigError(f"replica_cpus: no node with a GPU has {cpus} cores; lower it")
     places = sum(gpu_slots(found, gpus) for _, found in nodes)
-    if connect.is_local() and places < config.least_replicas:
+    if connect.is_local() and places < config.min_replicas:
         raise ConfigError(
-            f"replica_gpus: {config.least_replicas} replicas with {gpus:g} of a GPU each do not fit on this "
+            f"replica_gpus: {config.min_replicas} replicas with {gpus:g} of a GPU each do not fit on this "
             f"machine, which has room for {places}"
         )
     return gpus

@@ -1,4 +1,4 @@
-"""The step `compress`: an encoder whose layers multiply 8-bit integers on a processor, and its price."""
+"""The step `compress`: makes an encoder's layers multiply 8-bit integers on a CPU, and measures the loss."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from headway.inference.tokens import TextTokenizer
 from headway.runs.context import Context, StepResult
 from headway.tracking.references import model_folder
 
-_PACK = 32
-"""Texts that are computed at once."""
-_TIMED = 3
+_PACK_TEXTS = 32
+_TIMED_RUNS = 3
 
 
 def run_compress(config: CompressConfig, context: Context) -> StepResult:
-    """Copy a model, add the scales of its integers, and measure it against the original.
+    """Copy a model, add the scales for 8-bit integers, and compare it with the original.
 
-    The weights stay as they are: the folder opens with plain transformers, gives the same numbers there, and
-    can be trained on. Integers are made of them where it is served.
+    The weights stay as they are: the folder opens with plain transformers, gives the same results there, and
+    can be trained further. They are rounded to integers when the model is served.
 
     Raises:
-        ConfigError: too few texts, a kind of encoder that int8 is not for, or a result that departs too far.
+        ConfigError: there are too few texts, int8 does not support the encoder, or the result differs too
+            much from the original.
     """
     original = model_folder(config.model, context.tracking).resolve()
     exact = EncoderModel(original, "fp32")
@@ -47,8 +47,8 @@ def run_compress(config: CompressConfig, context: Context) -> StepResult:
         summary = _compared(exact, EncoderModel(draft, "int8"), packs[1::2])
         if summary["cosine"] < config.min_cosine:
             raise ConfigError(
-                f"min_cosine: {config.min_cosine}, but the int8 embeddings of {str(original)!r} have a "
-                f"mean cosine of {summary['cosine']:.4f} to the original's; nothing is kept"
+                f"min_cosine: {config.min_cosine}, but the int8 embeddings of {str(original)!r} have a mean "
+                f"cosine of {summary['cosine']:.4f} to the original's; nothing is saved"
             )
     with context.tracking.run(context.experiment, context.step, config.model_dump(mode="json")) as run:
         run.log_metrics([(0, {name: float(value) for name, value in summary.items()})])
@@ -56,19 +56,19 @@ def run_compress(config: CompressConfig, context: Context) -> StepResult:
 
 
 def _packs(config: CompressConfig, folder: Path, longest: int) -> list[Pack]:
-    """Texts from all over the source, dealt by turns: every other pack fixes scales, the rest measure."""
+    """Texts spread over the whole source, in packs: every other one sets the scales, the rest measure."""
     texts = [document.text for document in drop_duplicates(read_documents(config.texts))]
     wanted = min(2 * config.samples, len(texts))
-    chosen = [texts[place * len(texts) // wanted] for place in range(wanted)]
+    chosen = [texts[index * len(texts) // wanted] for index in range(wanted)]
     pieces = TextTokenizer(folder, min(config.max_length, longest)).pieces(chosen)
-    count = max(2, 2 * (wanted // (2 * _PACK)))
+    count = max(2, 2 * (wanted // (2 * _PACK_TEXTS)))
     if wanted < count:
-        raise ConfigError(f"texts: {config.texts.source!r} has {wanted} texts; two at least are needed")
-    return [Pack.of([piece.sequence for piece in pieces[place::count]]) for place in range(count)]
+        raise ConfigError(f"texts: {config.texts.source!r} has {wanted} texts; at least 2 are needed")
+    return [Pack.of([piece.sequence for piece in pieces[start::count]]) for start in range(count)]
 
 
 def _compared(exact: EncoderModel, rounded: EncoderModel, packs: Sequence[Pack]) -> dict[str, Any]:
-    """How far integers depart from the original on texts that fixed no scale; and how fast they are."""
+    """How close int8 is to the original on texts that set no scales, and how fast it is."""
     operations = ["embed"] + (["classify"] if "classify" in exact.description.abilities else [])
     cosines: list[float] = []
     same: list[bool] = []
@@ -90,26 +90,26 @@ def _compared(exact: EncoderModel, rounded: EncoderModel, packs: Sequence[Pack])
 
 
 def _same_classes(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """For each text, whether the answer is the same; of a single score, whether it is above 0.5 as before."""
+    """For each text, whether the predicted class is the same; a single score is compared with 0.5."""
     if before.shape[1] == 1:
         return (before[:, 0] > 0.5) == (after[:, 0] > 0.5)
     return before.argmax(axis=1) == after.argmax(axis=1)
 
 
 def _seconds(model: EncoderModel, packs: Sequence[Pack]) -> float:
-    """Of all packs, at best."""
-    found = []
-    for _ in range(_TIMED):
+    """The shortest time for all packs, of several runs."""
+    seconds = []
+    for _ in range(_TIMED_RUNS):
         started = time.perf_counter()
         for pack in packs:
             model.run(Operation("embed"), pack)
-        found.append(time.perf_counter() - started)
-    return min(found)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
 
 
 def _headline(summary: dict[str, Any]) -> str:
     same = f", {summary['same_class']:.1%} in the same class" if "same_class" in summary else ""
     return (
-        f"int8: cosine {summary['cosine']:.4f} to the original ({summary['min_cosine']:.4f} at least) on "
+        f"int8: cosine {summary['cosine']:.4f} to the original (at least {summary['min_cosine']:.4f}) on "
         f"{summary['texts']} texts{same}; {summary['speed_ratio_vs_fp32']:.2f} x as fast as fp32 here"
     )

@@ -1,4 +1,4 @@
-"""The step `corpus`: text → tokenizer → token store."""
+"""The step `corpus`: trains a tokenizer on text and stores the tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from headway.runs.context import Context, StepResult
 
 
 def run_corpus(config: CorpusConfig, context: Context) -> StepResult:
-    """Read, split, tokenise and store a corpus; found again if its content was stored before."""
+    """Read, split, tokenise and store a corpus; one that was stored before is used again."""
     train, held_out, duplicates = read_splits(config)
     corpus = prepare_corpus(train, held_out, config, context.stores / "corpora", duplicates)
     facts = corpus.facts

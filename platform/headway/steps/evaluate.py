@@ -1,10 +1,11 @@
-"""The step `evaluate`: the held-out score, beside what the same budget buys without pretraining."""
+"""The step `evaluate`: scores a model on held-out rows, beside baselines that lack its pretraining."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,22 @@ from headway.tasks.task import Task, open_task
 from headway.tracking.references import model_folder
 
 
+class Baseline(StrEnum):
+    """What a model is compared with, by its name in the summary."""
+
+    RANDOM_INIT = "random_init"
+    TFIDF = "tfidf"
+
+
+_ROW_TITLES = {
+    Baseline.RANDOM_INIT: "same encoder, random weights",
+    Baseline.TFIDF: "TF-IDF + logistic regression",
+}
+_CURVE_TITLES = {"pretrained": "pretrained", Baseline.RANDOM_INIT: "random weights", Baseline.TFIDF: "TF-IDF"}
+
+
 def run_evaluate(config: EvaluateConfig, context: Context) -> StepResult:
-    """Score a fine-tuned model on the held-out rows; with an `encoder`, its baselines too."""
+    """Score a fine-tuned model on the held-out rows; with `encoder`, its baselines too."""
     model = model_folder(config.model, context.tracking).resolve()
     task = open_task(task_folder(config.task, model, context))
     summary: dict[str, Any] = score_model(model, task)
@@ -39,15 +54,15 @@ def run_evaluate(config: EvaluateConfig, context: Context) -> StepResult:
         name: score_model(model_folder(other, context.tracking), task)
         for name, other in config.beside.items()
     }
-    rows = [_table_row("this model", summary, task)]
-    rows += [_table_row(name, scores, task) for name, scores in others.items()]
+    rows = [_table_row("this model", summary)]
+    rows += [_table_row(name, scores) for name, scores in others.items()]
     if others:
         summary["beside"] = {name: _numbers(scores) for name, scores in others.items()}
     if config.encoder is not None:
         encoder = model_folder(config.encoder, context.tracking).resolve()
         baselines = _baselines(config, encoder, model, task, context)
-        rows += [_table_row(name, scores, task) for name, scores in baselines.items()]
-        summary |= _baseline_scores(baselines, task)
+        rows += [_table_row(_ROW_TITLES[kind], scores) for kind, scores in baselines.items()]
+        summary |= {f"{task.primary}_{kind}": scores[task.primary] for kind, scores in baselines.items()}
         summary["few_labels"] = _few_labels(config, encoder, task, context)
     with context.tracking.run(context.experiment, context.step, config.model_dump(mode="json")) as run:
         run.log_metrics([(0, _numbers(summary))])
@@ -63,7 +78,7 @@ def score_model(model: Path, task: Task) -> dict[str, Any]:
     """Scores of a saved model on the task's held-out rows.
 
     Raises:
-        ConfigError: the model's labels are others than the task's.
+        ConfigError: the model's labels are not the task's.
     """
     settings = _settings(model, task, {})
     loaded = task.load(model, settings)
@@ -79,19 +94,19 @@ def score_model(model: Path, task: Task) -> dict[str, Any]:
 def score_held_out(
     objective: TaskObjective, tokenizer_folder: Path, task: Task, config: FinetuneConfig
 ) -> dict[str, Any]:
-    """Scores on the held-out rows; of a classifier with the confusion matrix."""
+    """Scores on the held-out rows; for a classifier, with the confusion matrix."""
     test = task.split("test")
     batches = task.batches(test, load_tokenizer(tokenizer_folder), batch_size=64)
-    found = predict(objective, batches, Worker(), batch_size=64, precision=config.precision)
-    scores: dict[str, Any] = dict(task.scores(test, found.rows, batches))
+    predictions = predict(objective, batches, Worker(), batch_size=64, precision=config.precision)
+    scores: dict[str, Any] = dict(task.scores(test, predictions.rows, batches))
     if isinstance(task, Classification):
-        predicted = np.stack(found.rows).argmax(-1)
+        predicted = np.stack(predictions.rows).argmax(-1)
         scores |= classification_scores(task.label_array(test), predicted, len(task.labels))
     return scores | {"texts": len(test), "labels": task.labels, "primary": task.primary}
 
 
 def train_and_score(job: FinetuningJob, threads: int) -> dict[str, Any]:
-    """Fine-tune in this process, on so many threads, and score on the held-out rows."""
+    """Fine-tune in this process, with this many threads, and score on the held-out rows."""
     torch.set_num_threads(threads)
     objective = job.objective()
     Trainer(objective, job.batches()[0], job.config, worker=Worker()).run()
@@ -100,31 +115,24 @@ def train_and_score(job: FinetuningJob, threads: int) -> dict[str, Any]:
 
 def _baselines(
     config: EvaluateConfig, encoder: Path, model: Path, task: Task, context: Context
-) -> dict[str, dict[str, Any]]:
-    """Random weights on the model's own budget and, for classes, TF-IDF: all labels for both."""
+) -> dict[Baseline, dict[str, Any]]:
+    """Random weights with the model's own settings and, for classification, TF-IDF; on all labels."""
     settings = config.finetune
     if (model / SETTINGS_FILE).is_file():
         settings = json.loads((model / SETTINGS_FILE).read_text())
     one_run = {"random_weights": True, "workers": 0, "seeds": 1, "folds": None}
     job = _job(encoder, task, settings | one_run)
     [random_init] = _run_all([job], context)
-    baselines = {"same encoder, random weights": random_init}
+    baselines = {Baseline.RANDOM_INIT: random_init}
     if isinstance(task, Classification):
-        tfidf = tfidf_baseline(task, task.split("train"), task.split("test"))
-        baselines["TF-IDF + logistic regression"] = tfidf
+        baselines[Baseline.TFIDF] = tfidf_baseline(task, task.split("train"), task.split("test"))
     return baselines
-
-
-def _baseline_scores(baselines: dict[str, dict[str, Any]], task: Task) -> dict[str, float]:
-    """The baselines' primary scores, by the names they have in the summary."""
-    names = {"same encoder, random weights": "random_init", "TF-IDF + logistic regression": "tfidf"}
-    return {f"{task.primary}_{names[name]}": scores[task.primary] for name, scores in baselines.items()}
 
 
 def _few_labels(
     config: EvaluateConfig, encoder: Path, task: Task, context: Context
 ) -> dict[str, dict[str, Any]]:
-    """The primary score with few labels a class, of each kind of model, over the same seeds."""
+    """The spread of the primary score by labels per class and kind of model, over the same seeds."""
     seeds = range(config.seeds)
     base = _job(encoder, task, config.finetune)
     jobs = [
@@ -133,14 +141,14 @@ def _few_labels(
         for random_weights in (False, True)
         for seed in seeds
     ]
-    found = iter([scores[task.primary] for scores in _run_all(jobs, context)])
+    scores = iter([scores[task.primary] for scores in _run_all(jobs, context)])
     result = {}
     for few in config.few_labels:
-        pretrained = [next(found) for _ in seeds]
-        random_init = [next(found) for _ in seeds]
-        result[str(few)] = {"pretrained": _spread(pretrained), "random_init": _spread(random_init)}
+        pretrained = [next(scores) for _ in seeds]
+        random_init = [next(scores) for _ in seeds]
+        result[str(few)] = {"pretrained": _spread(pretrained), Baseline.RANDOM_INIT: _spread(random_init)}
         if isinstance(task, Classification):
-            result[str(few)]["tfidf"] = _spread([_tfidf_score(task, few, seed) for seed in seeds])
+            result[str(few)][Baseline.TFIDF] = _spread([_tfidf_score(task, few, seed) for seed in seeds])
     return result
 
 
@@ -178,8 +186,8 @@ def _run_all(jobs: Sequence[FinetuningJob], context: Context) -> list[dict[str, 
 
 
 def _spread(values: list[float]) -> dict[str, Any]:
-    found = spread(values)
-    return {"mean": found["mean"], "std": found["std"], "seeds": values}
+    mean_and_std = spread(values)
+    return {"mean": mean_and_std["mean"], "std": mean_and_std["std"], "seeds": values}
 
 
 def _numbers(scores: dict[str, Any]) -> dict[str, float]:
@@ -195,7 +203,7 @@ def _headline(summary: dict[str, Any], task: Task) -> str:
     return headline + (f" ({', '.join(said)})" if said else "")
 
 
-def _table_row(name: str, scores: dict[str, Any], task: Task) -> tuple[Any, ...]:
+def _table_row(name: str, scores: dict[str, Any]) -> tuple[Any, ...]:
     return (name, *_numbers(scores).values())
 
 
@@ -206,11 +214,10 @@ def _show(context: Context, task: Task, summary: dict[str, Any], rows: list[tupl
     display.table(title, ["", *names], rows)
     if summary.get("few_labels"):
         few = [
-            (f"{labels} labels a class", *(_plus_minus(found) for found in row.values()))
+            (f"{labels} labels per class", *map(_plus_minus, row.values()))
             for labels, row in summary["few_labels"].items()
         ]
-        known = {"pretrained": "pretrained", "random_init": "random weights", "tfidf": "TF-IDF"}
-        kinds = [known[kind] for kind in next(iter(summary["few_labels"].values()))]
+        kinds = [_CURVE_TITLES[kind] for kind in next(iter(summary["few_labels"].values()))]
         display.table("Few labels", [f"{task.primary}, mean ± std over seeds", *kinds], few)
     if "confusion_matrix" in summary:
         confusion = [
@@ -220,10 +227,10 @@ def _show(context: Context, task: Task, summary: dict[str, Any], rows: list[tupl
 
 
 def _scored(summary: dict[str, Any]) -> list[str]:
-    """Names of the held-out scores, without those of baselines."""
-    baselines = ("_random_init", "_tfidf")
+    """Names of the scores on held-out rows, without those of baselines."""
+    baselines = tuple(f"_{kind}" for kind in Baseline)
     return [k for k, v in summary.items() if isinstance(v, float) and not k.endswith(baselines)]
 
 
-def _plus_minus(found: dict[str, Any]) -> str:
-    return f"{found['mean']:.3f} ± {found['std']:.3f}"
+def _plus_minus(spread: Mapping[str, Any]) -> str:
+    return f"{spread['mean']:.3f} ± {spread['std']:.3f}"

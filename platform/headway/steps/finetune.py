@@ -1,4 +1,4 @@
-"""The step `finetune`: an encoder learns a task."""
+"""The step `finetune`: trains an encoder on a task."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from headway.tracking.references import model_folder
 def run_finetune(config: FinetuneConfig, context: Context) -> StepResult:
     """Fine-tune an encoder and save it in transformers' format.
 
-    With `seeds`, runs from that many consecutive seeds, one after the other; the best on the validation
-    rows is kept. With `folds`, scores by cross-validation besides.
+    With `seeds`, trains once with each of that many consecutive seeds, and keeps the model that is best on
+    the validation rows. With `folds`, also scores by cross-validation.
     """
     if config.workers:
-        # Before anything is written: a run that cannot start leaves no trace.
+        # Checked before anything is written: a run that cannot start leaves no trace.
         worker_group.require_workers(config.workers, context.address, context.tracking.uri)
     model = model_folder(config.model, context.tracking).resolve()
     few = config.task.labels_per_class if isinstance(config.task, ClassificationTask) else None
@@ -51,31 +51,31 @@ def run_finetune(config: FinetuneConfig, context: Context) -> StepResult:
 def _across_seeds(
     job: FinetuningJob, seeds: int, context: Context, run: Run
 ) -> tuple[list[Entry], dict[str, Any]]:
-    """Train from consecutive seeds; the model that is best on the validation rows becomes the step's."""
+    """Train with consecutive seeds; the best model on the validation rows becomes the step's."""
     first = job.config.seed
     jobs = {
         f"seed-{seed}": replace(job, config=_variant(job.config, seed=seed))
         for seed in range(first, first + seeds)
     }
     entries = train_variants(jobs, context, run)
-    measured = {name: chosen_metrics(found, job.config) for name, found in entries.items()}
-    best = max(measured, key=lambda name: measured[name][f"validation_{job.task.primary}"])
+    scores = {name: chosen_metrics(measured, job.config) for name, measured in entries.items()}
+    best = max(scores, key=lambda name: scores[name][f"validation_{job.task.primary}"])
     target = context.folder / "model"
     if not target.is_dir():
         shutil.copytree(context.folder / "variants" / best / "model", target)
-    return entries[best], {"best": best, **spreads(list(measured.values()))}
+    return entries[best], {"best": best, **spreads(list(scores.values()))}
 
 
 def _across_folds(job: FinetuningJob, folds: int, context: Context, run: Run) -> dict[str, Any]:
-    """Scores by cross-validation; its models are thrown away."""
+    """Scores by cross-validation; the models are not kept."""
     config = _variant(job.config, seed=job.config.seed)
     jobs = {f"fold-{n}": replace(job, config=config, fold=(n, folds)) for n in range(folds)}
     entries = train_variants(jobs, context, run)
-    return {"folds": folds, **spreads([chosen_metrics(found, config) for found in entries.values()])}
+    return {"folds": folds, **spreads([chosen_metrics(measured, config) for measured in entries.values()])}
 
 
 def _variant(config: FinetuneConfig, seed: int) -> FinetuneConfig:
-    """One run among several: in one process."""
+    """The settings of one of several runs, each in one process."""
     return config.model_copy(update={"seed": seed, "seeds": 1, "folds": None, "workers": 0})
 
 
@@ -90,7 +90,7 @@ def _means(summary: dict[str, Any]) -> Metrics:
 
 
 def _said(primary: str, summary: dict[str, Any]) -> str:
-    """The primary score in words, with its spread where there is one."""
+    """The primary score in words, with its spread if there are several runs."""
     name = primary.replace("_", " ")
     text = f"{name} {summary[f'validation_{primary}']:.4f}"
     for group, what in (("seeds", "seeds"), ("cross_validation", "folds")):

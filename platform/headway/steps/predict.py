@@ -1,7 +1,7 @@
-"""The verb `predict` on files: a model's answers for every row, computed on the cluster's cores by Ray Data.
+"""The verb `predict` on files: computes a model's answer for every row, on the cluster by Ray Data.
 
-Rows are computed in parts of fixed size. What each part gave is written beside the output as soon as it is
-there, so that a run that was stopped goes on with the parts that are missing.
+Rows are computed in parts of fixed size. The answers of a part are written beside the output as soon as they
+are computed, so that a run that was stopped continues with the missing parts.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from headway.tracking import Tracking
 from headway.tracking.references import model_folder
 
 PART_ROWS = 1024
+"""Rows in a part."""
 _PACK_TOKENS = {"cpu": 4096, "cuda": 16_384}
 
 
@@ -40,7 +41,7 @@ def predict_file(
     column: str = "text",
     address: str | None = None,
 ) -> int:
-    """Answer every row of a file: a classifier its class, any other encoder an embedding.
+    """Write a model's answer for every row of a file: a class if it is a classifier, otherwise an embedding.
 
     Args:
         model: a folder, or models:/name@alias.
@@ -48,28 +49,29 @@ def predict_file(
         output: .csv, .jsonl or .parquet, with the columns of `source` and `predicted_label` and
             `predicted_score`, or `embedding`.
         tracking: where `models:/` is looked up.
-        display: told of every part.
-        column: of the texts.
+        display: shows the progress.
+        column: the name of the column with the texts.
         address: of the Ray cluster.
 
     Returns:
-        How many rows there are.
+        The number of rows.
 
     Raises:
-        ConfigError: a bad file, a line for each bad row, or no such model; nothing was computed.
+        ConfigError: the file is bad, rows in it are (one line for each), or there is no such model; nothing
+            was computed.
     """
     check_output(output)
     folder = model_folder(model, tracking).resolve()
     description = describe(folder)
     rows = read_rows(source, column, answer_columns(description))
     if output.suffix.lower() == ".parquet":
-        as_table(rows)  # what does not fit is told before anything is computed
+        as_table(rows)  # raises before anything is computed if columns have mixed types
     parts = Parts.at(output, _key(folder, source, column))
     texts = [row[column] for row in rows]
     missing = parts.missing(len(texts))
     total = -(-len(texts) // PART_ROWS)
     if len(missing) < total:
-        display.line(f"{total - len(missing)} of {total} parts are there already")
+        display.line(f"{total - len(missing)} of {total} parts were already computed")
     if missing:
         connect.connect(address, tracking.uri)
         for done, (part, answers) in enumerate(_computed(folder, texts, missing), total - len(missing) + 1):
@@ -81,21 +83,21 @@ def predict_file(
 
 
 def answer_columns(description: Description) -> tuple[str, ...]:
-    """The columns that a model adds."""
+    """The columns that a model's answers are written to."""
     if "classify" in description.abilities:
         return ("predicted_label", "predicted_score")
     return ("embedding",)
 
 
 class Parts:
-    """Answers that are finished, in a folder beside the output: a Parquet file a part."""
+    """The answers that are computed so far, in a folder beside the output: a Parquet file for each part."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     @classmethod
     def at(cls, output: Path, key: str) -> Parts:
-        """The parts of an output; those of another model, input or column are thrown away."""
+        """The parts of an output; those of another model, input or column are deleted."""
         folder = output.with_name(f".{output.name}.parts")
         name = folder / "key"
         if not name.is_file() or name.read_text() != key:
@@ -104,23 +106,23 @@ class Parts:
         return cls(folder)
 
     def missing(self, rows: int) -> list[int]:
-        """Numbers of the parts that are still to be computed."""
+        """Indices of the parts that are not computed yet."""
         return [part for part in range(-(-rows // PART_ROWS)) if not self._path(part).is_file()]
 
     def write(self, part: int, answers: pyarrow.Table) -> None:
-        """Keep what a part gave."""
+        """Write the answers of a part."""
         draft = self._path(part).with_suffix(".draft")
         pyarrow.parquet.write_table(answers, draft)
         draft.replace(self._path(part))
 
     def answers(self, total: int) -> list[Row]:
-        """Of all rows, in their order."""
+        """The answers for all rows, in order."""
         return [
             row for part in range(total) for row in pyarrow.parquet.read_table(self._path(part)).to_pylist()
         ]
 
     def remove(self) -> None:
-        """Take the folder away."""
+        """Delete the folder."""
         shutil.rmtree(self._folder)
 
     def _path(self, part: int) -> Path:
@@ -128,7 +130,7 @@ class Parts:
 
 
 class Scorer:
-    """An encoder in a process of Ray Data's."""
+    """An encoder in an actor of Ray Data."""
 
     def __init__(self, folder: str, cores: int) -> None:
         import torch
@@ -148,43 +150,43 @@ class Scorer:
         description = self._model.description
         operation = Operation("classify" if "classify" in description.abilities else "embed")
         sequences = [piece.sequence for piece in self._tokenizer.pieces(batch["text"].to_pylist())]
-        found: list[Any] = [None] * len(sequences)
-        most = _PACK_TOKENS[self._model.device.type]
-        for places in packed([len(sequence.ids) for sequence in sequences], most):
-            results = self._model.run(operation, Pack.of([sequences[place] for place in places]))
-            for place, result in zip(places, results, strict=True):
-                found[place] = result
-        return pyarrow.table({"part": batch["part"], **_answers(np.asarray(found), description)})
+        outputs: list[Any] = [None] * len(sequences)
+        max_tokens = _PACK_TOKENS[self._model.device.type]
+        for indices in packed([len(sequence.ids) for sequence in sequences], max_tokens):
+            results = self._model.run(operation, Pack.of([sequences[index] for index in indices]))
+            for index, result in zip(indices, results, strict=True):
+                outputs[index] = result
+        return pyarrow.table({"part": batch["part"], **_answers(np.asarray(outputs), description)})
 
 
-def packed(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Places of sequences of like length, together at most so many tokens."""
-    waiting: list[int] = []
+def packed(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """Indices of sequences of similar length, with at most `max_tokens` tokens together."""
+    pack: list[int] = []
     tokens = 0
-    for place in np.argsort(lengths, kind="stable").tolist():
-        if waiting and tokens + lengths[place] > most:
-            yield waiting
-            waiting, tokens = [], 0
-        waiting.append(place)
-        tokens += lengths[place]
-    yield waiting
+    for index in np.argsort(lengths, kind="stable").tolist():
+        if pack and tokens + lengths[index] > max_tokens:
+            yield pack
+            pack, tokens = [], 0
+        pack.append(index)
+        tokens += lengths[index]
+    yield pack
 
 
-def _answers(found: np.ndarray, description: Description) -> dict[str, Any]:
+def _answers(outputs: np.ndarray, description: Description) -> dict[str, Any]:
     if "classify" not in description.abilities:
-        flat = pyarrow.array(found.ravel(), pyarrow.float32())
-        return {"embedding": pyarrow.FixedSizeListArray.from_arrays(flat, found.shape[1])}
-    best = found.argmax(1)
+        flat = pyarrow.array(outputs.ravel(), pyarrow.float32())
+        return {"embedding": pyarrow.FixedSizeListArray.from_arrays(flat, outputs.shape[1])}
+    best = outputs.argmax(1)
     return {
         "predicted_label": [description.labels[i] for i in best],
-        "predicted_score": found[np.arange(len(found)), best].astype(float),
+        "predicted_score": outputs[np.arange(len(outputs)), best].astype(float),
     }
 
 
 def _computed(
     folder: Path, texts: Sequence[str], missing: Sequence[int]
 ) -> Iterator[tuple[int, pyarrow.Table]]:
-    """(part, its answers), as they are finished."""
+    """Yield (part, its answers) as they are computed."""
     import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -206,13 +208,13 @@ def _computed(
 
 
 def part_table(texts: Sequence[str], part: int) -> pyarrow.Table:
-    """What a process is given of a part."""
+    """The texts of a part, as an actor receives them."""
     chosen = texts[part * PART_ROWS : (part + 1) * PART_ROWS]
     return pyarrow.table({"part": [part] * len(chosen), "text": chosen})
 
 
 def _whole(batches: Iterator[pyarrow.Table], rows_of: dict[int, int]) -> Iterator[tuple[int, pyarrow.Table]]:
-    """Parts put together again, where Ray Data has cut large ones."""
+    """Yield whole parts: Ray Data may have split large ones."""
     pieces: dict[int, list[pyarrow.Table]] = {}
     for table in batches:
         part = table["part"][0].as_py()
@@ -222,7 +224,7 @@ def _whole(batches: Iterator[pyarrow.Table], rows_of: dict[int, int]) -> Iterato
 
 
 def _key(folder: Path, source: Path, column: str) -> str:
-    """What the answers depend on: the weights, the texts and the size of parts."""
+    """A text that changes with all that the answers depend on: weights, input file, column, size of parts."""
     digest = xxhash.xxh3_128()
     for file in [*sorted(path for path in folder.iterdir() if path.is_file()), source]:
         digest.update(file.name.encode())

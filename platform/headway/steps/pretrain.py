@@ -1,4 +1,4 @@
-"""The step `pretrain`: masked language modelling, with next-sentence prediction if wanted."""
+"""The step `pretrain`: trains an encoder on text, by masked words and pairs of sentences."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from headway.runs.worker import STARTUP
 def run_pretrain(config: PretrainConfig, context: Context) -> StepResult:
     """Pretrain an encoder and save it in transformers' format."""
     if config.workers:
-        # Before anything is written: a run that cannot start leaves no trace.
+        # Checked before anything is written: a run that cannot start leaves no trace.
         worker_group.require_workers(config.workers, context.address, context.tracking.uri)
     base = start_from(config, context)
     job = PretrainingJob(config, corpus_folder(config, base, context), base)

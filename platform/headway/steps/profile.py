@@ -1,4 +1,4 @@
-"""Profile a few steps of pretraining, in this process."""
+"""The verb `profile`: profiles a few steps of pretraining, in this process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RECORDED_STEPS = 5
 
 
 def run_profile(config: PretrainConfig, context: Context) -> StepResult:
-    """Train a few steps as `config` says, write a trace, and show the ten costliest operations."""
+    """Train a few steps as `config` says, write a trace, and show the ten most expensive operations."""
     config = config.model_copy(update={"workers": 0})
     base = start_from(config, context)
     job = PretrainingJob(config, corpus_folder(config, base, context), base)
@@ -20,7 +20,7 @@ def run_profile(config: PretrainConfig, context: Context) -> StepResult:
     trace = context.folder / "trace.json"
     operations = profile_steps(trainer, RECORDED_STEPS, trace)
     rows = [(op.name, op.calls, f"{op.milliseconds:,.0f}", f"{op.fraction:.1%}") for op in operations]
-    title = f"The costliest operations of {RECORDED_STEPS} steps"
-    context.display.table(title, ["operation", "calls", "ms", "fraction"], rows)
+    title = f"The most expensive operations of {RECORDED_STEPS} steps"
+    context.display.table(title, ["operation", "calls", "ms", "of the time"], rows)
     summary = {"operations": [op._asdict() for op in operations], "trace": str(trace)}
     return StepResult(str(trace), f"{trace}: open it at https://ui.perfetto.dev", summary=summary)

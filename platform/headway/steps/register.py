@@ -1,4 +1,4 @@
-"""The step `register`: a classifier into the MLflow model registry."""
+"""The step `register`: puts a classifier into the MLflow model registry."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def run_register(config: RegisterConfig, context: Context) -> StepResult:
     """Make a new version of the registered model and point the alias at it.
 
     Raises:
-        ConfigError: the model is no classifier.
+        ConfigError: the model is not a classifier.
     """
     weights = model_folder(config.model, context.tracking)
     max_length = _check_classifier(config.model, context)
     if not config.model.startswith("models:/"):
-        # A server that loads this version later refuses it if it does not answer the same.
+        # A server that loads this version refuses it if its answers differ from these.
         store_golden(weights, _GOLDEN)
     tracking = context.tracking
     with tracking.run(context.experiment, context.step, config.model_dump(mode="json")) as run:
@@ -35,7 +35,7 @@ def run_register(config: RegisterConfig, context: Context) -> StepResult:
 
 
 def _check_classifier(model: str, context: Context) -> int:
-    """Load it as a server would, and say how long its texts may be."""
+    """Load the model as a server would; returns the maximum number of tokens in a text."""
     from transformers import AutoConfig
 
     from headway.data.corpus.tokenizer import load_tokenizer

@@ -1,4 +1,4 @@
-"""The step `serve`: an encoder behind HTTP on Ray Serve, asked a few held-out texts over the wire."""
+"""The step `serve`: puts encoders behind HTTP on Ray Serve, and sends a few held-out texts to them."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ _SHOWN = 5
 
 
 def run_serve(config: ServeConfig, context: Context) -> StepResult:
-    """Deploy the model and wait until it answers; it stays up until the caller disconnects from Ray.
+    """Deploy the models and wait until they answer; they stay up until the caller disconnects from Ray.
 
     Raises:
-        ConfigError: no such model, the port is taken, or demo texts for what is no classifier.
+        ConfigError: there is no such model, the port is in use, or demo texts are for a model that is not a
+            classifier.
     """
     check_port(config.host, config.port)
-    releases = current_releases(config, context.tracking)  # what is no model is told before Ray starts
+    # Raises before Ray starts if there is no such model.
+    releases = current_releases(config, context.tracking)
     abilities = {release.name: list(describe(Path(release.folder)).abilities) for release in releases}
     first = releases[0].name
     if config.demo_texts and "classify" not in abilities[first]:
         can = ", ".join(abilities[first])
-        raise ConfigError(f"demo_texts: {config.model!r} is no classifier; it can: {can}")
+        raise ConfigError(f"demo_texts: {config.model!r} is not a classifier; it can: {can}")
     started = time.monotonic()
-    ray_internals.run_at_normal_priority()  # or any other process would delay answers
+    ray_internals.run_at_normal_priority()  # other processes would delay answers otherwise
     connect.connect(context.address, context.tracking.uri)
     url = deploy(config, releases, cores_per_replica(config))
     follow_aliases(config, context.tracking)
@@ -55,7 +57,7 @@ def run_serve(config: ServeConfig, context: Context) -> StepResult:
 
 
 def _ask(config: ServeConfig, url: str, context: Context) -> dict[str, Any]:
-    """Send held-out texts one by one, show the first answers, and count."""
+    """Send held-out texts one at a time, show the first answers, and count failures and right answers."""
     documents = _held_out(config)
     rows, latencies, failed, right = [], [], 0, 0
     with httpx.Client(base_url=url, timeout=30.0, trust_env=False) as client:
@@ -72,7 +74,7 @@ def _ask(config: ServeConfig, url: str, context: Context) -> dict[str, Any]:
             right += answer["label"] == document.label
             rows.append((_opening(document.text), document.label or "", answer["label"], answer["score"]))
     if rows:
-        context.display.table("Held-out texts over HTTP", ["text", "true", "answer", "score"], rows[:_SHOWN])
+        context.display.table("Held-out texts over HTTP", ["text", "label", "answer", "score"], rows[:_SHOWN])
     median = sorted(latencies)[len(latencies) // 2] * 1000 if latencies else None
     return {"requests": len(documents), "failed": failed, "right": right, "median_latency_ms": median}
 
@@ -82,7 +84,7 @@ def _held_out(config: ServeConfig) -> list[Document]:
         return []
     documents = drop_duplicates(read_documents(config.demo_source))
     held_out = split_documents(documents, config.demo_source.held_out)[1]
-    # Sources are read class by class; every so many-th text shows them all.
+    # Sources are read class by class; texts at equal distances show all classes.
     return held_out[:: max(1, len(held_out) // config.demo_texts)][: config.demo_texts]
 
 

@@ -75,12 +75,12 @@ class Embeddings(Task):
 
     def trained_on(self, rows: Rows) -> Rows:
         """See `Task`; multiple negatives learns from pairs that are alike."""
-        least = self.settings.get("least_score")
+        least = self.settings.get("min_score")
         if least is None or self.settings["loss"] != "multiple-negatives":
             return rows
         kept = rows.take(i for i, target in enumerate(rows.targets) if target >= least)
         if not len(kept):
-            raise ConfigError(f"task.least_score: no training pair is scored {least:g} or more")
+            raise ConfigError(f"task.min_score: no training pair is scored {least:g} or more")
         return kept
 
     def _as_cosines(self, scores: np.ndarray) -> np.ndarray:

@@ -36,12 +36,12 @@ print(json.dumps({
 
 @dataclass
 class Forked:
-    """A parent with torch loaded, and scripts to run through it."""
+    """A fork server with torch loaded, and scripts to run through it."""
 
     folder: Path
     process: subprocess.Popen[bytes]
 
-    def stand_in(self, code: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    def start_client(self, code: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         script = self.folder / "script.py"
         script.write_text(code)
         command = [sys.executable, client.__file__, str(script), *arguments]
@@ -52,10 +52,10 @@ class Forked:
         )
 
     def address(self) -> dict[str, str]:
-        return {client.PARENT: str(self.folder / "own" / "parent")}
+        return {client.FORK_SERVER: str(self.folder / "own" / "fork_server")}
 
     def run(self, code: str, *arguments: str, **options: Any) -> tuple[int, str, str]:
-        process = self.stand_in(code, *arguments, **options)
+        process = self.start_client(code, *arguments, **options)
         out, err = process.communicate("given", timeout=PATIENCE)
         return process.returncode, out, err
 
@@ -64,7 +64,7 @@ class Forked:
 def forked(tmp_path_factory) -> Iterator[Forked]:
     folder = tmp_path_factory.mktemp("forked")
     (folder / "own").mkdir()
-    process = launch.start_parent(folder / "own" / "parent", ["torch"])
+    process = launch.start_server(folder / "own" / "fork_server", ["torch"])
     yield Forked(folder, process)
     process.kill()
     process.wait()
@@ -173,18 +173,18 @@ def test_what_a_library_sets_as_it_is_loaded_makes_no_difference():
     assert not order().fits(before, after)
 
 
-def test_without_a_parent_it_becomes_python_itself(forked, tmp_path):
+def test_without_a_fork_server_it_becomes_python_itself(forked, tmp_path):
     alone = Forked(tmp_path, forked.process)
-    process = alone.stand_in(STATE)
+    process = alone.start_client(STATE)
     out, _ = process.communicate("", timeout=PATIENCE)
     assert json.loads(out)["process"] == process.pid
 
 
-def test_signals_are_handed_on(forked):
+def test_signals_are_passed_on(forked):
     code = (
         "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print('up', flush=True)\n"
     )
-    process = forked.stand_in(code + "while True: signal.pause()")
+    process = forked.start_client(code + "while True: signal.pause()")
     assert process.stdout is not None and process.stdout.readline() == "up\n"
     process.terminate()
     assert process.wait(PATIENCE) == 7
@@ -192,12 +192,12 @@ def test_signals_are_handed_on(forked):
 
 def test_where_one_is_killed_the_other_ends(forked):
     code = "import os, time; print(os.getpid(), flush=True); time.sleep(1000)"
-    for killed in ("stand-in", "process"):
-        own = forked.stand_in(code)
+    for killed in ("client", "process"):
+        own = forked.start_client(code)
         assert own.stdout is not None
         process = psutil.Process(int(own.stdout.readline()))
-        os.kill(own.pid if killed == "stand-in" else process.pid, signal.SIGKILL)
-        assert own.wait(PATIENCE) == (-9 if killed == "stand-in" else 137)
+        os.kill(own.pid if killed == "client" else process.pid, signal.SIGKILL)
+        assert own.wait(PATIENCE) == (-9 if killed == "client" else 137)
         wait_until(lambda process=process: not process.is_running())
 
 
@@ -224,7 +224,7 @@ time.sleep(1000)
     wait_until(lambda: not folder.exists())
 
 
-def test_what_the_parent_loads_brings_no_ray():
+def test_what_the_fork_server_loads_brings_no_ray():
     heavy = ["ray", "grpc", "mlflow"]
     code = f"import sys, {', '.join(launch.FOR_ALL)}; print([n for n in {heavy} if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -129,6 +129,19 @@ def test_a_model_saved_and_loaded_is_the_same(small_config, tmp_path):
         assert torch.equal(loaded.state_dict()[name], weight), name
 
 
+def test_a_loaded_model_names_the_weights_that_its_folder_lacked(small_config, tmp_path):
+    model = new_pretraining_model(small_config, next_sentence=True, seed=3)
+    save_model(model, tmp_path / "whole")
+    save_model(model.base_model, tmp_path / "trunk")
+    assert load_pretraining_model(tmp_path / "whole", next_sentence=True).new_weights == frozenset()
+    trunk = {f"bert.{name}" for name, _ in model.base_model.named_parameters()}
+    lacking = load_pretraining_model(tmp_path / "trunk", next_sentence=True)
+    assert {name for name, _ in lacking.named_parameters()} - trunk <= lacking.new_weights
+    assert not lacking.new_weights & trunk
+    classifier = load_classifier(tmp_path / "whole", ["a", "b"], random_weights=False, seed=0)
+    assert classifier.new_weights == {"classifier.weight", "classifier.bias"}
+
+
 def test_the_same_seed_gives_the_same_weights(small_config):
     one, same, other = (new_pretraining_model(small_config, True, seed).state_dict() for seed in (4, 4, 5))
     name = "bert.encoder.layer.0.attention.self.query.weight"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -135,3 +136,53 @@ def test_a_run_all_of_warmup_or_of_one_step_has_a_schedule():
         optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
         build_schedule(optimizer, ScheduleConfig(warmup=0.9), total)
         assert 0 < optimizer.param_groups[0]["lr"] <= 1.0
+
+
+def with_a_new_head(hidden: int = 6) -> Any:
+    torch.manual_seed(0)
+    model: Any = nn.Sequential(nn.Linear(4, hidden), nn.LayerNorm(hidden), nn.Linear(hidden, 2))
+    model.new_weights = frozenset(["2.weight", "2.bias"])
+    return model
+
+
+NAMES = ["adamw", "lamb", "lion", "adafactor", "muon", "schedule_free_adamw"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_that_were_loaded_stay_as_they_are_while_new_ones_are_trained(name):
+    model, waiting = with_a_new_head(), 5
+    optimizer = build_optimizer(model, OptimizerConfig(name=name, learning_rate=0.01, weight_decay=0.1))
+    schedule = build_schedule(optimizer, ScheduleConfig(warmup=0.2), TOTAL, waiting)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    for step in range(waiting + 5):
+        model(torch.randn(8, 4)).square().mean().backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        moved = [not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True)]
+        assert moved == [step >= waiting] * 4 + [True] * 2
+
+
+def test_weights_that_waited_take_the_whole_course_in_the_steps_that_are_left():
+    model, waiting = with_a_new_head(), 10
+    optimizer = build_optimizer(model, OptimizerConfig(learning_rate=0.5))
+    schedule = build_schedule(optimizer, ScheduleConfig(name="cosine", warmup=0.2), TOTAL, waiting)
+    seen = []
+    for _ in range(TOTAL):
+        seen.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    whole, shorter = (torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5) for _ in range(2))
+    course = ScheduleConfig(name="cosine", warmup=0.2)
+    assert [step[0] for step in seen] == rates(build_schedule(whole, course, TOTAL), whole)
+    expected = rates(build_schedule(shorter, course, TOTAL - waiting), shorter)[: TOTAL - waiting]
+    assert [step[-1] for step in seen] == [0.0] * waiting + expected
+
+
+@pytest.mark.parametrize("new", [[], ["0.weight", "0.bias", "1.weight", "1.bias", "2.weight", "2.bias"]])
+def test_nothing_waits_if_nothing_is_new_or_everything(new):
+    model = with_a_new_head()
+    model.new_weights = frozenset(new)
+    optimizer = build_optimizer(model, OptimizerConfig(learning_rate=0.5))
+    build_schedule(optimizer, ScheduleConfig(warmup=0.0), TOTAL, 10)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]

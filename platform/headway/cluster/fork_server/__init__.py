@@ -1,6 +1,6 @@
-"""Worker processes of a local Ray cluster are forked from one that has loaded torch and transformers already.
+"""Forks the worker processes of a local Ray cluster from one that has loaded torch and transformers already.
 
-Loading them takes seconds of a core, in every process: with a driver, two workers, trials, evaluations and
-replicas, most of what a short run does. Here one process a driver does it once, the *parent*. Ray starts a
-small *stand-in* where it would start Python, and the stand-in has the parent fork what was asked for.
+Loading them takes seconds of a core in every process: with a driver, two workers, trials, evaluations and
+replicas, most of what a short run does. Here one process per driver, the *fork server*, loads them once. Ray
+starts a small *fork client* instead of Python, and the client asks the fork server to fork the process.
 """

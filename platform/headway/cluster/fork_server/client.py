@@ -1,10 +1,9 @@
-"""Sets up a worker of Ray's, in place of Ray's own script: has the parent fork it, with everything loaded.
+"""Sets up a worker process of Ray, instead of Ray's own script: has the fork server fork it.
 
-Ray runs `python client.py WORKER ARGUMENT… --serialized-runtime-env-context=JSON --language=PYTHON` for
-each process. Its own script imports all of Ray to read that JSON, a second of a core; this one loads little.
-It lives as long as the forked process does, hands on signals, and ends as that ends. Where no parent
-answers, it becomes the Python that it stands for; what else a runtime environment can ask for, it leaves to
-Ray's own script.
+Ray runs `python client.py WORKER ARGUMENT… --serialized-runtime-env-context=JSON --language=PYTHON` for each
+process. Its own script imports all of Ray to read that JSON, which takes a second; this one loads little.
+It lives as long as the forked process, passes signals on to it, and exits with its status. If no fork server
+answers, it becomes plain Python; whatever else a runtime environment can ask for is left to Ray's own script.
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ import socket
 import sys
 from typing import Any
 
-PARENT = "HEADWAY_PARENT"
-"""The variable with the address of the parent's socket."""
+FORK_SERVER = "HEADWAY_FORK_SERVER"
+"""The variable with the path of the fork server's socket."""
 
 _PATIENCE_SECONDS = 40.0
-"""To wait for a parent that still loads; Ray gives a process 60 s to come up."""
+"""How long to wait for a fork server that is still loading; Ray gives a process 60 s to start."""
 
 _CONTEXT = "--serialized-runtime-env-context="
 _LANGUAGE = "--language="
 
 
 def main() -> None:
-    """Ask for a process and wait for its end."""
+    """Ask for a process and wait until it ends."""
     arguments = sys.argv[1:]
     command = [argument for argument in arguments if not argument.startswith((_CONTEXT, _LANGUAGE))]
     context = _context(arguments)
@@ -37,7 +36,7 @@ def main() -> None:
     if not _is_plain_python(context, arguments):
         _leave_to_ray(arguments)
     _set_variables(variables)
-    address = os.environ.get(PARENT)
+    address = os.environ.get(FORK_SERVER)
     if address and not command[0].startswith("-"):  # Python's own flags
         with contextlib.suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as connection:
             process, answers = _ask(connection, address, command)
@@ -47,15 +46,15 @@ def main() -> None:
 
 def _context(arguments: list[str]) -> dict[str, Any]:
     """The fields of Ray's `RuntimeEnvContext`."""
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for argument in arguments:
         if argument.startswith(_CONTEXT):
-            found |= json.loads(argument.removeprefix(_CONTEXT) or "{}")
-    return found
+            fields |= json.loads(argument.removeprefix(_CONTEXT) or "{}")
+    return fields
 
 
 def _is_plain_python(context: dict[str, Any], arguments: list[str]) -> bool:
-    """Whether nothing but its variables, which are no part of `context`, sets the process apart."""
+    """Whether the process differs from plain Python only by variables, which are not in `context`."""
     asked = {name: value for name, value in context.items() if value}
     languages = {argument for argument in arguments if argument.startswith(_LANGUAGE)}
     return (
@@ -69,30 +68,30 @@ def _leave_to_ray(arguments: list[str]) -> None:
     from headway.cluster.ray_internals import setup_script
 
     script = setup_script()
-    if script is None:  # `local` would not have had this file started
-        sys.exit("this release of Ray has no script that sets such a process up")
+    if script is None:  # then `local` does not have Ray run this file
+        sys.exit("this release of Ray has no script to set up this process")
     os.execv(sys.executable, [sys.executable, script, *arguments])
 
 
 def _set_variables(variables: dict[str, str]) -> None:
-    """Set them as Ray does: `${X}` is the variable X, or nothing where there is none."""
+    """Set them as Ray does: `${X}` is the variable X, or nothing if it is not set."""
     for name, value in variables.items():
         os.environ[name] = re.sub(r"\$\{[A-Z0-9_]+\}", "", os.path.expandvars(value))
 
 
 def _ask(connection: socket.socket, address: str, command: list[str]) -> tuple[int, Any]:
-    """The forked process, and where its end will be told.
+    """Ask for a process; returns its id, and the stream on which its exit status will come.
 
     Raises:
-        OSError: no parent answers.
-        ValueError: it forks none for this environment.
+        OSError: no fork server answers.
+        ValueError: it does not fork for this environment.
     """
     connection.settimeout(_PATIENCE_SECONDS)
     connection.connect(address)
     answers = connection.makefile("r")
-    # Only a parent that is ready is sent an order: it must not fork once this process has lost patience.
+    # Send the order only once the server is ready: it must not fork after this process has given up.
     if answers.readline() != "ready\n":
-        raise OSError("the parent is gone")
+        raise OSError("the fork server is gone")
     connection.settimeout(None)
     order = json.dumps(_order(command)).encode()
     socket.send_fds(connection, [len(order).to_bytes(8, "big")], [0, 1, 2])
@@ -101,7 +100,7 @@ def _ask(connection: socket.socket, address: str, command: list[str]) -> tuple[i
 
 
 def _order(command: list[str]) -> dict[str, Any]:
-    """All that a process inherits of the one that starts it."""
+    """All that a process inherits from the one that starts it."""
     return {
         "command": command,
         "environment": dict(os.environ),
@@ -118,14 +117,14 @@ def _oom_score() -> str:
 
 
 def _end_of(process: int, answers: Any) -> int:
-    """The process's exit status, as a shell would give it; signals are handed on meanwhile."""
+    """Wait for the process, passing signals on to it; returns its exit status, as a shell would give it."""
 
-    def hand_on(number: int, _frame: object) -> None:
+    def pass_on(number: int, _frame: object) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, number)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, hand_on)
+        signal.signal(number, pass_on)
     return int(answers.readline() or 1)
 
 

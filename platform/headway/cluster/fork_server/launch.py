@@ -1,4 +1,4 @@
-"""The driver's side: starts the parent of worker processes, and says what Ray starts instead of Python."""
+"""The driver's side: starts the fork server, and tells Ray's processes where it is."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ FOR_SERVING = (
     *("headway.serving.http.app", "headway.inference.model"),
 )
 FOR_ALL = (*FOR_SERVING, "headway.sweeps.trials")
-"""What the parent loads. Nothing that brings Ray itself: its core does not survive a fork."""
+"""What the fork server loads. Nothing that imports Ray: its core does not survive a fork."""
 
-_parent: subprocess.Popen[bytes] | None = None
+_server: subprocess.Popen[bytes] | None = None
 _socket: Path | None = None
 
 
 def start(modules: Sequence[str] = FOR_ALL) -> None:
-    """Have the parent begin to load modules, once in this process's life; it ends when this process does."""
-    global _parent, _socket
-    if _parent is not None:
+    """Start the fork server, once per process; it begins to load modules, and ends when this process does."""
+    global _server, _socket
+    if _server is not None:
         return
-    # A folder of this user alone: whoever can write to the socket can run anything.
-    _socket = Path(tempfile.mkdtemp(prefix="headway-")) / "parent"
-    _parent = start_parent(_socket, modules)
+    # In a folder that only this user can open: whoever can write to the socket can run anything.
+    _socket = Path(tempfile.mkdtemp(prefix="headway-")) / "fork_server"
+    _server = start_server(_socket, modules)
 
 
-def start_parent(address: Path, modules: Sequence[str]) -> subprocess.Popen[bytes]:
-    """A parent that listens at a socket, to be made at this address; it ends as its standard input does."""
+def start_server(address: Path, modules: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start a fork server that listens at a new socket; it ends when its standard input is closed."""
     with socket.socket(socket.AF_UNIX) as listener:
-        # Stand-ins that come while the parent still loads wait for it.
+        # Clients that connect while the server is still loading wait for it.
         listener.bind(str(address))
         listener.listen(socket.SOMAXCONN)
         return subprocess.Popen(
-            # By its file: with -m, modules in the folder where the driver was called would come first.
+            # By its file: with -m, modules in the current folder would take precedence.
             [sys.executable, server.__file__, str(listener.fileno()), *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=None if os.environ.get("HEADWAY_DEBUG") else subprocess.DEVNULL,
             pass_fds=[listener.fileno()],
-            start_new_session=True,  # Ctrl-C is the driver's to answer
+            start_new_session=True,  # Ctrl-C is for the driver to handle
         )
 
 
 def worker_environment() -> dict[str, str]:
-    """What `client` needs to know; without a parent, it is Python all the same."""
+    """The variables that `client` needs to find the fork server."""
     start()
-    return {client.PARENT: str(_socket)}
+    return {client.FORK_SERVER: str(_socket)}

@@ -1,4 +1,4 @@
-"""The parent of worker processes: loads modules once, then forks a process for each stand-in that asks."""
+"""The fork server: loads modules once, then forks a process for each client that asks."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _READ_WHEN_LOADED = (
     *("LD_", "PYTHON", "TORCH", "PYTORCH", "HF_", "TRANSFORMERS_"),
     *("CUDA_", "OMP_", "MKL_", "DNNL_", "ONEDNN_"),
 )
-"""Variables that libraries read as they are loaded; a process where they differ cannot be forked."""
+"""Variables that libraries read when they are loaded; a process with other values cannot be forked."""
 
-_SET_BELOW = {"OMP_NUM_THREADS"}
+_SET_AFTER_FORK = {"OMP_NUM_THREADS"}
 _ORDER_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a stand-in asks for: the fields of `client._order`, and the standard files it was given."""
+    """What a client asks for: the fields of `client._order`, and its standard input, output and error."""
 
     command: list[str]
     environment: dict[str, str]
@@ -41,24 +41,24 @@ class Order:
     files: list[int]
 
     def fits(self, before: Mapping[str, str], after: Mapping[str, str]) -> bool:
-        """Whether a process does for the order whose environment was this before and after it loaded.
+        """Whether this server can fork for the order, given its environment before and after loading modules.
 
-        Libraries set variables themselves as they are loaded, as they may have done where Ray was started.
+        Libraries set some variables themselves when they are loaded, as they may have done in the driver.
         """
         return all(
             self.environment.get(name) in (before.get(name), after.get(name))
             for name in {*self.environment, *before, *after}
-            if name.startswith(_READ_WHEN_LOADED) and name not in _SET_BELOW
+            if name.startswith(_READ_WHEN_LOADED) and name not in _SET_AFTER_FORK
         )
 
 
-class Parent:
-    """Takes orders at a socket, forks, and tells each stand-in how its process ended.
+class ForkServer:
+    """Takes orders at a socket, forks, and tells each client how its process ended.
 
     Args:
         listener: the socket.
-        owner: a file that ends when the process does that all this is for.
-        environment: of this process before it loaded anything.
+        owner: a file descriptor that reaches its end when the driver ends.
+        environment: of this process before it loaded modules.
     """
 
     def __init__(self, listener: socket.socket, owner: int, environment: Mapping[str, str]) -> None:
@@ -66,11 +66,11 @@ class Parent:
         self._listener = listener
         self._owner = owner
         self._selector = selectors.DefaultSelector()
-        self._stand_ins: dict[int, socket.socket] = {}
+        self._clients: dict[int, socket.socket] = {}
         self._ended, self._woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def serve(self) -> Order | None:
-        """Take orders until the owner ends; None then. In each forked process: its order."""
+        """Take orders. Returns None once the owner ends, and in each forked process its order."""
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
         for file in (self._listener, self._owner, self._ended):
@@ -78,20 +78,20 @@ class Parent:
         while True:
             for key, _ in self._selector.select():
                 if key.fileobj == self._owner:
-                    self._kill(*self._stand_ins)
+                    self._kill(*self._clients)
                     return None
                 if key.fileobj == self._ended:
                     os.read(self._ended, 4096)
-                    self._bury()
+                    self._reap()
                 elif key.fileobj == self._listener:
                     order = self._take_order()
                     if order is not None:
                         return order
                 else:
-                    self._forsake(key.fileobj)
+                    self._kill_orphan(key.fileobj)
 
     def _take_order(self) -> Order | None:
-        """Fork for the next stand-in; returns its order in the forked process, None in this one."""
+        """Fork for the next client; returns its order in the forked process, None in this one."""
         connection, _ = self._listener.accept()
         files: list[int] = []
         try:
@@ -101,10 +101,10 @@ class Parent:
             if order.fits(self._environment, os.environ):
                 process = os.fork()
                 if process == 0:
-                    self._leave_to_parent(connection)
+                    self._close_inherited(connection)
                     return order
                 connection.sendall(b"%d\n" % process)
-                self._stand_ins[process] = connection
+                self._clients[process] = connection
                 self._selector.register(connection, selectors.EVENT_READ)
             else:
                 connection.sendall(b"no\n")
@@ -115,29 +115,29 @@ class Parent:
             os.close(file)
         return None
 
-    def _leave_to_parent(self, connection: socket.socket) -> None:
-        """In a forked process: let go of what is the parent's."""
+    def _close_inherited(self, connection: socket.socket) -> None:
+        """In a forked process: close what belongs to the server."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._selector.close()
         os.close(self._ended)
         os.close(self._woken)
-        for own in (self._listener, connection, *self._stand_ins.values()):
-            own.close()
+        for inherited in (self._listener, connection, *self._clients.values()):
+            inherited.close()
 
-    def _forsake(self, connection: Any) -> None:
-        """A stand-in was killed: so is its process."""
+    def _kill_orphan(self, connection: Any) -> None:
+        """Kill the process of a client that was killed."""
         self._selector.unregister(connection)
-        self._kill(*(process for process, own in self._stand_ins.items() if own is connection))
+        self._kill(*(process for process, client in self._clients.items() if client is connection))
 
-    def _bury(self) -> None:
-        """Tell the stand-ins of processes that have ended."""
-        while self._stand_ins:
+    def _reap(self) -> None:
+        """Tell the clients of processes that have ended, and with which status."""
+        while self._clients:
             process, status = os.waitpid(-1, os.WNOHANG)
             if process == 0:
                 return
             code = os.waitstatus_to_exitcode(status)
-            connection = self._stand_ins.pop(process)
+            connection = self._clients.pop(process)
             with contextlib.suppress(KeyError):
                 self._selector.unregister(connection)
             with contextlib.suppress(OSError), connection:
@@ -145,11 +145,11 @@ class Parent:
 
     def _kill(self, *processes: int) -> None:
         for process in processes:
-            os.kill(process, signal.SIGKILL)  # they stay until they are waited for: none is another's by now
+            os.kill(process, signal.SIGKILL)  # unreaped, so no other process can have the id
 
 
 def _received(connection: socket.socket, files: list[int]) -> Order:
-    """The order; its files are added to `files` as soon as they are open."""
+    """Receive an order; its files are added to `files` as soon as they are open."""
     size, received, _, _ = socket.recv_fds(connection, 8, 3)
     files += received
     with connection.makefile("rb") as stream:
@@ -157,8 +157,8 @@ def _received(connection: socket.socket, files: list[int]) -> Order:
 
 
 def become(order: Order) -> None:
-    """Run what was ordered, as if Python had been started for it."""
-    os.setpgid(0, 0)  # Ray ends a process with all of its group
+    """Run what was ordered as if Python had been started for it."""
+    os.setpgid(0, 0)  # Ray kills the whole group of a process
     for number, file in enumerate(order.files):
         os.dup2(file, number)
         os.close(file)
@@ -169,35 +169,35 @@ def become(order: Order) -> None:
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(order.oom_score)
     signal.pthread_sigmask(signal.SIG_SETMASK, order.blocked_signals)
-    _set_what_a_start_sets(order.environment)
+    _set_loaded_libraries(order.environment)
     sys.argv = order.command
     sys.path[0] = str(Path(order.command[0]).parent)
     runpy.run_path(order.command[0], run_name="__main__")
 
 
-def _set_what_a_start_sets(environment: Mapping[str, str]) -> None:
-    """What libraries settle as they are loaded, and should not have in common."""
+def _set_loaded_libraries(environment: Mapping[str, str]) -> None:
+    """Set what libraries usually set when they are loaded, and forked processes must not share."""
     numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
     if numpy is not None:
         numpy.random.seed()
     if torch is not None and "OMP_NUM_THREADS" in environment:
-        torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # of all its threads, also those to come
+        torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # also for threads that start later
 
 
 def main() -> None:
-    """`python server.py FILE MODULE…`, FILE a socket that listens; ends when its standard input does."""
+    """`python server.py FD MODULE…`, where FD is a listening socket; ends when standard input is closed."""
     file, *modules = sys.argv[1:]
     with socket.socket(fileno=int(file)) as listener:
         folder = Path(listener.getsockname()).parent
         environment = dict(os.environ)
-        # Should a library ask whether there are GPUs: CUDA, once initialised, does not survive a fork.
+        # Lets libraries ask whether there are GPUs without initialising CUDA, which does not survive a fork.
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-        gc.disable()  # there is nothing to collect yet, and it would look for it again and again
+        gc.disable()  # while modules load there is nothing to collect, but the collector would keep looking
         for module in modules:
             importlib.import_module(module)
-        gc.freeze()  # or the collector would write to, and so copy, all that is shared
+        gc.freeze()  # keeps the collector from writing to shared pages, which would copy them
         gc.enable()
-        order = Parent(listener, sys.stdin.fileno(), environment).serve()
+        order = ForkServer(listener, sys.stdin.fileno(), environment).serve()
     if order is None:
         shutil.rmtree(folder, ignore_errors=True)
     else:

@@ -89,7 +89,7 @@ class _Ranking:
         return np.zeros_like(high), high
 
     def draw(self, excluded: np.ndarray, low: np.ndarray, high: np.ndarray, bits: np.ndarray) -> np.ndarray:
-        """Documents with ranks from `low` up to `high`; with any rank if none but the excluded has those."""
+        """Documents of ranks from `low` up to `high`, or of any if only the excluded one has such a rank."""
         rank = self._ranks[excluded]
         others = high - low - ((low <= rank) & (rank < high))
         low = np.where(others > 0, low, 0)

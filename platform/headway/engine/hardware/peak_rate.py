@@ -11,8 +11,9 @@ import torch
 
 _REPEATS = 5
 _LONG_SECONDS = 0.01
-"""A product that takes this long is large enough. On a core without bf16 instructions, a product of size 1,024
-has the same rate as one of 2,048, whose measurement would take a second in each worker of each trial."""
+"""A product that takes this long is large enough. On a core without bf16 instructions, a product of size
+1,024 has the same rate as one of 2,048, whose measurement would take a second in each worker of each
+trial."""
 
 
 @lru_cache

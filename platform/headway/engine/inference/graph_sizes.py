@@ -26,12 +26,13 @@ ResultRows = Literal["sequences", "tokens", "masked"]
 """What each row of a result belongs to: a sequence, a token, or a masked token."""
 
 _TOKENS = (256, 512, 1024, 2048, 3072, 4096, 6144, 8192, 12_288, 16_384)
-"""Beyond the last size, an encoder of 6 layers computes long enough to hide the launches of kernels. On an H200,
-with MiniLM's shape and without a graph, a pack of 2,048 tokens took 3.6 ms, and one of 65,536 tokens 7.6 ms."""
+"""Beyond the last size, an encoder of 6 layers computes long enough to hide the launches of kernels. On
+an H200, with MiniLM's shape and without a graph, a pack of 2,048 tokens took 3.6 ms, and one of 65,536
+tokens 7.6 ms."""
 
 _LONGEST = (128, 512)
-"""Attention launches blocks for sequences of this length, however long they are. Up to the first, a sequence is
-a single block (`short_attention`)."""
+"""Attention launches blocks for sequences of this length, however long they are. Up to the first, a
+sequence is a single block (`short_attention`)."""
 
 _MAX_FILLING = 4
 """A row is at most this many times as long as its batch, unless it is short."""

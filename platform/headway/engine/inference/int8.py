@@ -25,7 +25,8 @@ from headway.engine.model.layout import SequenceLayout
 FILE = "int8.json"
 
 PRODUCTS = ("projections", "attended", "wide", "narrow")
-"""A layer's products: queries, keys and values; attention's output; into and out of the feed-forward layer."""
+"""A layer's products: queries, keys and values; attention's output; into and out of the feed-forward
+layer."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,9 @@ from headway.engine.model.attention import ATTENTION_NAME
 from headway.engine.model.dropout import use_fast_dropout
 from headway.engine.model.unpadded import check_supported, run_unpadded
 
+NEW_WEIGHTS = "new_weights"
+"""Attribute of a model: the names of the weights that the checkpoint it was loaded from lacked."""
+
 # Turc et al. 2019, "Well-Read Students Learn Better", table 1; Devlin et al. 2018, section 3.
 _PRESETS: dict[Preset, dict[str, int]] = {
     "bert-tiny": {"num_hidden_layers": 2, "hidden_size": 128, "num_attention_heads": 2},
@@ -110,6 +113,8 @@ def new_pretraining_model(config: PreTrainedConfig, next_sentence: bool, seed: i
 def load_pretraining_model(folder: Path, next_sentence: bool, vocab_size: int = 0) -> PreTrainedModel:
     """An encoder saved by transformers, with pretraining heads; heads that it lacks get random weights.
 
+    The names of these weights are kept in the attribute `new_weights`.
+
     If `vocab_size` is larger than the model's, words are added, each near the mean of the known ones
     (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models").
 
@@ -119,7 +124,8 @@ def load_pretraining_model(folder: Path, next_sentence: bool, vocab_size: int = 
     config = _from_folder(AutoConfig, folder)
     if next_sentence and config.model_type != "bert":
         raise ConfigError(f"objective: pairs need a BERT; {str(folder)!r} holds a {config.model_type!r}")
-    model = _from_folder(BertForPreTraining if next_sentence else AutoModelForMaskedLM, folder)
+    auto_class = BertForPreTraining if next_sentence else AutoModelForMaskedLM
+    model = _model_from_folder(auto_class, folder)
     if vocab_size > model.config.vocab_size:
         model.resize_token_embeddings(vocab_size)
     return _made_ours(model)
@@ -180,7 +186,15 @@ def load_model(
         config = _from_folder(AutoConfig, folder, **settings)
         return _made_ours(auto_class.from_config(config))
     # A head for other labels than the folder's gets random weights.
-    return _made_ours(_from_folder(auto_class, folder, ignore_mismatched_sizes=True, **settings))
+    return _made_ours(_model_from_folder(auto_class, folder, ignore_mismatched_sizes=True, **settings))
+
+
+def _model_from_folder(auto_class: Any, folder: Path, **settings: Any) -> Any:
+    """A model whose attribute `new_weights` names the weights that the folder lacks, which are random."""
+    model, info = _from_folder(auto_class, folder, output_loading_info=True, **settings)
+    mismatched = [name for name, *_ in info["mismatched_keys"]]
+    setattr(model, NEW_WEIGHTS, frozenset([*info["missing_keys"], *mismatched]))
+    return model
 
 
 def _from_folder(auto_class: Any, folder: Path, **settings: Any) -> Any:

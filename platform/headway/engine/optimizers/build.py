@@ -14,6 +14,7 @@ from headway.engine.optimizers.muon import Muon
 from headway.engine.optimizers.parameter_groups import (
     parameter_groups,
     split_hidden_matrices,
+    split_new_weights,
     with_layerwise_lr_decay,
 )
 from headway.engine.parallel.worker import Worker
@@ -28,7 +29,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, worker: Worker | 
         worker: this process among the workers, if there are several.
     """
     rate, betas, eps = config.learning_rate, config.betas, config.eps
-    groups = parameter_groups(model, config.weight_decay)
+    groups = split_new_weights(model, parameter_groups(model, config.weight_decay))
     if config.layerwise_lr_decay < 1.0:
         groups = with_layerwise_lr_decay(model, groups, config.learning_rate, config.layerwise_lr_decay)
     match config.name:

@@ -1,4 +1,4 @@
-"""Group the weights that an optimizer treats alike: by decay, by depth, and by kind."""
+"""Group the weights that an optimizer treats alike: by decay, depth and kind, and whether they are new."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from typing import Any
 
 from torch import nn
+
+from headway.engine.model.encoder import NEW_WEIGHTS
 
 _LAYER = re.compile(r"\blayers?\.(\d+)\.")
 _EMBEDDING = "embedding"
@@ -18,6 +20,28 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
     ]
+
+
+def split_new_weights(model: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Groups split by `waits` into weights that a checkpoint lacked, and after them all that it had.
+
+    No group waits if no weight is new, or all are. See `load_pretraining_model`.
+    """
+    new = {
+        id(parameter)
+        for part in model.modules()
+        for name, parameter in part.named_parameters()
+        if name in getattr(part, NEW_WEIGHTS, ())
+    }
+    split = []
+    for waits in (False, True):
+        for group in groups:
+            chosen = [p for p in group["params"] if (id(p) not in new) == waits]
+            if chosen:
+                split.append(group | {"params": chosen, "waits": waits})
+    if {group["waits"] for group in split} == {True, False}:
+        return split
+    return groups
 
 
 def with_layerwise_lr_decay(

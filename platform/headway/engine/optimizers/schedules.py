@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from functools import partial
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -11,17 +12,28 @@ from torch.optim.lr_scheduler import LambdaLR
 from headway.config.training import ScheduleConfig
 
 
-def build_schedule(optimizer: Optimizer, config: ScheduleConfig, total_steps: int) -> LambdaLR:
-    """Linear warm-up from 0 to the optimizer's rate, then the named decay up to the last step."""
-    warmup_steps = round(config.warmup * total_steps)
+def build_schedule(
+    optimizer: Optimizer, config: ScheduleConfig, total_steps: int, waiting_steps: int = 0
+) -> LambdaLR:
+    """Linear warm-up from 0 to the optimizer's rate, then the named decay up to the last step.
 
-    def factor(step: int) -> float:
+    Groups that wait for new weights (`split_new_weights`) have a rate of 0 for `waiting_steps`, and the whole
+    schedule in the steps after them, since the gradients of a random head would ruin what is below it (Kumar
+    et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution").
+    """
+
+    def factor(step: int, first: int) -> float:
+        if step < first:
+            return 0.0
+        step, steps = step - first, total_steps - first
+        warmup_steps = round(config.warmup * steps)
         if step < warmup_steps:
             return (step + 1) / (warmup_steps + 1)
-        progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+        progress = (step - warmup_steps) / max(1, steps - warmup_steps)
         return _decay(config, min(1.0, progress))
 
-    return LambdaLR(optimizer, factor)
+    first_steps = [waiting_steps if group.get("waits") else 0 for group in optimizer.param_groups]
+    return LambdaLR(optimizer, [partial(factor, first=first) for first in first_steps])
 
 
 def skip_to(schedule: LambdaLR, step: int) -> None:

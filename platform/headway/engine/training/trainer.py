@@ -74,7 +74,8 @@ class Trainer:
         self.config = config
         self.checkpoints = checkpoints
         self.total_steps = config.total_steps(batches)
-        self.parts = max(config.most_shares, self.worker.data_size) * config.gradient_accumulation
+        max_data_size = max(config.max_data_size, self.worker.data_size)
+        self.parts = max_data_size * config.gradient_accumulation
         use_tf32(config.tf32)
         self.state = TrainingState(self.objective, config, self.worker, self.total_steps)
         self.optimizer = self.state.optimizer

@@ -45,7 +45,8 @@ class TrainingState:
         else:
             worker.split(self.objective, self.dtype)
         self.optimizer = build_optimizer(self.objective, config.optimizer, worker)
-        self.schedule = build_schedule(self.optimizer, config.schedule, steps)
+        waiting = round(config.new_weights_first * steps)
+        self.schedule = build_schedule(self.optimizer, config.schedule, steps, waiting)
 
     def restore(self, checkpoints: Checkpoints) -> Restored:
         """Load the newest undamaged state, if there is one."""
