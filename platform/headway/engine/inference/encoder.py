@@ -164,15 +164,15 @@ def load_for_inference(
     """Load an encoder and its head from safetensors.
 
     Args:
-        folder: where transformers saved it.
-        architecture: name of its transformers class.
-        precision: of weights and products; `auto` is int8 on a processor if the model was quantised for it,
-            else bf16 if that is fast, or fp16 on a GPU if only that is.
-        device: where it computes.
+        folder: the folder of a model saved by transformers.
+        architecture: the name of its transformers class.
+        precision: of weights and products. `auto` is int8 on a CPU if the model was quantised, else bf16 if
+            that is fast, or fp16 on a GPU that is only fast in fp16.
+        device: the device to compute on.
 
     Raises:
-        ConfigError: no such class, no safetensors, a kind that cannot run unpadded, int8 where the model
-            was not quantised or the device is no processor, or fp16 on one.
+        ConfigError: the class is unknown, there are no safetensors, the model cannot run unpadded, int8 is
+            asked of a model that was not quantised or of a GPU, or fp16 of a CPU.
     """
     model_class = getattr(transformers, architecture, None)
     if model_class is None:

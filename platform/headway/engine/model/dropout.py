@@ -38,7 +38,7 @@ def dropout(values: Tensor, probability: float, training: bool = True) -> Tensor
 
 @torch.compiler.disable
 def _drop_on_cpu(values: Tensor, probability: float) -> Tensor:
-    return _ProcessorDropout.apply(values, probability)
+    return _CpuDropout.apply(values, probability)
 
 
 def seeded_dropout(values: Tensor, probability: float, seed: Tensor, site: int) -> Tensor:
@@ -105,7 +105,7 @@ def use_fast_dropout(model: nn.Module) -> None:
                 setattr(parent, name, Dropout(child.p))
 
 
-class _ProcessorDropout(torch.autograd.Function):
+class _CpuDropout(torch.autograd.Function):
     """Clears bits instead of multiplying numbers: a mask is all ones or all zeros, as wide as an element."""
 
     @staticmethod

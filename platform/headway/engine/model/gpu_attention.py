@@ -1,14 +1,12 @@
 """Unpadded attention on a GPU, by the fastest kernel that can do what is asked.
 
-The kernel depends on the precision, and on what is asked:
-
-- in half precision without dropout, if no sequence is longer than 128 tokens, `short_attention`; - in half
-precision without dropout, with a window of up to 128 tokens on either side, `window_attention`; - otherwise
-in half precision, FlashAttention, with any window and dropout (Dao 2023, "FlashAttention-2"). Dropout
-  takes about a third of its time, since each weight draws a random number, forward and backward;
-- in float32, and on GPUs older than Ampere, the memory-efficient kernel (Rabe and Staats 2021); - with a
-window in float32, or if the width of a head is not a multiple of 8, padded blocks with a mask, which also
-  compute the padding.
+- In half precision without dropout, if no sequence is longer than 128 tokens: `short_attention`.
+- In half precision without dropout, with a window of up to 128 tokens on either side: `window_attention`.
+- Otherwise in half precision: FlashAttention, with any window and dropout (Dao 2023, "FlashAttention-2").
+  Dropout takes about a third of its time, since each weight draws a random number, forward and backward.
+- In float32, and on GPUs older than Ampere: the memory-efficient kernel (Rabe and Staats 2021).
+- With a window in float32, or if the width of a head is not a multiple of 8: padded blocks with a mask,
+  which also compute the padding.
 """
 
 from __future__ import annotations

@@ -2,13 +2,12 @@
 
 The workers form a mesh of four dimensions:
 
-- along `data`, each has the whole model and its own part of the batch; - along `shard`, each has its own part
-of the batch and a slice of every weight (Rajbhandari et al. 2020, "ZeRO",
-  stage 3, by PyTorch's `fully_shard`);
-- along `tensor`, all have the same part of the batch, and each some heads and intermediate neurons of every
-layer
-  (`tensor.py`);
-- along `pipeline`, all have the same part of the batch, and each some of the layers (`pipeline.py`).
+- Along `data`, each has the whole model and its own part of the batch.
+- Along `shard`, each has its own part of the batch, and a slice of every weight (Rajbhandari et al. 2020,
+  "ZeRO", stage 3, by PyTorch's `fully_shard`).
+- Along `tensor`, all have the same part of the batch, and each has some heads and intermediate neurons of
+  every layer (`tensor.py`).
+- Along `pipeline`, all have the same part of the batch, and each has some of the layers (`pipeline.py`).
 """
 
 from __future__ import annotations
