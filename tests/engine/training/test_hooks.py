@@ -54,7 +54,7 @@ def test_a_hook_is_called_every_so_many_steps():
 
 
 def test_a_hook_is_told_what_was_measured_whichever_was_added_first():
-    """Losses come at the first step, every third and the last; evaluations at 0, every second and the last."""
+    """Losses come at step 1, every third and the last; evaluations at 0, every second and the last."""
     seen: list[tuple[int, set[str]]] = []
     run = trainer()
     run.add_hook(lambda info: seen.append((info.step, names(info))))
