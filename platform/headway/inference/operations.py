@@ -16,7 +16,7 @@ from torch import Tensor
 
 from headway.data.batch import Batch
 from headway.engine.inference.encoder import InferenceEncoder
-from headway.engine.inference.graph_sizes import Rows
+from headway.engine.inference.graph_sizes import ResultRows
 from headway.engine.model.heads import (
     answer_logits,
     mean_pooled,
@@ -28,7 +28,7 @@ from headway.engine.model.layout import SequenceLayout, layout_of_batch
 from headway.inference.description import Ability, Description
 from headway.inference.packing import Operation, Pack
 
-ROWS: dict[str, Rows] = {
+ROWS: dict[str, ResultRows] = {
     "embed": "sequences",
     "classify": "sequences",
     "tokens": "tokens",
