@@ -47,7 +47,7 @@ def test_what_is_set_is_taken(pretend_nodes, asked):
         (
             [{"CPU": 8.0, "GPU": 1.0}],
             {"replica_gpus": 0.5, "replicas": (3, 4)},
-            "replica_gpus: 3 replicas with 0.5 of a GPU each do not fit on this machine, which has",
+            "replica_gpus: 3 replicas with 0.5 of a GPU each do not fit on this machine; at most",
         ),
     ],
 )
