@@ -16,8 +16,8 @@ _TIMEOUT_SECONDS = 2.0
 def address_problem(address: str) -> str | None:
     """Why the cluster at `host:port` cannot be joined; None if no problem is found.
 
-    If the cluster asks for a token, Ray sends this machine's from now on. The addresses `auto` and `local` are
-    left to Ray; for `ray://…` only whether anything listens is checked.
+    If the cluster asks for a token, Ray sends this machine's from now on. The addresses `auto` and `local`
+    are left to Ray; for `ray://…` only whether anything listens is checked.
     """
     host, separator, port = address.removeprefix("ray://").rpartition(":")
     if not separator or not port.isdigit():

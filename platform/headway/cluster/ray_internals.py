@@ -131,8 +131,8 @@ def show_token() -> bool:
 def start_processes(processes: int, serialized_environment: str, address: str) -> None:
     """Have the node whose manager is at this address start processes for actors with this environment.
 
-    Ray has no public call for it. If the private one is missing, nothing is started ahead, and Ray starts each
-    process when its actor needs it.
+    Ray has no public call for it. If the private one is missing, nothing is started ahead, and Ray starts
+    each process when its actor needs it.
 
     Raises:
         grpc.RpcError: the node does not answer.
