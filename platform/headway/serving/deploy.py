@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import socket
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 from headway.cluster import connect
 from headway.config.base import ConfigError
 from headway.config.serve import ChallengerConfig, ServeConfig
+from headway.serving.autoscaling import WaitingTokensPolicy
 from headway.serving.http.auth import Keys
 from headway.serving.resources import gpus_per_replica, load_of
 from headway.serving.rollout.watch import AliasWatch, ChallengerWatch
@@ -217,7 +217,7 @@ def _encoder(config: ServeConfig, release: Release, cores: int, gpus: float, num
         upscale_delay_s=1.0,
         downscale_delay_s=config.downscale_delay_s,
         policy=AutoscalingPolicy(
-            policy_function=ByWaitingTokens, policy_kwargs={"tokens": load_of(config, gpus).replica}
+            policy_function=WaitingTokensPolicy, policy_kwargs={"tokens": load_of(config, gpus).replica}
         ),
     )
     return serve.deployment(
@@ -232,22 +232,3 @@ def _encoder(config: ServeConfig, release: Release, cores: int, gpus: float, num
         graceful_shutdown_timeout_s=_DRAIN_S,
         graceful_shutdown_wait_loop_s=0.2,
     ).bind(release, settings)
-
-
-class ByWaitingTokens:
-    """Autoscaling policy of Ray Serve: a replica for every so many waiting tokens.
-
-    Args:
-        tokens: that are worth a replica.
-    """
-
-    def __init__(self, tokens: int) -> None:
-        self._tokens = tokens
-
-    def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
-        """The number of replicas to run, and no state."""
-        reported = context.aggregated_metrics.get("waiting_tokens", {})
-        waiting = max(reported.values(), default=0.0)
-        # A request in progress keeps one replica, even if nothing waits.
-        busy = 1 if context.total_num_requests > 0 else 0
-        return max(busy, math.ceil(waiting / self._tokens)), {}

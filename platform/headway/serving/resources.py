@@ -52,7 +52,7 @@ def gpus_per_replica(config: ServeConfig) -> float:
 
     Raises:
         ConfigError: no node has that and the cores that a replica reserves, or the minimum of replicas does
-            not fit on the one machine there is: they would wait for ever.
+            not fit on the one machine there is: they would wait forever.
     """
     nodes = _nodes()
     if config.replica_gpus is None:

@@ -71,7 +71,7 @@ class Rollout:
         return {release.version: rejection.reason for release, rejection in self._rejections.items()}
 
     def state_of(self, release: Release) -> VersionState:
-        """What is done with a version at present."""
+        """The state of a version now."""
         if release == self.serving.loaded.release:
             return VersionState.SERVING
         if self.challenger is not None and release == self.challenger.release:
