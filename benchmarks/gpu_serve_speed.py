@@ -34,7 +34,7 @@ from headway.engine.hardware.peak_rate import matrix_product_rate
 from headway.inference.model import EncoderModel
 from headway.inference.packing import Operation, Pack
 from headway.inference.tokens import TextTokenizer
-from headway.serving.scheduling.compute_threads import Computing
+from headway.serving.scheduling.compute_threads import ComputeThreads
 
 EMBED = Operation("embed")
 SHAPES = {
@@ -174,7 +174,7 @@ def packs_of(folder: Path, tokens: int, count: int = 8) -> list[Pack]:
 
 def replica(encoder: EncoderModel, folder: Path, tokens: int, seconds: float) -> float:
     """Texts/s of packs of one size, by a replica's threads: one pack is computed while one lies ready."""
-    packs, computing = packs_of(folder, tokens), Computing(torch.get_num_threads())
+    packs, threads = packs_of(folder, tokens), ComputeThreads(torch.get_num_threads())
     done = 0
 
     async def send(end: float) -> None:
@@ -182,7 +182,7 @@ def replica(encoder: EncoderModel, folder: Path, tokens: int, seconds: float) ->
         while time.perf_counter() < end:
             pack = packs[done % len(packs)]
             done += 1
-            await computing.run(encoder, EMBED, pack)
+            await threads.run(encoder, EMBED, pack)
 
     async def send_two_at_a_time(seconds: float) -> None:
         end = time.perf_counter() + seconds

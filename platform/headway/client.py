@@ -1,4 +1,4 @@
-"""A client of what `headway serve` serves.
+"""A Python client for `headway serve`.
 
 ```python
 import headway
@@ -18,15 +18,15 @@ from typing import Any, NamedTuple
 import httpx
 import numpy as np
 
-from headway.serving.http.schemas import MOST_TEXTS
+from headway.serving.http.schemas import MAX_TEXTS
 
 
 class RequestError(Exception):
-    """The server's answer was no result.
+    """A request that brought no result.
 
     Attributes:
-        status: of HTTP; 0 where no answer came.
-        kind: the server's word for it, such as `not_able` or `text_too_long`.
+        status: of HTTP; 0 if no answer came.
+        kind: the server's name for the error, such as `not_able` or `text_too_long`.
         param: the field that is wrong, if it is one.
     """
 
@@ -36,7 +36,7 @@ class RequestError(Exception):
 
 
 class InvalidRequestError(RequestError):
-    """The same request will not do better: a wrong field, an unknown model, a text too long."""
+    """The request is wrong, and would fail again: a wrong field, an unknown model, a text too long."""
 
 
 class UnauthorizedError(RequestError):
@@ -44,21 +44,21 @@ class UnauthorizedError(RequestError):
 
 
 class UnavailableError(RequestError):
-    """The server is full or away, and stayed so for as long as the client waits.
+    """The server is full or cannot be reached, and stayed so for as long as the client waits.
 
     Attributes:
-        retry_after: seconds until there may be room.
+        retry_after: seconds after which to try again.
     """
 
     retry_after = 0.5
 
 
 class DeadlineError(RequestError):
-    """The answer did not come in time."""
+    """The answer did not arrive in time."""
 
 
 class Classified(NamedTuple):
-    """The winning class of a text, its probability, and those of all classes."""
+    """The most probable class of a text, its probability, and those of all classes."""
 
     label: str
     score: float
@@ -66,7 +66,7 @@ class Classified(NamedTuple):
 
 
 class Span(NamedTuple):
-    """`text` stands from `start` to `end`: an answer to a question, or an entity with its label."""
+    """A part of a text, from character `start` to `end`: an answer, or an entity with its label."""
 
     text: str
     start: int
@@ -76,17 +76,17 @@ class Span(NamedTuple):
 
 
 class Client:
-    """Asks a server; a context manager, usable from several threads at once.
+    """A connection to a server. It is a context manager, and several threads may use it at once.
 
-    More texts than a request may hold are sent in several. Every method may raise the errors above.
+    More texts than fit into a request are sent in several. Every method may raise a `RequestError`.
 
     Args:
         url: the server's address.
-        key: bearer key, where the server wants one.
-        model: which of its models; may be left out where there is one.
+        key: bearer key, if the server needs one.
+        model: which of the server's models; needed only if there are several.
         timeout: seconds that an answer may take.
-        patience: seconds during which a request is sent again that finds the server full (503, 429) or
-            away; its own `Retry-After` says when.
+        patience: seconds during which a request is repeated while the server is full (503, 429) or cannot be
+            reached, each time after the `Retry-After` that the server gave.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Client:
     def embeddings(
         self, texts: Sequence[str], *, overlong: str = "truncate", dimensions: int | None = None
     ) -> np.ndarray:
-        """A vector of unit length for each text: float32, shape (texts, dimensions or hidden_size)."""
+        """A vector of unit length for each text, float32, shape (texts, dimensions or hidden_size)."""
         settings = {"overlong": overlong, "dimensions": dimensions, "encoding_format": "base64"}
         encoded = [base64.b64decode(row["embedding"]) for row in self._each("embeddings", texts, settings)]
         return np.frombuffer(b"".join(encoded), "<f4").reshape(len(texts), -1)
@@ -122,7 +122,7 @@ class Client:
         return [Classified(row["label"], row["score"], row["scores"]) for row in rows]
 
     def fill_mask(self, texts: Sequence[str], *, candidates: int = 5) -> list[list[list[tuple[str, float]]]]:
-        """For each text, and each hidden word in it, (token, probability) of the likeliest words."""
+        """For each text and each masked word in it, (token, probability) of the likeliest words."""
         rows = self._each("fill-mask", texts, {"candidates": candidates})
         return [[[(w["token"], w["score"]) for w in mask] for mask in row["masks"]] for row in rows]
 
@@ -134,26 +134,26 @@ class Client:
     def rerank(
         self, query: str, documents: Sequence[str], *, top_n: int | None = None
     ) -> list[tuple[int, float]]:
-        """(place, score) of up to 256 documents, the one that fits the query best first."""
+        """(index, score) of up to 256 documents, best first."""
         body = {"query": query, "documents": list(documents), "top_n": top_n}
-        found = self._post("rerank", body)["results"]
-        return [(row["index"], row["relevance_score"]) for row in found]
+        ranked = self._post("rerank", body)["results"]
+        return [(row["index"], row["relevance_score"]) for row in ranked]
 
     def answer(self, question: str, context: str, *, candidates: int = 1) -> list[Span]:
-        """The likeliest answers to a question that stand in a text, best first."""
+        """The likeliest answers to a question in a context, best first."""
         body = {"question": question, "context": context, "candidates": candidates}
         return [Span(**span) for span in self._post("answer", body)["answers"]]
 
     def models(self) -> list[dict[str, Any]]:
-        """What is served, as `/v1/models` says it."""
+        """The served models, as `/v1/models` describes them."""
         return self._send("GET", "models", None)["data"]
 
     def _each(self, operation: str, texts: Sequence[str], settings: dict[str, Any]) -> Iterator[Any]:
         if isinstance(texts, str):
-            raise TypeError("texts: a list of texts is expected, not a single one")
-        for start in range(0, len(texts), MOST_TEXTS):
-            chosen = list(texts[start : start + MOST_TEXTS])
-            yield from self._post(operation, {"input": chosen, **settings})["data"]
+            raise TypeError("texts must be a list of texts, not a single one")
+        for start in range(0, len(texts), MAX_TEXTS):
+            part = list(texts[start : start + MAX_TEXTS])
+            yield from self._post(operation, {"input": part, **settings})["data"]
 
     def _post(self, operation: str, body: dict[str, Any]) -> Any:
         return self._send("POST", operation, {"model": self._model, **body})
@@ -172,26 +172,29 @@ class Client:
         try:
             response = self._http.request(method, f"/v1/{operation}", json=body)
         except httpx.TimeoutException as error:
-            raise DeadlineError(0, "deadline_passed", f"no answer in time: {error}") from error
-        except httpx.TransportError as error:  # the server may be restarting; inference may be asked twice
-            raise UnavailableError(0, "unreachable", f"{self._http.base_url}: {error}") from error
+            raise DeadlineError(
+                0, "deadline_passed", f"the answer did not arrive in time: {error}"
+            ) from error
+        except httpx.TransportError as error:  # the server may be restarting; asking twice does no harm
+            message = f"{self._http.base_url} cannot be reached: {error}"
+            raise UnavailableError(0, "unreachable", message) from error
         if not response.is_success:
             raise _error_of(response)
         return response.json()
 
 
-_KINDS = {401: UnauthorizedError, 429: UnavailableError, 503: UnavailableError, 504: DeadlineError}
+_ERRORS = {401: UnauthorizedError, 429: UnavailableError, 503: UnavailableError, 504: DeadlineError}
 
 
 def _error_of(response: httpx.Response) -> RequestError:
     status = response.status_code
     try:
-        told = response.json()["error"]
-        details = (told["type"], told["message"], told.get("param"))
-    except (ValueError, KeyError, TypeError):  # something else answers at this address
+        content = response.json()["error"]
+        details = (content["type"], content["message"], content.get("param"))
+    except (ValueError, KeyError, TypeError):  # another program answers at this address
         details = ("unknown", f"HTTP status {status}", None)
-    error = _KINDS.get(status, InvalidRequestError if status < 500 else RequestError)(status, *details)
-    wanted = response.headers.get("retry-after", "")
-    if isinstance(error, UnavailableError) and wanted.isdigit():
-        error.retry_after = float(wanted)
+    error = _ERRORS.get(status, InvalidRequestError if status < 500 else RequestError)(status, *details)
+    retry_after = response.headers.get("retry-after", "")
+    if isinstance(error, UnavailableError) and retry_after.isdigit():
+        error.retry_after = float(retry_after)
     return error

@@ -1,4 +1,4 @@
-"""Scales for int8, found from what a model's products are given."""
+"""Scales for int8, from the inputs of a model's products."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 
-from headway.compress.quantize import _Watched, calibrate
+from headway.compress.quantize import _Observed, calibrate
 from headway.config.base import ConfigError
 from headway.engine.inference.encoder import Product
 from headway.engine.inference.int8 import PRODUCTS, Int8Product
@@ -18,17 +18,17 @@ from headway.inference.tokens import TextTokenizer
 
 def packs_of(folder, texts) -> list[Pack]:
     pieces = TextTokenizer(folder, 32).pieces(texts)
-    return [Pack.of([piece.sequence for piece in pieces[place : place + 20]]) for place in (0, 20, 40)]
+    return [Pack.of([piece.sequence for piece in pieces[i : i + 20]]) for i in (0, 20, 40)]
 
 
 def test_every_product_of_every_layer_has_a_scale_and_the_model_is_as_before(encoder, texts):
     model = EncoderModel(encoder, "fp32")
     packs = packs_of(encoder, texts)
     before = list(model.trunk.layers or [])
-    found = calibrate(model, packs)
+    roundings = calibrate(model, packs)
     assert model.trunk.layers == before
-    assert [sorted(layer) for layer in found] == [sorted(PRODUCTS)] * 2
-    for layer in found:
+    assert [sorted(layer) for layer in roundings] == [sorted(PRODUCTS)] * 2
+    for layer in roundings:
         assert all(one.scale > 0 and 0 <= one.zero_point <= 255 for one in layer.values())
         # What GELU gives is never below -0.17, and few steps lie there.
         assert layer["narrow"].zero_point * layer["narrow"].scale < 0.18
@@ -40,7 +40,7 @@ def test_smoothing_takes_a_large_column_out_of_the_way_of_the_others():
     torch.manual_seed(0)
     hidden, weight = torch.randn(500, 32), torch.randn(16, 32)
     hidden[:, 7] *= 60
-    watched = _Watched(Product(weight, torch.zeros(16)), every=1)
+    watched = _Observed(Product(weight, torch.zeros(16)), every=1)
     exact = watched(hidden)
 
     def error(smoothed: bool) -> float:
@@ -55,7 +55,7 @@ def test_one_far_value_in_many_is_cut_off_rather_than_all_steps_made_coarse():
     torch.manual_seed(0)
     hidden = torch.randn(20_000, 8)
     hidden[0, 0] = 30.0
-    watched = _Watched(Product(torch.eye(8), torch.zeros(8)), every=1)
+    watched = _Observed(Product(torch.eye(8), torch.zeros(8)), every=1)
     watched(hidden)
     rounding = watched.rounding(smoothed=False)
     top = (255 - rounding.zero_point) * rounding.scale
@@ -72,6 +72,6 @@ def test_an_encoder_without_berts_layers_is_refused(encoder, tmp_path):
     transformers.DistilBertModel(config).save_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").write_bytes((encoder / "tokenizer.json").read_bytes())
     with pytest.raises(
-        ConfigError, match=r"^quantize: 'int8' is for encoders with BERT's layers .*'distilbert'"
+        ConfigError, match=r"^quantize: int8 is for encoders with BERT's layers .*'distilbert'"
     ):
         calibrate(EncoderModel(tmp_path, "fp32"), [])

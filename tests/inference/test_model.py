@@ -43,10 +43,10 @@ def test_a_pack_reads_nothing_back_from_a_gpu(encoder, kind, operation):
     for lengths in (LENGTHS, [3], [10] * 30):
         pack = random_pack(lengths)
         with torch.inference_mode():
-            found = model.compute(asked, model.batch(asked, pack))
+            output = model.compute(asked, model.batch(asked, pack))
         rows = {"tokens": sum(lengths), "answer": sum(lengths), "fill-mask": int((pack.ids == 4).sum())}
-        assert found.device == META
-        assert len(found) == rows.get(operation, len(lengths))
+        assert output.device == META
+        assert len(output) == rows.get(operation, len(lengths))
 
 
 class Crossings(TorchDispatchMode):
@@ -57,10 +57,10 @@ class Crossings(TorchDispatchMode):
         self.count = 0
 
     def __torch_dispatch__(self, function, types, arguments=(), settings=None):
-        found = function(*arguments, **(settings or {}))
+        result = function(*arguments, **(settings or {}))
         on_host = any(isinstance(one, torch.Tensor) and one.device == CPU for one in arguments)
-        self.count += on_host and isinstance(found, torch.Tensor) and found.device == META
-        return found
+        self.count += on_host and isinstance(result, torch.Tensor) and result.device == META
+        return result
 
 
 @pytest.mark.parametrize("operation", HEADS)
@@ -85,7 +85,7 @@ def test_a_pack_of_minilm_embeds_in_at_most_180_operations_views_included(tmp_pa
 
 
 def record(call):
-    """In the place of CUDA: computes again and writes where it wrote before."""
+    """Replaces CUDA: computes again, and writes to the same memory."""
     output = call()
     return Recording(lambda: output.copy_(call()), output)
 
@@ -103,14 +103,14 @@ def test_recorded_packs_answer_as_others_do(encoder, kind, operation):
             assert_alike(ours, theirs)
 
 
-def assert_alike(found, expected):
+def assert_alike(actual, expected):
     if isinstance(expected, list):  # hidden words
-        for ours, theirs in zip(found, expected, strict=True):
+        for ours, theirs in zip(actual, expected, strict=True):
             np.testing.assert_array_equal(ours[0], theirs[0])
             np.testing.assert_allclose(ours[1], theirs[1], atol=1e-5)
     else:
-        assert found.dtype == expected.dtype
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert actual.dtype == expected.dtype
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 def test_no_graphs_are_recorded_without_a_gpu(encoder):

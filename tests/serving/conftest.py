@@ -19,10 +19,10 @@ from transformers import BertConfig
 
 from headway.data.corpus.tokenizer import train_tokenizer
 from headway.inference.model import EncoderModel
-from headway.serving.http.app import build_app
-from headway.serving.http.fast_path import ShortWay
-from headway.serving.http.guard import Guard, Keys
+from headway.serving.http.app import add_middleware, build_app
+from headway.serving.http.auth import Keys
 from headway.serving.metrics import Metrics
+from headway.serving.rollout.rollout import Rollout
 from headway.serving.scheduling.dispatch import Dispatcher
 from headway.serving.scheduling.messages import LoadedRelease, Release, Reply
 from headway.serving.scheduling.queue import TokenQueue
@@ -83,8 +83,15 @@ class LocalReplica:
         self.models: dict[Release, EncoderModel] = {}
         self.packs: list[Any] = []
         self.failures: list[BaseException] = []
+        self.problems: dict[str, str] = {}
+        self.checked: list[str] = []
         self.gate = asyncio.Event()
         self.gate.set()
+
+    async def check(self, release: Release) -> str | None:
+        """What is wrong with a version, of those in `problems`."""
+        self.checked.append(release.version)
+        return self.problems.get(release.version)
 
     async def call(self, kind: Any, pack: Any) -> Reply:
         """Compute a pack in a thread."""
@@ -102,10 +109,10 @@ class LocalServer:
     """The application over one model, with a client."""
 
     def __init__(
-        self, client: httpx.AsyncClient, replica: LocalReplica, service: ModelService, dispatcher: Dispatcher
+        self, client: httpx.AsyncClient, replica: LocalReplica, rollout: Rollout, dispatcher: Dispatcher
     ) -> None:
         self.client, self.replica = client, replica
-        self.service, self.dispatcher = service, dispatcher
+        self.rollout, self.dispatcher = rollout, dispatcher
 
     async def post(self, path: str, status: int = 200, **body: Any) -> Any:
         """The JSON of an answer with this status."""
@@ -121,18 +128,21 @@ def live(folders: dict[str, Path]) -> Iterator[str]:
     servers: list[uvicorn.Server] = []
 
     async def serve() -> None:
-        services, running = {}, []
+        rollouts, running = {}, []
         for ability, folder in folders.items():
             release = Release(ability, "7", str(folder))
-            queue = TokenQueue(pack_tokens=256, most_tokens=10_000)
-            services[ability] = ModelService(LoadedRelease.open(release), queue)
-            running.append(asyncio.create_task(Dispatcher(queue, LocalReplica().call).run()))
+            queue = TokenQueue(pack_tokens=256, max_tokens=10_000)
+            replica = LocalReplica()
+            dispatcher = Dispatcher(queue, replica.call)
+            service = ModelService(LoadedRelease.open(release), queue)
+            rollouts[ability] = Rollout(service, replica.check, lambda: False)
+            running.append(asyncio.create_task(dispatcher.run()))
         metrics = Metrics()
-        app = build_app(services, metrics, 20.0, lambda: True)
-        guard = Guard(ShortWay(app), metrics, None, max_body=2_000_000, body_timeout=2.0)
+        app = build_app(rollouts, metrics, 20.0, lambda: True)
+        whole = add_middleware(app, metrics, None, max_body=2_000_000, body_timeout=2.0)
         # As the gateway does: what a client leaves hanging does not keep the server from its end.
         config = uvicorn.Config(
-            guard, port=port, log_level="error", lifespan="off", timeout_graceful_shutdown=5
+            whole, port=port, log_level="error", lifespan="off", timeout_graceful_shutdown=5
         )
         servers.append(uvicorn.Server(config))
         await servers[0].serve()
@@ -161,20 +171,18 @@ def serving(folders: dict[str, Path]) -> Callable[..., Any]:
         **queue: int,
     ) -> AsyncIterator[LocalServer]:
         release = Release("tiny", "7", str(folder or folders[ability]))
-        tokens = TokenQueue(**{"pack_tokens": 256, "most_tokens": 10_000} | queue)
-        service, replica, metrics = (
-            ModelService(LoadedRelease.open(release), tokens),
-            LocalReplica(),
-            Metrics(),
-        )
+        tokens = TokenQueue(**{"pack_tokens": 256, "max_tokens": 10_000} | queue)
+        replica, metrics = LocalReplica(), Metrics()
         dispatcher = Dispatcher(tokens, replica.call)
-        app = build_app({"tiny": service}, metrics, timeout, lambda: True)
-        guard = Guard(ShortWay(app), metrics, keys, max_body=100_000, body_timeout=2.0)
+        service = ModelService(LoadedRelease.open(release), tokens)
+        rollout = Rollout(service, replica.check, lambda: dispatcher.idle)
+        app = build_app({"tiny": rollout}, metrics, timeout, lambda: True)
+        whole = add_middleware(app, metrics, keys, max_body=100_000, body_timeout=2.0)
         running = asyncio.create_task(dispatcher.run())
         try:
-            transport = httpx.ASGITransport(guard, raise_app_exceptions=False)
+            transport = httpx.ASGITransport(whole, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-                yield LocalServer(client, replica, service, dispatcher)
+                yield LocalServer(client, replica, rollout, dispatcher)
         finally:
             running.cancel()
 

@@ -29,22 +29,22 @@ def asked(live: str, operation: str, model: str, **body: object) -> dict:
 def test_embeddings_are_those_of_the_server(live):
     texts = TEXTS * 100  # more than one request may hold
     with headway.Client(live, model="embeddings") as client:
-        found = client.embeddings(texts)
+        vectors = client.embeddings(texts)
         short = client.embeddings(TEXTS, dimensions=8)
     rows = asked(live, "embeddings", "embeddings", input=TEXTS)["data"]
     expected = np.asarray([row["embedding"] for row in rows])
-    assert found.dtype == np.float32 and found.shape == (300, 32) and short.shape == (3, 8)
-    np.testing.assert_allclose(found, np.tile(expected, (100, 1)), atol=1e-5)
+    assert vectors.dtype == np.float32 and vectors.shape == (300, 32) and short.shape == (3, 8)
+    np.testing.assert_allclose(vectors, np.tile(expected, (100, 1)), atol=1e-5)
 
 
 def test_every_operation_has_its_method(live):
     with headway.Client(live) as client:
         assert {model["id"] for model in client.models()} >= {"classify", "tokens", "answer"}
     with headway.Client(live, model="classify") as client:
-        for found, row in zip(
+        for classified, row in zip(
             client.classify(TEXTS), asked(live, "classify", "classify", input=TEXTS)["data"], strict=True
         ):
-            assert found.label == row["label"] and found.scores == pytest.approx(row["scores"])
+            assert classified.label == row["label"] and classified.scores == pytest.approx(row["scores"])
     with headway.Client(live, model="embeddings") as client:
         expected = asked(live, "rerank", "embeddings", query=TEXTS[0], documents=TEXTS[1:])["results"]
         assert client.rerank(TEXTS[0], TEXTS[1:]) == [
@@ -88,8 +88,8 @@ def scripted() -> Iterator[tuple[str, list, list]]:
         def do_GET(self) -> None:
             heard.append((time.monotonic(), self.headers["authorization"]))
             status, headers = answers.pop(0)
-            told: dict = {"error": {"type": "some_kind", "message": "told"}}
-            body = {"data": []} if status == 200 else told
+            error: dict = {"error": {"type": "some_kind", "message": "some message"}}
+            body = {"data": []} if status == 200 else error
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
@@ -136,10 +136,10 @@ def test_openais_own_client_gets_embeddings(live, encoding):
     settings: Any = {} if encoding is None else {"encoding_format": encoding}
     answer = client.embeddings.create(model="embeddings", input=TEXTS, **settings)
     rows = asked(live, "embeddings", "embeddings", input=TEXTS)["data"]
-    found: list[Any] = [row.embedding for row in answer.data]
+    vectors: list[Any] = [row.embedding for row in answer.data]
     if encoding == "base64":  # asked for in so many words, it is handed on as it came
-        found = [np.frombuffer(base64.b64decode(row), "<f4") for row in found]
-    np.testing.assert_allclose(np.asarray(found), np.asarray([row["embedding"] for row in rows]), atol=1e-5)
+        vectors = [np.frombuffer(base64.b64decode(row), "<f4") for row in vectors]
+    np.testing.assert_allclose(np.asarray(vectors), np.asarray([row["embedding"] for row in rows]), atol=1e-5)
     assert answer.usage.total_tokens > 0
     assert "embeddings" in [model.id for model in client.models.list()]
     with pytest.raises(openai.NotFoundError):

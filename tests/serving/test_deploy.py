@@ -149,7 +149,7 @@ def load_in_background(url: str, requests: int, texts: int, check: Checked) -> A
 
 
 def replica_processes() -> list[int]:
-    """The process ids of this test's own encoder replicas."""
+    """The process ids of the encoder replicas that this test started."""
     parents, titles = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -170,8 +170,8 @@ def replica_processes() -> list[int]:
 
 def retries(url: str) -> float:
     text = httpx.get(f"{url}/metrics", trust_env=False).text
-    found = re.search(r'headway_retries_total\{model="topics"\} (.*)', text)
-    return float(found.group(1)) if found else 0.0
+    match = re.search(r'headway_retries_total\{model="topics"\} (.*)', text)
+    return float(match.group(1)) if match else 0.0
 
 
 @pytest.mark.drill  # kills under load: they want the machine for themselves
@@ -276,10 +276,10 @@ def test_several_models_scale_on_their_own_and_requests_choose(cluster, expected
     undeploy()
     models = {"one": {"model": "x"}, "words": {"model": "x", "replicas": [0, 1]}}
     settings = {"replicas": 1, "port": free_port(), "precision": "fp32", "downscale_delay_s": 1.0}
-    # A replica that has to start first may take its time where other tests run beside it.
+    # A replica that has to start first may take long if other tests run at the same time.
     config = ServeConfig.model_validate(settings | {"models": models, "request_timeout_s": 300})
-    places = {"one": classifiers[0], "words": folders["tokens"]}
-    url = deploy(config, [Release(name, "1", str(path)) for name, path in places.items()], 1)
+    folder_of = {"one": classifiers[0], "words": folders["tokens"]}
+    url = deploy(config, [Release(name, "1", str(path)) for name, path in folder_of.items()], 1)
     with httpx.Client(base_url=url, trust_env=False, timeout=310) as client:
         assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["one", "words"]
         assert len(replica_processes()) == 1
@@ -292,7 +292,7 @@ def test_several_models_scale_on_their_own_and_requests_choose(cluster, expected
             client.post("/v1/tokens", json={"model": "words", "input": TEXTS[0]}).json()["model"] == "words"
         )
         assert len(replica_processes()) == 2
-        # It goes when nobody asks, and comes back for who does; who cannot wait so long is told in time.
+        # It ends if nobody asks, and starts again for the next request; a hasty client gets an error in time.
         wait_until(lambda: len(replica_processes()) == 1)
         body, hasty = {"model": "words", "input": TEXTS[1]}, {"x-request-timeout-seconds": "0.05"}
         late = client.post("/v1/tokens", json=body, headers=hasty)

@@ -1,4 +1,4 @@
-"""`headway serve` as a process of its own: told to end, it answers what is in flight and goes quietly."""
+"""`headway serve` as a process: when it is stopped, it answers what is in flight and ends quietly."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ TEXTS = [f"The sailor steers boat {number} before noon." for number in range(256
 
 
 @pytest.mark.drill  # a whole cluster for each signal
-@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_drains_and_ends_with_one_line(told: signal.Signals, folders, tmp_path: Path):
+@pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_drains_and_ends_with_one_line(stop_signal: signal.Signals, folders, tmp_path: Path):
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [
@@ -57,8 +57,8 @@ def test_the_command_drains_and_ends_with_one_line(told: signal.Signals, folders
             thread.start()
         while "_total{path=" not in httpx.get(f"{url}/metrics", trust_env=False).text:
             time.sleep(0.005)
-        # Ctrl-C is heard by all processes of a terminal; a supervisor tells the one that it started.
-        (os.killpg if told == signal.SIGINT else os.kill)(process.pid, told)
+        # Ctrl-C reaches all processes of a terminal; a supervisor signals the one that it started.
+        (os.killpg if stop_signal == signal.SIGINT else os.kill)(process.pid, stop_signal)
         out, err = process.communicate(timeout=PATIENCE)
         for thread in asking:
             thread.join()

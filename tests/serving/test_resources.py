@@ -20,7 +20,7 @@ def config(**settings):
         ([1], (0, 4), 1.0),
         ([2, 2], (4, 8), 1.0),
         ([1], (2, 2), 0.5),
-        ([1], (6, 6), 0.1666),  # Ray would round a sixth up, and the last replica find no room
+        ([1], (6, 6), 0.1666),  # Ray would round a sixth up, and the last replica would not fit
         ([2], (3, 3), 0.5),
     ],
 )
@@ -47,7 +47,7 @@ def test_what_is_set_is_taken(pretend_nodes, asked):
         (
             [{"CPU": 8.0, "GPU": 1.0}],
             {"replica_gpus": 0.5, "replicas": (3, 4)},
-            "replica_gpus: 3 replicas with 0.5 of a GPU each do not fit on this machine, which has",
+            "replica_gpus: 3 replicas with 0.5 of a GPU each do not fit on this machine; at most",
         ),
     ],
 )

@@ -90,5 +90,5 @@ def test_a_port_that_is_taken_is_refused(classifier, make_context, runs):
         taken.bind(("127.0.0.1", 28121))
         taken.listen()
         config = ServeConfig(model=str(classifier), port=28121)
-        with pytest.raises(ConfigError, match=r"port: 127\.0\.0\.1:28121 cannot be bound"):
+        with pytest.raises(ConfigError, match=r"port: cannot listen on 127\.0\.0\.1:28121"):
             run_serve(config, make_context("serve", runs))

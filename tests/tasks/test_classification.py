@@ -52,12 +52,12 @@ def test_a_prepared_task_gives_its_texts_tokens_and_labels_back(task, config, co
     splits = read_task(config)
     assert task.labels == ["garden", "harbour", "kitchen"]
     for name, items in splits.items():
-        found = task.split(name)
+        split = task.split(name)
         texts = [item.texts[0] for item in items]
-        assert found.texts == [[text] for text in texts]
-        assert [task.labels[label] for label in task.label_array(found)] == [i.target for i in items]
+        assert split.texts == [[text] for text in texts]
+        assert [task.labels[label] for label in task.label_array(split)] == [i.target for i in items]
         expected = corpus.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        assert [row[0].tolist() for row in found.tokens] == expected
+        assert [row[0].tolist() for row in split.tokens] == expected
 
 
 def test_the_same_task_is_prepared_once(task, config, corpus):
@@ -99,14 +99,14 @@ def test_probabilities_equal_those_of_transformers_row_by_row(classifier, task):
     batches = task.batches(test, tokenizer, batch_size=8)
     objective = ClassificationObjective(model)
     rows = predict(objective, batches, Worker(), batch_size=7, precision="fp32").rows
-    found = torch.from_numpy(np.stack(rows)).softmax(-1).numpy()
+    probabilities = torch.from_numpy(np.stack(rows)).softmax(-1).numpy()
     reference = AutoModelForSequenceClassification.from_pretrained(classifier).eval()
     encoded = tokenizer(
         [texts[0] for texts in test.texts], padding=True, truncation=True, max_length=48, return_tensors="pt"
     )
     with torch.inference_mode():
         expected = reference(**encoded).logits.softmax(-1).numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_tfidf_learns_what_words_tell(task):
@@ -119,8 +119,11 @@ def test_tfidf_learns_what_words_tell(task):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([("a", i) for i in range(30)], r"1 class\(es\) to train on; at least 2 are needed"),
-        ([("a", 0), ("b", 1), ("a", 2)], "at least 2 are needed|too few rows|has no training text"),
+        ([("a", i) for i in range(30)], r"the training split has 1 class\(es\); at least 2 are needed"),
+        (
+            [("a", 0), ("b", 1), ("a", 2)],
+            "at least 2 are needed|too few rows|has no row in the training split",
+        ),
     ],
 )
 def test_labels_that_nothing_can_be_learnt_from_are_refused(rows, message, tmp_path):
@@ -133,9 +136,9 @@ def test_labels_that_nothing_can_be_learnt_from_are_refused(rows, message, tmp_p
 def test_a_class_without_training_texts_is_named(tmp_path):
     rows = [("a", i) for i in range(30)] + [("b", i) for i in range(30, 60)] + [("rare", 61)]
     messages = []
-    for place in range(40):  # trained on, or held out
-        rows[-1] = ("rare", 1000 + place)
-        path = tmp_path / f"rows{place}.jsonl"
+    for number in range(40):  # trained on, or held out
+        rows[-1] = ("rare", 1000 + number)
+        path = tmp_path / f"rows{number}.jsonl"
         path.write_text(
             "".join(json.dumps({"text": f"Text {i}", "label": label}) + "\n" for label, i in rows)
         )
@@ -143,8 +146,8 @@ def test_a_class_without_training_texts_is_named(tmp_path):
             read_task(ClassificationTask(source=str(path)))
         except ConfigError as error:
             messages.append(str(error))
-    assert "task: class 'rare' has a single row; at least 2 are needed" in messages
-    assert "task: class 'rare' of the test split has no training text" in messages
+    assert "task: class 'rare' has only one row; at least 2 are needed" in messages
+    assert "task: class 'rare' of the test split has no row in the training split" in messages
 
 
 def test_a_folder_that_is_no_task_is_refused(tmp_path):

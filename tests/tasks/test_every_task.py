@@ -39,11 +39,11 @@ STEPS = {"tokens": 50, "multi-label": 40}
 @pytest.fixture(scope="module")
 def trained(encoder, task_settings, runs):
     """What fine-tuning for a kind of task leaves; trained once each."""
-    found: dict[str, Any] = {}
+    models: dict[str, Any] = {}
 
     def train(kind: str) -> Any:
-        if kind not in found:
-            found[kind] = headway.finetune(
+        if kind not in models:
+            models[kind] = headway.finetune(
                 model=encoder,
                 task=task_settings[kind] | {"max_length": LENGTH},
                 steps=STEPS.get(kind, 12),
@@ -54,7 +54,7 @@ def trained(encoder, task_settings, runs):
                 runs=runs,
                 quiet=True,
             )
-        return found[kind]
+        return models[kind]
 
     return train
 
@@ -74,8 +74,8 @@ def headway_outputs(task, folder, rows):
     config = validate(FinetuneConfig, {"model": str(folder), "task": str(task.folder)})
     objective = task.objective(task.load(folder, config), config, rows)
     batches = task.batches(rows, load_tokenizer(folder), batch_size=8)
-    found = predict(objective, batches, Worker(), batch_size=8, precision="fp32")
-    return found.rows, batches
+    predictions = predict(objective, batches, Worker(), batch_size=8, precision="fp32")
+    return predictions.rows, batches
 
 
 def padded_outputs(folder, *texts, **more):
@@ -99,35 +99,35 @@ def test_training_lowers_the_loss_and_measures_the_tasks_own_score(kind, trained
 def test_a_saved_model_says_the_same_to_transformers(kind, trained, task_of):
     folder, task = trained(kind).path, task_of(kind)
     rows = task.split("test").take(range(10))
-    found, _ = headway_outputs(task, folder, rows)
+    predicted, _ = headway_outputs(task, folder, rows)
     output, _ = padded_outputs(folder, *(list(column) for column in zip(*rows.texts, strict=True)))
     expected = output.logits.numpy()
-    np.testing.assert_allclose(np.stack(found).reshape(expected.shape), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(np.stack(predicted).reshape(expected.shape), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_multi_label_f1_is_scikit_learns_of_transformers_answers(trained, task_of):
     folder, task = trained("multi-label").path, task_of("multi-label")
     rows = task.split("test")
-    found, batches = headway_outputs(task, folder, rows)
+    predicted, batches = headway_outputs(task, folder, rows)
     output, _ = padded_outputs(folder, [texts[0] for texts in rows.texts])
     answers = output.logits.sigmoid().numpy() >= 0.5
     expected = f1_score(task.label_array(rows), answers, average="micro")
-    assert task.scores(rows, found, batches)["micro_f1"] == pytest.approx(expected)
+    assert task.scores(rows, predicted, batches)["micro_f1"] == pytest.approx(expected)
 
 
 def test_word_labels_are_transformers_labels_of_first_pieces(trained, task_of):
     folder, task = trained("tokens").path, task_of("tokens")
     rows = task.split("test").take(range(8))
-    found, _ = headway_outputs(task, folder, rows)
+    predicted, _ = headway_outputs(task, folder, rows)
     output, encoded = padded_outputs(folder, rows.texts, is_split_into_words=True)
-    for row, outputs in enumerate(found):
+    for row, outputs in enumerate(predicted):
         words = encoded.word_ids(row)
-        first = [place for place, word in enumerate(words) if word is not None and word != words[place - 1]]
+        first = [i for i, word in enumerate(words) if word is not None and word != words[i - 1]]
         np.testing.assert_allclose(outputs, output.logits[row, first].numpy(), rtol=1e-3, atol=1e-4)
 
 
-def test_entities_are_learnt(trained):
-    """Subject and object stand at the same places in each sentence."""
+def test_entities_are_learned(trained):
+    """Subject and object have the same positions in each sentence."""
     assert trained("tokens").metrics["validation_f1"] > 0.8
 
 
@@ -168,7 +168,7 @@ def test_a_right_answer_is_found_again_in_its_passage(task_of, encoder):
     for window, length in zip(batches.windows, batches.lengths, strict=True):
         scores = np.zeros((length, 2), np.float32)
         first, last = window.answer
-        # The first token says "no answer here" where the window does not hold it.
+        # The first token says that the window does not hold the answer.
         scores[first, 0] = scores[last, 1] = 9.0
         outputs.append(scores)
     assert task.answers(rows, outputs, batches) == [target["texts"][0] for target in rows.targets]
@@ -179,19 +179,19 @@ def test_a_right_answer_is_found_again_in_its_passage(task_of, encoder):
 def test_sentence_transformers_loads_embeddings_and_gives_the_same_vectors(kind, trained, task_of):
     folder, task = trained(kind).path, task_of(kind)
     rows = task.split("test").take(range(6))
-    found, _ = headway_outputs(task, folder, rows)
+    predicted, _ = headway_outputs(task, folder, rows)
     model = SentenceTransformer(str(folder), device="cpu")
     expected = model.encode([text for texts in rows.texts for text in texts])
-    np.testing.assert_allclose(np.concatenate(found), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(np.concatenate(predicted), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_sentence_transformers_loads_a_reranker_and_ranks_alike(trained, task_of):
     folder, task = trained("reranking").path, task_of("reranking")
     rows = task.split("test").take(range(8))
-    found, _ = headway_outputs(task, folder, rows)
+    predicted, _ = headway_outputs(task, folder, rows)
     model = CrossEncoder(str(folder), device="cpu", max_length=LENGTH)
     scores = model.predict([tuple(texts) for texts in rows.texts], activation_fn=torch.nn.Identity())
-    np.testing.assert_allclose(np.asarray(found), scores, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(predicted), scores, rtol=1e-3, atol=1e-4)
 
 
 def test_spearman_is_scipys_of_the_saved_vectors(trained, task_of):
@@ -199,10 +199,10 @@ def test_spearman_is_scipys_of_the_saved_vectors(trained, task_of):
 
     folder, task = trained("scored-embeddings").path, task_of("scored-embeddings")
     rows = task.split("test")
-    found, batches = headway_outputs(task, folder, rows)
-    cosines = [float(first @ second) for first, second in found]
+    predicted, batches = headway_outputs(task, folder, rows)
+    cosines = [float(first @ second) for first, second in predicted]
     expected = spearmanr(cosines, rows.targets).statistic
-    assert task.scores(rows, found, batches)["spearman"] == pytest.approx(expected)
+    assert task.scores(rows, predicted, batches)["spearman"] == pytest.approx(expected)
 
 
 def test_a_prepared_task_is_found_again_by_its_folder(task_of):

@@ -46,7 +46,7 @@ def test_csv_jsonl_parquet_and_datasets_hold_the_same_task(tmp_path):
         for name, source in sources.items()
     }
     assert len(read["jsonl"]) == 40
-    assert all(found == read["jsonl"] for found in read.values())
+    assert all(rows == read["jsonl"] for rows in read.values())
 
 
 def test_numbered_labels_of_datasets_become_their_names(tmp_path):
@@ -78,11 +78,11 @@ def test_squads_own_nested_file_is_read(tmp_path):
     path = tmp_path / "squad.json"
     path.write_text(json.dumps({"version": "2.0", "data": [{"title": "t", "paragraphs": paragraphs}]}))
     splits = read_task(task(kind="question-answering", source=str(path)))
-    items = [item for found in splits.values() for item in found]
+    items = [item for items in splits.values() for item in items]
     assert len(items) == 60
     assert {tuple(item.target["texts"]) for item in items} == {("Rome",), ()}
     # Questions on the same passage never part.
-    passages = [{item.texts[1] for item in found} for found in splits.values()]
+    passages = [{item.texts[1] for item in items} for items in splits.values()]
     assert not passages[0] & passages[1] and not passages[0] & passages[2] and not passages[1] & passages[2]
 
 
@@ -103,27 +103,27 @@ MISTAKES = [
     ({"kind": "regression"}, [{"text": "a", "label": "high"}], "holds 'high', not a finite number"),
     ({"kind": "regression"}, [{"text": "a", "label": "nan"}], "holds 'nan', not a finite number"),
     ({"kind": "multi-label"}, [{"text": "a", "labels": 3}], "column 'labels' holds 3, not a list"),
-    ({"kind": "tokens"}, [{"tokens": ["a", "b"], "ner_tags": ["O"]}], "row 1: 2 words, but 1 labels"),
+    ({"kind": "tokens"}, [{"tokens": ["a", "b"], "ner_tags": ["O"]}], "row 1: 2 words have 1 labels"),
     ({"kind": "tokens"}, [{"tokens": [], "ner_tags": []}], "row 1: column 'tokens' is empty"),
     (
         {"kind": "question-answering"},
         [{"question": "q", "context": "c", "answers": ["c"]}],
-        "column 'answers' should hold `text` and `answer_start`",
+        "column 'answers' must hold `text` and `answer_start`",
     ),
     (
         {"kind": "question-answering"},
         [{"question": "q", "context": "in Rome", "answers": {"text": ["Rome"], "answer_start": [2]}}],
-        "the answer 'Rome' is not at 2 of the passage",
+        "the passage does not have the answer 'Rome' at character 2",
     ),
     (
         {"kind": "reranking"},
         [{"query": "q", "passage": "p", "label": 2}],
-        "column 'label' holds 2, not 0 or 1",
+        "column 'label' holds 2; allowed: 0 or 1",
     ),
     (
         {"kind": "reranking"},
         [{"query": f"q {i}", "passage": "p", "label": 1} for i in range(40)],
-        "no query of the train split has passages of both labels, 1 and 0",
+        "no query of the train split has passages of both labels, 0 and 1",
     ),
     (
         {"kind": "regression"},
@@ -136,7 +136,7 @@ MISTAKES = [
         "no training row has a label",
     ),
     ({}, [], "holds no row"),
-    ({}, [{"text": "a", "label": "b"}], "has too few rows: none falls into the"),
+    ({}, [{"text": "a", "label": "b"}], "has too few rows; the"),
 ]
 
 
@@ -150,9 +150,9 @@ def test_a_mistake_is_one_line_that_says_where(settings, rows, message, tmp_path
 
 
 def test_presets_are_filled_in_and_what_is_written_beside_them_wins():
-    found = task(preset="glue/stsb", max_length=64)
-    assert (found.kind, found.source, found.subset) == ("regression", "nyu-mll/glue", "stsb")
-    assert (found.pair_column, found.test_split, found.max_length) == ("sentence2", "validation", 64)
+    settings = task(preset="glue/stsb", max_length=64)
+    assert (settings.kind, settings.source, settings.subset) == ("regression", "nyu-mll/glue", "stsb")
+    assert (settings.pair_column, settings.test_split, settings.max_length) == ("sentence2", "validation", 64)
     assert task(preset="squad").kind == "question-answering"
     assert task(preset="conll2003").label_column == "ner_tags"
     with pytest.raises(ConfigError, match="preset 'glue/x' is not known; allowed: glue/cola, "):

@@ -1,1 +1,1 @@
-"""Making a trained encoder cheaper to run."""
+"""Makes a trained encoder cheaper to run."""

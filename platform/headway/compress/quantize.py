@@ -1,4 +1,4 @@
-"""The scales by which an encoder's products round their inputs to 8-bit integers, from texts."""
+"""Calibrates int8: finds from texts how an encoder's products should round their inputs to 8-bit integers."""
 
 from __future__ import annotations
 
@@ -17,107 +17,113 @@ if TYPE_CHECKING:
     from headway.inference.model import EncoderModel
 
 _KEPT_ROWS = 2048
-"""Inputs of each product that the error of a scale is measured on."""
-_SHARES = [1.0 - 0.05 * place for place in range(19)]
-"""Of an input's range to a side of 0: what lies beyond is cut off where finer steps inside are worth it."""
+"""Inputs of each product on which the error of a scale is measured."""
+_RANGE_FRACTIONS = [1.0 - 0.05 * step for step in range(19)]
+"""Fractions of an input's range, on each side of 0, that are tried. Cutting off what lies beyond makes the
+steps inside finer."""
 _SMOOTHED = ("projections", "wide")
-"""Products whose input has single large columns, made so by the norms before them (Kovaleva et al. 2021,
-"BERT Busters"). Measured on MiniLM: the mean cosine to the float embeddings is 0.9936 without smoothing,
-0.9966 with it."""
+"""Products whose inputs have a few large columns, which the layer norms before them cause (Kovaleva et al.
+2021, "BERT Busters"). Measured on MiniLM: the mean cosine to the float embeddings is 0.9936 without
+smoothing, 0.9966 with it."""
 _STRENGTH = 0.6
-_LEAST = 1e-5
+_EPSILON = 1e-5
 
 
-class _Watched:
-    """A product that keeps what it is given.
+class _Observed:
+    """A product that records its inputs.
 
     Args:
-        product: what it is.
-        every: one in so many of the rows it is given is kept; of all of them, the columns' extremes.
+        product: that is computed.
+        every: keep one in so many rows of the input; the extremes of columns are those of all rows.
     """
 
     def __init__(self, product: Product, every: int) -> None:
         self.product = product
         self._every = every
         self._kept: list[Tensor] = []
-        self._least: list[Tensor] = []
-        self._greatest: list[Tensor] = []
+        self._minima: list[Tensor] = []
+        self._maxima: list[Tensor] = []
 
-    def _see(self, hidden: Tensor) -> None:
+    def _record(self, hidden: Tensor) -> None:
         self._kept.append(hidden[:: self._every].clone())
-        self._least.append(hidden.amin(dim=0))
-        self._greatest.append(hidden.amax(dim=0))
+        self._minima.append(hidden.amin(dim=0))
+        self._maxima.append(hidden.amax(dim=0))
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        self._see(hidden)
+        self._record(hidden)
         return self.product(hidden)
 
     def activated(self, hidden: Tensor, activation: Any) -> Tensor:
-        self._see(hidden)
+        self._record(hidden)
         return self.product.activated(hidden, activation)
 
     def added(self, hidden: Tensor, other: Tensor) -> Tensor:
-        self._see(hidden)
+        self._record(hidden)
         return self.product.added(hidden, other)
 
     def rounding(self, smoothed: bool) -> Rounding:
-        """The best for what was seen."""
-        least = torch.stack(self._least).amin(dim=0)
-        greatest = torch.stack(self._greatest).amax(dim=0)
-        smoothing = torch.ones_like(least)
+        """The best rounding for the recorded inputs."""
+        minimum = torch.stack(self._minima).amin(dim=0)
+        maximum = torch.stack(self._maxima).amax(dim=0)
+        smoothing = torch.ones_like(minimum)
         if smoothed:
-            smoothing = _smoothing(torch.maximum(-least, greatest), self.product.weight)
+            smoothing = _smoothing(torch.maximum(-minimum, maximum), self.product.weight)
         rows = torch.cat(self._kept) / smoothing
-        low = min(float((least / smoothing).min()), 0.0)
-        high = max(float((greatest / smoothing).max()), low + _LEAST)
-        # One side after the other, the longer first: its end is what makes steps coarse.
+        low = min(float((minimum / smoothing).min()), 0.0)
+        high = max(float((maximum / smoothing).max()), low + _EPSILON)
+        # The longer side first, since its end makes the steps coarse.
         for end in sorted((0, 1), key=lambda end: abs((low, high)[end]), reverse=True):
-            ranges = [(low, high * share) if end else (low * share, high) for share in _SHARES]
-            low, high = min(ranges, key=lambda found: _error(rows, *found))
+            ranges = [
+                (low, high * fraction) if end else (low * fraction, high) for fraction in _RANGE_FRACTIONS
+            ]
+            low, high = min(ranges, key=lambda ends: _error(rows, *ends))
         return Rounding(*_scale_of(low, high), smoothing.tolist() if smoothed else [])
 
 
 def _smoothing(largest: Tensor, weight: Tensor) -> Tensor:
-    """How large columns share their size with their weights (Xiao et al. 2023, "SmoothQuant", eq. 4)."""
-    weights = weight.detach().abs().amax(dim=0).clamp(min=_LEAST)
-    return largest.clamp(min=_LEAST) ** _STRENGTH / weights ** (1.0 - _STRENGTH)
+    """Divisors that move size from large columns to weights (Xiao et al. 2023, "SmoothQuant", eq. 4)."""
+    weights = weight.detach().abs().amax(dim=0).clamp(min=_EPSILON)
+    return largest.clamp(min=_EPSILON) ** _STRENGTH / weights ** (1.0 - _STRENGTH)
 
 
 def _scale_of(low: float, high: float) -> tuple[float, int]:
-    """The scale and zero point of 256 steps from about `low`, which is at most 0, to `high`."""
+    """The scale and zero point of 256 steps from about `low`, at most 0, to `high`."""
     scale = (high - low) / 255
     return scale, min(255, round(-low / scale))
 
 
 def _error(rows: Tensor, low: float, high: float) -> float:
-    """Mean square of what rounding does to some inputs."""
-    found = torch.fake_quantize_per_tensor_affine(rows, *_scale_of(low, high), 0, 255)
-    return float((found - rows).square().mean())
+    """Mean square of the differences that rounding makes to some inputs."""
+    rounded = torch.fake_quantize_per_tensor_affine(rows, *_scale_of(low, high), 0, 255)
+    return float((rounded - rows).square().mean())
 
 
 def calibrate(model: EncoderModel, packs: Sequence[Pack]) -> list[dict[str, Rounding]]:
     """Find how the inputs of each layer's products are best rounded.
 
     Args:
-        model: in float32, on the processor.
-        packs: token sequences like those it will be given.
+        model: in float32, on the CPU.
+        packs: token sequences like those it will get.
+
+    Returns:
+        For each layer, the rounding of each product by its name.
 
     Raises:
-        ConfigError: a kind of encoder whose layers are not BERT's.
+        ConfigError: the encoder's layers are not those of BERT.
     """
     floats = model.trunk.layers
     if floats is None or not all(isinstance(layer, FusedLayer) for layer in floats):
         kind = model.model.config.model_type
         raise ConfigError(
-            f"quantize: 'int8' is for encoders with BERT's layers (bert, roberta, …), not {kind!r}"
+            f"quantize: int8 is for encoders with BERT's layers (bert, roberta, …), not for {kind!r}"
         )
     every = max(1, sum(len(pack.ids) for pack in packs) // _KEPT_ROWS)
-    watched = [layer.replaced(lambda product: _Watched(product, every)) for layer in floats]
-    model.trunk.layers = watched
+    observed = [layer.replaced(lambda product: _Observed(product, every)) for layer in floats]
+    model.trunk.layers = observed
     for pack in packs:
         model.run(Operation("embed"), pack)
-    found = [
-        {name: getattr(layer, name).rounding(name in _SMOOTHED) for name in PRODUCTS} for layer in watched
+    roundings = [
+        {name: getattr(layer, name).rounding(name in _SMOOTHED) for name in PRODUCTS} for layer in observed
     ]
     model.trunk.layers = floats
-    return found
+    return roundings

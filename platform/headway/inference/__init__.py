@@ -1,1 +1,1 @@
-"""Running a trained model, without a server."""
+"""Runs a trained model, without a server."""

@@ -1,4 +1,4 @@
-"""A trained classifier in memory: texts in, class probabilities out, no padding computed."""
+"""Classifies texts with a trained model in this process, without padding."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from headway.engine.training.objectives import ClassificationObjective
 
 
 class Prediction(NamedTuple):
-    """The winning class of a text, its probability, and those of all classes."""
+    """The most probable class of a text, its probability, and those of all classes."""
 
     label: str
     score: float
@@ -27,7 +27,12 @@ class Prediction(NamedTuple):
 
 
 class Classifier:
-    """Loads a classifier folder once and classifies lists of texts."""
+    """A classifier, loaded once from a folder.
+
+    Args:
+        folder: of the model and its tokenizer.
+        max_batch_tokens: tokens computed at once.
+    """
 
     def __init__(self, folder: Path, max_batch_tokens: int = 8192) -> None:
         self.labels = list(AutoConfig.from_pretrained(folder, local_files_only=True).id2label.values())
@@ -40,7 +45,7 @@ class Classifier:
         self.dtype = compute_dtype("auto", self.device)
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
-        """Classify texts of any length; what lies beyond the model's longest input is cut off."""
+        """Classify texts. A text longer than the model reads is cut."""
         if not texts:
             return []
         rows = LabelledBatches(
@@ -57,17 +62,17 @@ class Classifier:
         return [self._prediction(row) for row in probabilities]
 
     def _packed(self, rows: LabelledBatches) -> Iterator[Batch]:
-        """Batches of at most `max_batch_tokens` tokens, like lengths together."""
+        """Batches of at most `max_batch_tokens` tokens, with texts of similar length together."""
         waiting: list[int] = []
         tokens = 0
-        for row in np.argsort(rows.lengths, kind="stable"):
-            length = int(rows.lengths[row])
+        for index in np.argsort(rows.lengths, kind="stable").tolist():
+            length = int(rows.lengths[index])
             if waiting and tokens + length > self.max_batch_tokens:
-                yield collate([rows.sequence(Draw(0, place)) for place in waiting])
+                yield collate([rows.sequence(Draw(0, row)) for row in waiting])
                 waiting, tokens = [], 0
-            waiting.append(int(row))
+            waiting.append(index)
             tokens += length
-        yield collate([rows.sequence(Draw(0, place)) for place in waiting])
+        yield collate([rows.sequence(Draw(0, row)) for row in waiting])
 
     def _probabilities(self, batch: Batch) -> np.ndarray:
         with torch.inference_mode(), precision_context(self.dtype, self.device):

@@ -1,4 +1,4 @@
-"""What an encoder's folder can answer, read from its files without loading any weight."""
+"""What the encoder in a folder can do, read from its files without loading weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from headway.config.base import ConfigError
+from headway.inference.answers import AnswerSettings
 
 Ability = Literal["embeddings", "attention", "classify", "rerank", "fill-mask", "tokens", "answer"]
 
@@ -18,7 +19,7 @@ _HEADS: dict[str, Ability] = {
     "ForTokenClassification": "tokens",
     "ForQuestionAnswering": "answer",
 }
-_COUNTS_FROM_PADDING = ("roberta", "xlm-roberta", "camembert")
+_POSITIONS_START_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,14 @@ class Description:
     Attributes:
         architecture: name of the transformers class.
         abilities: what can be asked of it.
-        labels: of its classes, in the order of the head's outputs.
+        labels: names of its classes, in the order of the head's outputs.
         max_length: tokens of an input at most, special ones included.
-        hidden_size: width of an embedding.
+        hidden_size: numbers in an embedding.
         layers: attention layers.
-        heads: attention heads a layer.
-        pooling: how tokens become an embedding: their mean, or the first.
-        multi_label: classes are independent of each other.
+        heads: attention heads in each layer.
+        pooling: what makes the embedding: the mean of all tokens, or the first one.
+        multi_label: whether classes are independent of each other.
+        answers: how answers to questions are decoded.
     """
 
     architecture: str
@@ -46,10 +48,16 @@ class Description:
     heads: int
     pooling: Literal["mean", "cls"]
     multi_label: bool
+    answers: AnswerSettings
+
+    @property
+    def main_operation(self) -> Literal["classify", "embed"]:
+        """What the model is for: classes if it has a head for them, else embeddings."""
+        return "classify" if "classify" in self.abilities else "embed"
 
     @property
     def scores_pairs(self) -> bool:
-        """A cross-encoder: its one output says how well two texts fit together."""
+        """Whether it is a cross-encoder, whose one output says how well two texts fit together."""
         return "classify" in self.abilities and len(self.labels) == 1
 
 
@@ -57,7 +65,7 @@ def describe(folder: Path) -> Description:
     """Read an encoder's configuration.
 
     Raises:
-        ConfigError: the folder holds no encoder, or one whose weights are no safetensors.
+        ConfigError: the folder holds no encoder, or its weights are not in safetensors.
     """
     config = _read(folder / "config.json")
     if not config:
@@ -66,7 +74,7 @@ def describe(folder: Path) -> Description:
         )
     if not any(folder.glob("*.safetensors")):
         raise ConfigError(
-            f"model: {str(folder)!r} has no .safetensors; other formats can run code and are never loaded"
+            f"model: {str(folder)!r} has no .safetensors file; other formats can run code, so none is loaded"
         )
     architecture = (config.get("architectures") or ["unknown"])[0]
     head = next((ability for suffix, ability in _HEADS.items() if architecture.endswith(suffix)), None)
@@ -84,6 +92,7 @@ def describe(folder: Path) -> Description:
         if _read(folder / "1_Pooling" / "config.json").get("pooling_mode_cls_token")
         else "mean",
         multi_label=config.get("problem_type") == "multi_label_classification",
+        answers=AnswerSettings.of_config(config),
     )
 
 
@@ -94,7 +103,7 @@ def _labels(config: dict[str, Any]) -> tuple[str, ...]:
 
 def _max_length(folder: Path, config: dict[str, Any]) -> int:
     positions = int(config.get("max_position_embeddings", 512))
-    if config.get("model_type") in _COUNTS_FROM_PADDING:
+    if config.get("model_type") in _POSITIONS_START_AFTER_PADDING:
         positions -= int(config.get("pad_token_id", 1)) + 1
     limits = [positions]
     for file, key in (
@@ -106,10 +115,10 @@ def _max_length(folder: Path, config: dict[str, Any]) -> int:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A JSON file's mapping; an empty one where there is no such file."""
+    """The mapping in a JSON file; empty if there is no such file."""
     if not path.is_file():
         return {}
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ConfigError(f"model: {str(path)!r} is not JSON: {error}") from error
+        raise ConfigError(f"model: {str(path)!r} is not valid JSON: {error}") from error

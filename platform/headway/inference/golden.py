@@ -1,4 +1,7 @@
-"""A model's own test: texts and what it answered when it was made, kept beside its weights."""
+"""Stored answers of a model: what it gave for some texts when it was made, kept beside its weights.
+
+A server compares a version with its stored answers before the version serves.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,13 @@ if TYPE_CHECKING:
 FILE = "golden.json"
 
 _TOLERANCE = 0.05
-"""Probabilities may differ by so much, and an embedding's cosine: bf16 and int8 are not exact."""
+"""How far a probability may be off, or an embedding's cosine from 1: bf16 and int8 are not exact."""
 
 _WARM_UP = ["Warm up.", "A second text, a little longer than the first one."]
 
 
 def store_golden(folder: Path, texts: Sequence[str]) -> None:
-    """Write what a model answers to some texts, computed in float32, beside its weights."""
+    """Compute a model's answers to some texts in float32, and write them beside its weights."""
     from headway.inference.model import EncoderModel
 
     outputs = _answers(EncoderModel(folder, "fp32"), folder, texts)
@@ -33,15 +36,15 @@ def store_golden(folder: Path, texts: Sequence[str]) -> None:
 
 
 def disagreement(model: EncoderModel, folder: str) -> str | None:
-    """How a loaded model departs from its stored answers; None when it does not, or none are stored."""
+    """How a model's answers differ from the stored ones; None if they do not, or if none are stored."""
     path = Path(folder) / FILE
     if not path.is_file():
         return None
     stored = json.loads(path.read_text(encoding="utf-8"))
-    found = _answers(model, Path(folder), stored["texts"])
-    for text, expected, answer in zip(stored["texts"], stored["outputs"], found, strict=True):
+    answers = _answers(model, Path(folder), stored["texts"])
+    for text, expected, answer in zip(stored["texts"], stored["outputs"], answers, strict=True):
         if len(expected) != len(answer):
-            return f"{len(answer)} outputs for {text[:40]!r}, {len(expected)} are stored"
+            return f"it gives {len(answer)} outputs for {text[:40]!r}; {len(expected)} are stored"
         distance = _distance(model, np.asarray(expected), answer)
         if not distance <= _TOLERANCE:
             return f"the answer to {text[:40]!r} is {distance:.3g} away from the stored one"
@@ -49,10 +52,10 @@ def disagreement(model: EncoderModel, folder: str) -> str | None:
 
 
 def warm_up(model: EncoderModel, folder: str) -> None:
-    """Compute a little of everything once.
+    """Compute two texts, so that later ones find everything loaded.
 
     Raises:
-        ValueError: the outputs are no numbers.
+        ValueError: an output is not finite.
     """
     for row in _answers(model, Path(folder), _WARM_UP):
         if not np.isfinite(row).all():
@@ -61,11 +64,12 @@ def warm_up(model: EncoderModel, folder: str) -> None:
 
 def _answers(model: EncoderModel, folder: Path, texts: Sequence[str]) -> list[np.ndarray]:
     pieces = TextTokenizer(folder, model.description.max_length).pieces(texts)
-    operation = Operation("classify" if "classify" in model.description.abilities else "embed")
-    return model.run(operation, Pack.of([piece.sequence for piece in pieces]))
+    return model.run(
+        Operation(model.description.main_operation), Pack.of([piece.sequence for piece in pieces])
+    )
 
 
-def _distance(model: EncoderModel, expected: np.ndarray, found: np.ndarray) -> float:
-    if "classify" in model.description.abilities:
-        return float(np.abs(expected - found).max())
-    return float(1.0 - expected @ found)
+def _distance(model: EncoderModel, expected: np.ndarray, answer: np.ndarray) -> float:
+    if model.description.main_operation == "classify":
+        return float(np.abs(expected - answer).max())
+    return float(1.0 - expected @ answer)

@@ -1,4 +1,4 @@
-"""An encoder in memory, and every operation that its head allows on a pack of unpadded sequences."""
+"""An encoder in memory, which computes any operation that its head allows on packs of sequences."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from headway.config.serve import Precision
 from headway.data.batch import Batch
 from headway.engine.hardware.device import begin_copy_to_host, default_device
 from headway.engine.inference.encoder import load_for_inference
-from headway.engine.inference.graph_sizes import graph_sizes
+from headway.engine.inference.graph_sizes import ResultRows, graph_sizes
 from headway.engine.inference.graphs import PackGraphs, Recorder
 from headway.engine.model.gpu_attention import computes_no_padding
 from headway.inference.description import describe
-from headway.inference.operations import ROWS, HeadOutputs, operations_of, results
+from headway.inference.operations import HEADS, HeadOutputs, operations_of, results
 from headway.inference.packing import Operation, Pack
 
 _ROW_STEP = 32
-"""On a CPU, rows are filled up to a multiple of so many tokens: oneDNN prepares its kernels again for every
-length that it has not met. Measured on 2 cores, MiniLM in bf16: a row of a new length takes 11.3 ms, one of
-a known length 7 ms, at 29 tokens; at 1,900 tokens it is 189 and 167 ms."""
+"""On a CPU, packs are filled up to a multiple of so many tokens, since oneDNN prepares its kernels again for
+every new length. Measured on 2 cores with MiniLM in bf16: 29 tokens take 11.3 ms if the length is new, else
+7 ms; 1,900 tokens take 189 and 167 ms."""
 
 _NONE = torch.empty(0, dtype=torch.int64)
 
-_gpu_turn = threading.Lock()
-"""Packs are launched on a GPU one at a time. While one is computed the next can be prepared and launched."""
+_gpu_lock = threading.Lock()
+"""Packs are launched on a GPU one at a time. While it computes one, the next can be prepared and launched."""
 
 
 class EncoderModel:
-    """A folder's encoder and head, ready to compute.
+    """The encoder and head in a folder, ready to compute.
 
     Attributes:
-        description: what it is and can be asked.
+        description: what it is and can do.
         device: where it computes.
-        trunk: its encoder.
+        trunk: the encoder.
         model: the transformers model, head included.
     """
 
@@ -55,51 +55,54 @@ class EncoderModel:
         self._outputs = HeadOutputs(self.trunk, self.description)
         self._row_step = _ROW_STEP if self.device.type == "cpu" else 1
         self._graphs: PackGraphs | None = None
-        self._turn = _gpu_turn if self.device.type == "cuda" else contextlib.nullcontext()
+        self._lock = _gpu_lock if self.device.type == "cuda" else contextlib.nullcontext()
         self._mask_id = self._find_mask(folder) if "fill-mask" in self.description.abilities else -1
 
     def run(self, operation: Operation, pack: Pack) -> list[Any]:
-        """Apply an operation to each sequence of a pack. Safe to call from several threads.
+        """Apply an operation to each sequence of a pack. Several threads may call this at once.
 
         Returns:
-            For each sequence, by operation:
-            `embed`: float32 (hidden_size,), of unit length;
-            `classify`: float32 (labels,), probabilities, or the score itself if there is one label only;
-            `fill-mask`: for each hidden word the candidates' ids, int64 (detail,), and probabilities;
-            `tokens`: float32 (length, labels), probabilities;
-            `answer`: float32 (length, 2), scores of an answer's first and last token;
-            `attention`: float16 (layers, heads, length, length).
+            For each sequence:
+            with `embed`, an embedding of unit length, float32 (hidden_size,);
+            with `classify`, probabilities, or the score itself if there is one label, float32 (labels,);
+            with `tokens`, probabilities, float32 (length, labels);
+            with `answer`, scores as the first and as the last token of an answer, float32 (length, 2);
+            with `fill-mask`, for each mask the ids of the likeliest words, int64 (candidates,), and their
+            probabilities, float32 (candidates,);
+            with `attention`, weights, float16 (layers, heads, length, length).
         """
         with torch.inference_mode():
             batch = self.batch(operation, pack)
-            with self._turn:
+            with self._lock:
                 finish = begin_copy_to_host(self.compute(operation, batch))
-            found = finish().numpy()
-        return results(operation, found, pack, batch.masked_positions.numpy(), self.description)
+            output = finish().numpy()
+        return results(operation, output, pack, batch.masked_positions.numpy(), self.description)
 
     def record_graphs(self, record: Recorder | None = None) -> int:
-        """Let small packs run as CUDA graphs, on a GPU that has a fused kernel for the model's attention.
+        """Record CUDA graphs for small packs, on a GPU with a fused kernel for the model's attention.
 
         Args:
-            record: how a computation is recorded, in the place of CUDA.
+            record: records a computation; CUDA does if this is None.
 
         Returns:
-            How many graphs there are.
+            The number of graphs.
         """
         if record is None and not self._suits_graphs():
             return 0
-        rows = {name: ROWS[name] for name in operations_of(self.description.abilities)}
+        rows: dict[str, ResultRows] = {
+            name: HEADS[name].rows for name in operations_of(self.description.abilities)
+        }
         sizes = graph_sizes(self.description.max_length)
-        self._row_step = 1  # a graph's row is filled up by itself
+        self._row_step = 1  # graphs fill packs up to their own sizes
         with torch.inference_mode():
             self._graphs = PackGraphs(self._outputs, rows, sizes, self.device, record)
         return len(self._graphs)
 
     def batch(self, operation: Operation, pack: Pack) -> Batch:
-        """A pack with its layout, on the host, and maybe a last sequence of padding that fills its row up.
+        """A pack as a batch on the host, filled up with one more sequence of padding if need be.
 
         Raises:
-            ValueError: a token that the model does not know. Once a GPU had looked for it, it could compute
+            ValueError: a token is not in the model's vocabulary. A GPU that looked it up could compute
                 nothing more in this process.
         """
         if pack.ids.max(initial=0) >= self._vocabulary:
@@ -107,12 +110,12 @@ class EncoderModel:
         masked = _NONE
         if operation.name == "fill-mask":
             masked = torch.from_numpy(np.flatnonzero(pack.ids == self._mask_id))
-        rest = -len(pack.ids) % (1 if operation.name == "attention" else self._row_step)
-        # A copy in any case: what comes through Ray is read-only.
-        lengths = np.append(pack.lengths, rest) if rest else pack.lengths.copy()
+        padding = -len(pack.ids) % (1 if operation.name == "attention" else self._row_step)
+        # A copy in any case, since arrays that come through Ray are read-only.
+        lengths = np.append(pack.lengths, padding) if padding else pack.lengths.copy()
         return Batch.of(
-            input_ids=_row(pack.ids, rest),
-            token_type_ids=_row(pack.types, rest),
+            input_ids=_padded(pack.ids, padding),
+            token_type_ids=_padded(pack.types, padding),
             lengths=torch.from_numpy(lengths),
             labels=_NONE,
             masked_positions=masked,
@@ -121,15 +124,19 @@ class EncoderModel:
         )
 
     def compute(self, operation: Operation, batch: Batch) -> Tensor:
-        """Apply an operation to a batch from the host: one tensor on the device, and nothing is read back."""
+        """Apply an operation to a batch from the host.
+
+        Returns:
+            One tensor on the device. Nothing was read back from there.
+        """
         if operation.name == "attention":
             return self._outputs.attention(batch.to(self.device), batch.lengths.tolist())
-        found = None if self._graphs is None else self._graphs.run(operation.name, batch)
-        if found is None:
-            found = self._outputs(operation.name, batch.to(self.device))
+        output = None if self._graphs is None else self._graphs.run(operation.name, batch)
+        if output is None:
+            output = self._outputs(operation.name, batch.to(self.device))
         if operation.name == "fill-mask":
-            return self._outputs.candidates(found, operation.detail)
-        return found
+            return self._outputs.candidates(output, operation.candidates)
+        return output
 
     def _suits_graphs(self) -> bool:
         head_dim = self.description.hidden_size // self.description.heads
@@ -144,12 +151,14 @@ class EncoderModel:
 
         mask = TextTokenizer(folder, 8).mask_id
         if mask is None:
-            raise ConfigError(f"model: {str(folder)!r} has a head for hidden words, its tokenizer no mask")
+            raise ConfigError(
+                f"model: {str(folder)!r} has a head for masked words, but its tokenizer has no mask"
+            )
         return mask
 
 
-def _row(values: np.ndarray, rest: int) -> Tensor:
-    """Numbers of tokens as int64, and zeros for the rest of the row."""
-    row = np.zeros(len(values) + rest, np.int64)
-    row[: len(values)] = values
-    return torch.from_numpy(row)
+def _padded(values: np.ndarray, padding: int) -> Tensor:
+    """A value for each token, then zeros, int64 (tokens + padding,)."""
+    padded = np.zeros(len(values) + padding, np.int64)
+    padded[: len(values)] = values
+    return torch.from_numpy(padded)

@@ -1,13 +1,13 @@
-"""Each operation on an encoder's hidden states: one tensor on the device, then results on the host.
+"""What each operation computes from an encoder's hidden states, and how its output is split by sequence.
 
-Nothing is read back from the device but that one tensor. All lengths, and the positions of hidden words, are
-known on the host, from which they came.
+An operation's output is one tensor on the device, and nothing else is read back from there: all lengths and
+the positions of masks are known on the host, where the batch was made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from headway.data.batch import Batch
 from headway.engine.inference.encoder import InferenceEncoder
-from headway.engine.inference.graph_sizes import Rows
+from headway.engine.inference.graph_sizes import ResultRows
 from headway.engine.model.heads import (
     answer_logits,
     mean_pooled,
@@ -26,130 +26,142 @@ from headway.engine.model.heads import (
 )
 from headway.engine.model.layout import SequenceLayout, layout_of_batch
 from headway.inference.description import Ability, Description
-from headway.inference.packing import Operation, Pack
-
-ROWS: dict[str, Rows] = {
-    "embed": "sequences",
-    "classify": "sequences",
-    "tokens": "tokens",
-    "answer": "tokens",
-    "fill-mask": "masked",
-}
-"""What the rows of `HeadOutputs` stand for: a sequence, a token, or a hidden word each."""
-
-
-def operations_of(abilities: Sequence[Ability]) -> tuple[str, ...]:
-    """The operations in `ROWS` that a model of these abilities is asked for."""
-    return ("embed", *(name for name in ROWS if name in abilities))
+from headway.inference.packing import Operation, OperationName, Pack
 
 
 class HeadOutputs:
-    """The part of each operation whose shapes follow from the batch alone, so that it can be recorded."""
+    """The outputs of an encoder's heads, whose shapes follow from the batch alone: they can be recorded."""
 
     def __init__(self, trunk: InferenceEncoder, description: Description) -> None:
         self._trunk, self._model = trunk, trunk.model
         self._pooling, self._multi_label = description.pooling, description.multi_label
 
     def __call__(self, name: str, batch: Batch) -> Tensor:
-        """Run the trunk and what follows it in an operation.
+        """Run the trunk, and the head of an operation.
 
         Args:
-            name: one of `ROWS`.
+            name: one of `HEADS`.
             batch: on the model's device.
 
         Returns:
-            By operation:
-            `embed`: float32 (sequences, hidden_size), of unit length;
-            `classify`: float32 (sequences, labels), probabilities or a score;
-            `tokens`: float32 (tokens, labels), probabilities;
-            `answer`: float32 (tokens, 2), scores;
-            `fill-mask`: floating (masked, hidden_size), the hidden states of `batch.masked_positions`.
+            What the function of that name gives.
         """
         layout = layout_of_batch(batch)
         hidden = self._trunk(batch.input_ids, batch.token_type_ids, layout)
-        match name:
-            case "embed":
-                return self._embed(hidden, layout)
-            case "classify":
-                return self._classify(hidden, layout)
-            case "tokens":
-                return token_logits(self._model, hidden).float().softmax(-1)
-            case "answer":
-                return answer_logits(self._model, hidden).float()
-            case "fill-mask":
-                return hidden.index_select(0, batch.masked_positions)
-        raise ValueError(f"no operation {name!r}")
+        return HEADS[name].output(self, hidden, layout, batch)
 
-    def candidates(self, masked: Tensor, count: int) -> Tensor:
-        """The likeliest words for each hidden one.
-
-        Args:
-            masked: floating (masked, hidden_size), the hidden states of hidden words.
-            count: of candidates.
-
-        Returns:
-            float64, which holds both exactly, (masked, 2 * candidates): ids, then probabilities.
-        """
-        scores = vocabulary_logits(self._model, masked).float().softmax(-1)
-        best = scores.topk(min(count, scores.size(-1)))
-        return torch.cat([best.indices.double(), best.values.double()], dim=1)
-
-    def attention(self, batch: Batch, lengths: Sequence[int]) -> Tensor:
-        """Attention weights: float16, each sequence's (layers, heads, length, length), flat, end to end."""
-        found, start = [], 0
-        for length in lengths:
-            part = slice(start, start + length)
-            weights = self._trunk.attention_weights(batch.input_ids[part], batch.token_type_ids[part])
-            found.append(weights.to(torch.float16).flatten())
-            start += length
-        return torch.cat(found)
-
-    def _embed(self, hidden: Tensor, layout: SequenceLayout) -> Tensor:
+    def embed(self, hidden: Tensor, layout: SequenceLayout, batch: Batch) -> Tensor:
+        """Embeddings of unit length, float32 (sequences, hidden_size)."""
         if self._pooling == "cls":
             pooled = hidden.index_select(0, layout.first_tokens).float()
         else:
             pooled = mean_pooled(hidden.float(), layout)
         return F.normalize(pooled, dim=-1)
 
-    def _classify(self, hidden: Tensor, layout: SequenceLayout) -> Tensor:
+    def classify(self, hidden: Tensor, layout: SequenceLayout, batch: Batch) -> Tensor:
+        """Probabilities, or the score itself if there is one label, float32 (sequences, labels)."""
         logits = sequence_logits(self._model, hidden, layout).float()
         if self._multi_label:
             return logits.sigmoid()
         return logits.softmax(-1) if logits.size(1) > 1 else logits
 
+    def tokens(self, hidden: Tensor, layout: SequenceLayout, batch: Batch) -> Tensor:
+        """Probabilities of labels, float32 (tokens, labels)."""
+        return token_logits(self._model, hidden).float().softmax(-1)
+
+    def answer(self, hidden: Tensor, layout: SequenceLayout, batch: Batch) -> Tensor:
+        """Scores as the first and as the last token of an answer, float32 (tokens, 2)."""
+        return answer_logits(self._model, hidden).float()
+
+    def masked(self, hidden: Tensor, layout: SequenceLayout, batch: Batch) -> Tensor:
+        """Hidden states of masked words, floating (masked, hidden_size); see `candidates`."""
+        return hidden.index_select(0, batch.masked_positions)
+
+    def candidates(self, masked: Tensor, count: int) -> Tensor:
+        """The likeliest words for each masked one.
+
+        Args:
+            masked: hidden states of masked words, floating (masked, hidden_size).
+            count: number of candidates for each.
+
+        Returns:
+            Their ids, then their probabilities, (masked, 2 * candidates); float64 holds both exactly.
+        """
+        scores = vocabulary_logits(self._model, masked).float().softmax(-1)
+        best = scores.topk(min(count, scores.size(-1)))
+        return torch.cat([best.indices.double(), best.values.double()], dim=1)
+
+    def attention(self, batch: Batch, lengths: Sequence[int]) -> Tensor:
+        """Attention weights, float16: each sequence's (layers, heads, length, length), flat, end to end."""
+        parts, start = [], 0
+        for length in lengths:
+            part = slice(start, start + length)
+            weights = self._trunk.attention_weights(batch.input_ids[part], batch.token_type_ids[part])
+            parts.append(weights.to(torch.float16).flatten())
+            start += length
+        return torch.cat(parts)
+
+
+class Head(NamedTuple):
+    """A head, which an operation needs.
+
+    Attributes:
+        rows: what each row of the output stands for: a sequence, a token, or a masked word.
+        output: computes it from the hidden states of a batch.
+    """
+
+    rows: ResultRows
+    output: Callable[[HeadOutputs, Tensor, SequenceLayout, Batch], Tensor]
+
+
+HEADS: dict[str, Head] = {
+    "embed": Head("sequences", HeadOutputs.embed),
+    "classify": Head("sequences", HeadOutputs.classify),
+    "tokens": Head("tokens", HeadOutputs.tokens),
+    "answer": Head("tokens", HeadOutputs.answer),
+    "fill-mask": Head("masked", HeadOutputs.masked),
+}
+"""By the operation's name. `attention` needs no head: it is the trunk's."""
+
+
+def operations_of(abilities: Sequence[Ability]) -> tuple[OperationName, ...]:
+    """The operations in `HEADS` that a model with these abilities has."""
+    names: tuple[OperationName, ...] = ("classify", "tokens", "answer", "fill-mask")
+    return ("embed", *(name for name in names if name in abilities))
+
 
 def results(
-    operation: Operation, found: np.ndarray, pack: Pack, masked: np.ndarray, description: Description
+    operation: Operation, output: np.ndarray, pack: Pack, masked: np.ndarray, description: Description
 ) -> list[Any]:
-    """A result for each sequence, as `EncoderModel.run` gives it, from what was copied to the host.
+    """A result for each sequence, as `EncoderModel.run` returns it, from an output on the host.
 
     Args:
-        operation: what was asked.
-        found: what `EncoderModel.compute` gave.
+        operation: what was computed.
+        output: of `EncoderModel.compute`.
         pack: the sequences.
-        masked: int64, the hidden words' positions in the pack, in order.
+        masked: indices of masked words in the pack, ascending, int64 (masked,).
         description: of the model.
     """
-    if ROWS.get(operation.name) == "sequences":
-        return list(found[: len(pack.lengths)])
     ends = np.cumsum(pack.lengths)
-    match operation.name:
-        case "tokens" | "answer":
-            return np.split(found[: ends[-1]], ends[:-1])
-        case "fill-mask":
-            return _words_by_sequence(found, np.searchsorted(ends, masked, side="right"), len(ends))
-        case "attention":
-            shape = (description.layers, description.heads)
-            sizes = pack.lengths**2 * (description.layers * description.heads)
-            parts = np.split(found, np.cumsum(sizes)[:-1])
-            return [part.reshape(*shape, n, n) for part, n in zip(parts, pack.lengths, strict=True)]
-    raise ValueError(f"no operation {operation.name!r}")
+    if operation.name == "attention":
+        shape = (description.layers, description.heads)
+        sizes = pack.lengths**2 * (description.layers * description.heads)
+        parts = np.split(output, np.cumsum(sizes)[:-1])
+        return [part.reshape(*shape, n, n) for part, n in zip(parts, pack.lengths, strict=True)]
+    match HEADS[operation.name].rows:
+        case "sequences":
+            return list(output[: len(pack.lengths)])
+        case "tokens":
+            return np.split(output[: ends[-1]], ends[:-1])
+        case "masked":
+            return _words_by_sequence(output, np.searchsorted(ends, masked, side="right"), len(ends))
 
 
 def _words_by_sequence(
-    found: np.ndarray, owners: np.ndarray, sequences: int
+    output: np.ndarray, owners: np.ndarray, sequences: int
 ) -> list[list[tuple[np.ndarray, np.ndarray]]]:
-    ids, probabilities = np.split(found, 2, axis=1)
+    """(ids, probabilities) of the candidates for each mask, in a list for each sequence."""
+    ids, probabilities = np.split(output, 2, axis=1)
     words: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(sequences)]
     for owner, row, scores in zip(
         owners.tolist(), ids.astype(np.int64), probabilities.astype(np.float32), strict=True

@@ -1,19 +1,21 @@
-"""What travels to a model: sequences laid end to end, and what is asked of them."""
+"""Packs, which a model computes: sequences laid end to end, without padding."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+
+OperationName = Literal["embed", "classify", "tokens", "answer", "fill-mask", "attention"]
 
 
 class TokenSequence(NamedTuple):
     """One input of an encoder.
 
     Attributes:
-        ids: int32, shape (length,): token ids, special ones included.
-        types: uint8, shape (length,): which segment each token belongs to.
+        ids: token ids, special ones included, int32, shape (length,).
+        types: the segment that each token belongs to, uint8, shape (length,).
     """
 
     ids: np.ndarray
@@ -21,12 +23,14 @@ class TokenSequence(NamedTuple):
 
 
 class Pack(NamedTuple):
-    """Sequences end to end, as they travel to a replica.
+    """Sequences end to end.
+
+    `[CLS] Quiet [SEP]` and `[CLS] Who [SEP]` have the lengths (3, 3) and 6 ids.
 
     Attributes:
-        ids: int32, shape (tokens,).
-        types: uint8, shape (tokens,).
-        lengths: int64, shape (sequences,).
+        ids: token ids of all sequences, int32, shape (tokens,).
+        types: segments of all tokens, uint8, shape (tokens,).
+        lengths: of the sequences, int64, shape (sequences,).
     """
 
     ids: np.ndarray
@@ -44,12 +48,12 @@ class Pack(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """What is asked of a pack.
+    """What to compute from a pack.
 
     Attributes:
-        name: `embed`, `classify`, `fill-mask`, `tokens`, `answer` or `attention`.
-        detail: of `fill-mask`, how many candidates of each hidden word.
+        name: of the computation; `inference/operations.py` says what each gives.
+        candidates: for `fill-mask`, the number of words for each mask.
     """
 
-    name: str
-    detail: int = 0
+    name: OperationName
+    candidates: int = 0

@@ -1,4 +1,4 @@
-"""Texts into the token sequences that an encoder reads, and back to the places in the text."""
+"""Tokenizes texts for an encoder, and keeps which part of the text each token stands for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OVERLAP = 0.25
 
 
 class TextTooLongError(ValueError):
-    """A text has more tokens than the model reads, and the client wants none cut off."""
+    """A text has more tokens than the model reads, and must not be cut."""
 
 
 class Piece(NamedTuple):
@@ -25,7 +25,7 @@ class Piece(NamedTuple):
     Attributes:
         text: index of the text.
         sequence: its tokens.
-        encoding: the tokenizer's, with each token's place in the text.
+        encoding: the tokenizer's result, which holds the offsets of each token in the text.
     """
 
     text: int
@@ -34,7 +34,12 @@ class Piece(NamedTuple):
 
 
 class TextTokenizer:
-    """A tokenizer's file, and the length that its encoder can read. Safe to use from several threads."""
+    """A folder's tokenizer. Several threads may use it at once.
+
+    Args:
+        folder: with the tokenizer.
+        max_length: tokens that the encoder reads at most, special ones included.
+    """
 
     def __init__(self, folder: Path, max_length: int) -> None:
         self.backend = _load(folder)
@@ -42,7 +47,7 @@ class TextTokenizer:
 
     @property
     def mask_id(self) -> int | None:
-        """The id of the word that hides another."""
+        """The id of the mask; None if the tokenizer has none."""
         return next((i for i in map(self.backend.token_to_id, ("[MASK]", "<mask>")) if i is not None), None)
 
     def pieces(
@@ -53,17 +58,18 @@ class TextTokenizer:
         overlong: str = "truncate",
         limit: int | None = None,
     ) -> list[Piece]:
-        """Tokenise texts, or pairs of them.
+        """Tokenize texts, or pairs of texts.
 
         Args:
             texts: what to read.
-            seconds: the other texts of pairs; it is these that are cut or windowed.
-            overlong: what becomes of more tokens than fit: `truncate` drops them, `window` makes several
+            seconds: the second text of each pair, which is the one that is cut or windowed.
+            overlong: what to do with tokens that do not fit: `truncate` drops them, `window` makes several
                 overlapping pieces, `reject` raises.
-            limit: tokens of a piece at most; the model's longest input if that is less.
+            limit: tokens of a piece at most, if that is less than `max_length`.
 
         Raises:
-            TextTooLongError: with `reject`, or a first text of a pair that leaves no room for the second.
+            TextTooLongError: a text does not fit and `overlong` is `reject`, or the first text of a pair
+                leaves no space for the second.
         """
         limit = min(limit or self.max_length, self.max_length)
         if seconds is None:
@@ -80,7 +86,7 @@ class TextTokenizer:
         ]
 
     def _single(self, index: int, text: str, whole: Encoding, overlong: str, limit: int) -> list[Piece]:
-        """A text's pieces; nearly all fit, and so are done when they have been encoded once."""
+        """The pieces of a text. Nearly all texts fit, so the first encoding is nearly always the last."""
         if len(whole.ids) <= limit:
             return [Piece(index, _sequence(whole), whole)]
         return self._cut(index, self.backend.encode(text, add_special_tokens=False), None, overlong, limit)
@@ -88,18 +94,18 @@ class TextTokenizer:
     def _cut(
         self, index: int, encoding: Encoding, before: Encoding | None, overlong: str, limit: int
     ) -> list[Piece]:
-        room = limit - self.backend.num_special_tokens_to_add(before is not None)
-        room -= len(before.ids) if before is not None else 0
-        if room < 1:
+        capacity = limit - self.backend.num_special_tokens_to_add(before is not None)
+        capacity -= len(before.ids) if before is not None else 0
+        if capacity < 1:
             raise TextTooLongError(
-                f"text {index}: the first text of the pair fills the model's {limit} tokens"
+                f"text {index}: the first text of the pair fills all {limit} tokens that the model reads"
             )
-        if len(encoding.ids) > room and overlong == "reject":
+        if len(encoding.ids) > capacity and overlong == "reject":
             raise TextTooLongError(
-                f"text {index}: {len(encoding.ids)} tokens; the model reads {room} at most"
+                f"text {index} has {len(encoding.ids)} tokens; the model reads at most {capacity}"
             )
-        if len(encoding.ids) > room:
-            encoding.truncate(room, stride=int(room * _OVERLAP) if overlong == "window" else 0)
+        if len(encoding.ids) > capacity:
+            encoding.truncate(capacity, stride=int(capacity * _OVERLAP) if overlong == "window" else 0)
         windows = [encoding, *(encoding.overflowing if overlong == "window" else [])]
         return [self._piece(index, window, before) for window in windows]
 
@@ -120,12 +126,12 @@ def _load(folder: Path) -> Tokenizer:
     if path.is_file():
         backend = Tokenizer.from_file(str(path))
     else:
-        # Older folders hold a vocabulary only; transformers knows how to make a tokenizer of it.
+        # Older folders hold only a vocabulary, from which transformers makes a tokenizer.
         from headway.data.corpus.tokenizer import load_tokenizer
 
         backend = load_tokenizer(folder).backend_tokenizer
     if backend.num_special_tokens_to_add(False) < 1:
-        raise ConfigError(f"tokenizer: {str(folder)!r} marks neither the beginning nor the end of a text")
+        raise ConfigError(f"tokenizer: {str(folder)!r} adds no special token at the start or end of a text")
     backend.no_truncation()
     backend.no_padding()
     return backend

@@ -1,4 +1,4 @@
-"""What `headway serve` serves, for Ray Serve's own config files and KubeRay's RayService.
+"""The application of `headway serve`, for Ray Serve's config files and KubeRay's RayService.
 
 import_path: headway.serving.declared:build
 """
@@ -18,24 +18,25 @@ from headway.tracking import Tracking
 
 
 def build(arguments: dict[str, Any]) -> Any:
-    """The application of one model, or several; Ray Serve calls this where a config file names it.
+    """The application for one model, or several. Ray Serve calls this if a config file names it.
 
-    An alias is looked up when this is called, and not followed: deploy again to look it up again.
+    Aliases are looked up once, and not followed; deploy again to look them up again.
 
     Args:
-        arguments: the settings of the step `serve`, and `runs`, the folder that all machines share, where
-            the model's registry is if MLFLOW_TRACKING_URI names no other.
+        arguments: the settings of the step `serve`, and `runs`, a folder that all machines share. It holds
+            the registry, unless MLFLOW_TRACKING_URI names another one.
 
     Returns:
         A `ray.serve.Application`.
 
     Raises:
-        ConfigError: settings that are none, or no such model.
+        ConfigError: a setting is wrong, or there is no such model.
     """
-
     runs = Path(arguments.get("runs", "runs"))
     config = validate(ServeConfig, {name: value for name, value in arguments.items() if name != "runs"})
     if any(settings.challenger for settings in config.each().values()):
-        raise ConfigError("challenger: aliases are not followed here; use `headway serve`")
+        raise ConfigError(
+            "challenger: needs `headway serve`; an application from a config file does not follow aliases"
+        )
     tracking = Tracking.at(runs)
     return bind_application(config, current_releases(config, tracking), cores_per_replica(config))

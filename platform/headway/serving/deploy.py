@@ -1,10 +1,9 @@
-"""Put a model behind HTTP on Ray Serve, and take it down again."""
+"""Starts a server on Ray Serve, and stops it again."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import socket
 import sys
@@ -17,7 +16,8 @@ from typing import Any
 from headway.cluster import connect
 from headway.config.base import ConfigError
 from headway.config.serve import ChallengerConfig, ServeConfig
-from headway.serving.http.guard import Keys
+from headway.serving.autoscaling import WaitingTokensPolicy
+from headway.serving.http.auth import Keys
 from headway.serving.resources import gpus_per_replica, load_of
 from headway.serving.rollout.watch import AliasWatch, ChallengerWatch
 from headway.serving.scheduling.messages import Release
@@ -27,38 +27,38 @@ from headway.tracking import Tracking
 _APPLICATION = "headway"
 _GATEWAY_RESOURCE = "gateway"
 _QUIET = {"log_level": "ERROR", "enable_access_log": False}
-_DRAIN_SECONDS = 30.0
-_LOOK_SECONDS = 0.1
+_DRAIN_S = 30.0
+_POLL_S = 0.1
 _watches: list[AliasWatch] = []
 
 
 def check_port(host: str, port: int) -> None:
-    """Refuse an address that cannot be bound.
+    """Check that an address can be listened on.
 
     Raises:
-        ConfigError: the port is taken, or the host is not this machine's.
+        ConfigError: the port is in use, or the host is not this machine.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise ConfigError(f"port: {host}:{port} cannot be bound: {error.strerror}") from error
+            raise ConfigError(f"port: cannot listen on {host}:{port}: {error.strerror}") from error
 
 
 def deploy(config: ServeConfig, releases: Sequence[Release], cores: int) -> str:
-    """Serve encoders, each with its own autoscaling, on a connected cluster; returns when all are ready.
+    """Serve encoders on a connected cluster, each with its own autoscaling; returns once all are ready.
 
     Args:
         config: address, replicas and limits.
-        releases: the models in the order of the settings, by the names that requests give.
+        releases: a version of each model in the settings, in their order.
         cores: that a replica computes with.
 
     Returns:
-        The server's address.
+        The server's URL.
 
     Raises:
-        ConfigError: replicas that find no room.
+        ConfigError: the replicas do not fit on the cluster.
     """
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
     connect.start_processes_ahead(1)  # Ray Serve's controller
@@ -75,10 +75,10 @@ def deploy(config: ServeConfig, releases: Sequence[Release], cores: int) -> str:
 
 
 def _wait_until_running() -> None:
-    """What `serve.run` does, which looks once a second only.
+    """Wait as `serve.run` does, but look more often than once a second.
 
     Raises:
-        RuntimeError: a replica or the gateway could not be started.
+        RuntimeError: a replica or the gateway did not start.
     """
     from ray import serve
 
@@ -87,20 +87,20 @@ def _wait_until_running() -> None:
         if application.status == "RUNNING":
             return
         if application.status == "DEPLOY_FAILED":
-            raise RuntimeError(f"deploying failed: {application.message}")
-        time.sleep(_LOOK_SECONDS)
+            raise RuntimeError(f"the server did not start: {application.message}")
+        time.sleep(_POLL_S)
 
 
 def bind_application(config: ServeConfig, releases: Sequence[Release], cores: int) -> Any:
-    """Gateway and replicas as an application of Ray Serve; needs a connected cluster.
+    """The gateway and the replicas as an application of Ray Serve; needs a connected cluster.
 
     Args:
         config: address, replicas and limits.
-        releases: what is served first, in the order of the settings.
+        releases: the first version of each model in the settings, in their order.
         cores: that a replica computes with.
 
     Raises:
-        ConfigError: replicas that find no room.
+        ConfigError: the replicas do not fit on the cluster.
     """
     import ray
     from ray import serve
@@ -114,19 +114,19 @@ def bind_application(config: ServeConfig, releases: Sequence[Release], cores: in
         release.name: _encoder(settings, release, cores, gpus, number)
         for number, (settings, release) in enumerate(pairs)
     }
-    # Where some node offers it, the gateway listens there: the one that a load balancer points to.
-    place = {_GATEWAY_RESOURCE: 0.001} if _GATEWAY_RESOURCE in ray.cluster_resources() else {}
+    # If a node offers this resource, the gateway runs there: a load balancer points to that node.
+    resources = {_GATEWAY_RESOURCE: 0.001} if _GATEWAY_RESOURCE in ray.cluster_resources() else {}
     return serve.deployment(
         Gateway,
-        ray_actor_options={"num_cpus": 0, "resources": place},
+        ray_actor_options={"num_cpus": 0, "resources": resources},
         health_check_period_s=2,
-        graceful_shutdown_timeout_s=_DRAIN_SECONDS,
+        graceful_shutdown_timeout_s=_DRAIN_S,
         graceful_shutdown_wait_loop_s=0.2,
     ).bind(_settings(config, gpus), {release.name: release for release in served}, encoders)
 
 
 def follow_aliases(config: ServeConfig, tracking: Tracking) -> None:
-    """Serve what the models' aliases point to, also when they move, until `undeploy`."""
+    """Switch versions when the models' aliases move, until `undeploy`."""
     for name, settings in config.each().items():
         if settings.model is None or "@" not in settings.model or not settings.watch_interval_s:
             continue
@@ -139,16 +139,16 @@ def follow_aliases(config: ServeConfig, tracking: Tracking) -> None:
 
 
 def undeploy() -> None:
-    """Take the application down and wait until requests in flight are answered; nothing where none is up."""
+    """Stop the server once requests in flight are answered; does nothing if none runs."""
     from ray import serve
     from ray.exceptions import RayError
     from ray.serve.exceptions import RayServeException
 
     while _watches:
         _watches.pop().stop()
-    # Ray Serve stops the replicas at the same time as the gateway, which still needs them.
+    # Ray Serve would stop the replicas together with the gateway, which still needs them.
     with contextlib.suppress(RayServeException, RayError, TimeoutError):
-        _gateway().drain.remote().result(timeout_s=_DRAIN_SECONDS)
+        _gateway().drain.remote().result(timeout_s=_DRAIN_S)
     with contextlib.suppress(RayServeException):
         serve.delete(_APPLICATION)
 
@@ -170,7 +170,7 @@ def _tell_gateway(method: str, *arguments: Any) -> str | None:
     import ray
 
     if not ray.is_initialized():
-        sys.exit()  # the watching thread, not the process: what it served has gone with the cluster
+        sys.exit()  # ends the watch's thread, not the process: the server ended with the cluster
     problem: str | None = getattr(_gateway(), method).remote(*arguments).result(timeout_s=600)
     return problem
 
@@ -206,44 +206,29 @@ def _encoder(config: ServeConfig, release: Release, cores: int, gpus: float, num
 
     from headway.serving.scheduling.replica import Encoder
 
-    least, most = config.replicas
+    minimum, maximum = config.replicas
     versions = 2 if config.challenger is None else 3
     settings = ReplicaSettings(cores, config.precision, versions, config.cuda_graphs)
     scaling = AutoscalingConfig(
-        min_replicas=least,
-        max_replicas=most,
+        min_replicas=minimum,
+        max_replicas=maximum,
         metrics_interval_s=0.5,
         look_back_period_s=2.0,
         upscale_delay_s=1.0,
         downscale_delay_s=config.downscale_delay_s,
         policy=AutoscalingPolicy(
-            policy_function=ByWaitingTokens, policy_kwargs={"tokens": load_of(config, gpus).replica}
+            policy_function=WaitingTokensPolicy, policy_kwargs={"tokens": load_of(config, gpus).replica}
         ),
     )
     return serve.deployment(
         Encoder,
         name=f"Encoder-{number}" if number else "Encoder",
-        # Where nothing is reserved, replicas share the cores; asking for a whole one would keep all but
-        # the first few from ever starting on a small machine.
+        # Replicas share the cores unless some are reserved. If each asked for one, only the first few could
+        # start on a small machine.
         ray_actor_options={"num_cpus": config.replica_cpus, "num_gpus": gpus},
         max_ongoing_requests=3,
         autoscaling_config=scaling,
         health_check_period_s=2,
-        graceful_shutdown_timeout_s=_DRAIN_SECONDS,
+        graceful_shutdown_timeout_s=_DRAIN_S,
         graceful_shutdown_wait_loop_s=0.2,
     ).bind(release, settings)
-
-
-class ByWaitingTokens:
-    """Ray Serve's autoscaling policy: so many replicas that each has its share of the waiting tokens."""
-
-    def __init__(self, tokens: int) -> None:
-        self._tokens = tokens
-
-    def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
-        """The number of replicas wanted, and no state."""
-        reported = context.aggregated_metrics.get("waiting_tokens", {})
-        waiting = max(reported.values(), default=0.0)
-        # Work under way keeps one replica, though nothing waits.
-        busy = 1 if context.total_num_requests > 0 else 0
-        return max(busy, math.ceil(waiting / self._tokens)), {}

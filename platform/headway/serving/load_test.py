@@ -1,4 +1,4 @@
-"""A client that keeps a server busy, and measures what it gets."""
+"""A load test: keeps a server busy from many clients at once, and measures its answers."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _TIMEOUT = aiohttp.ClientTimeout(total=120)
 
 @dataclass
 class LoadResult:
-    """What came back.
+    """What a load test measured.
 
     Attributes:
         seconds: from the first request to the last answer.
-        latencies: seconds of each good answer, in the order they came.
-        statuses: how often each status came; 0 where the connection broke.
-        texts: answered well.
-        client_cpu: seconds of processor time that the client itself took.
+        latencies: seconds of each answer with status 200, in the order of arrival.
+        statuses: how often each status came; 0 if the connection broke.
+        texts: in requests with status 200.
+        client_cpu: seconds of CPU time that the client took.
     """
 
     seconds: float = 0.0
@@ -35,21 +35,21 @@ class LoadResult:
 
     @property
     def failed(self) -> int:
-        """Requests without a good answer."""
+        """Requests without status 200."""
         return sum(count for status, count in self.statuses.items() if status != 200)
 
     @property
     def texts_per_second(self) -> float:
-        """Throughput."""
+        """Throughput of the server."""
         return self.texts / self.seconds
 
-    def quantile(self, share: float) -> float:
-        """Latency in seconds that so large a share of the answers did not exceed."""
+    def quantile(self, fraction: float) -> float:
+        """The latency in seconds that this fraction of the answers did not exceed."""
         ordered = sorted(self.latencies)
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
+        return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))] if ordered else float("nan")
 
     def summary(self) -> dict[str, float]:
-        """The figures that matter."""
+        """The figures as a flat mapping."""
         return {
             "requests": sum(self.statuses.values()),
             "failed": self.failed,
@@ -68,14 +68,14 @@ async def apply_load(
     headers: dict[str, str] | None = None,
     check: Callable[[Any, Any], None] | None = None,
 ) -> LoadResult:
-    """Send requests from so many clients, each of which waits for its answer before the next.
+    """Send requests from several clients, each of which waits for an answer before its next request.
 
     Args:
-        url: whole address of the operation.
-        requests: (JSON body, texts in it).
-        clients: at once.
+        url: of the operation, in full.
+        requests: JSON bodies, each with the number of texts in it.
+        clients: number of them.
         headers: of every request.
-        check: called with each body and its answer.
+        check: called with each body and the content of its answer.
     """
     result, remaining = LoadResult(), iter(requests)
     started, cpu = time.perf_counter(), _cpu_seconds()
@@ -119,7 +119,7 @@ async def _ask(
 def bodies(
     texts: Sequence[str], requests: int, texts_a_request: int, model: str | None
 ) -> Iterable[tuple[Any, int]]:
-    """Bodies for `/v1/embeddings` and `/v1/classify` that go through the texts in turn."""
+    """Bodies for `/v1/embeddings` and `/v1/classify`, which take the texts in order, again and again."""
     named = {} if model is None else {"model": model}
     for number in range(requests):
         first = number * texts_a_request

@@ -1,26 +1,27 @@
-"""What an operator watches, in Prometheus' format."""
+"""The server's metrics, in Prometheus' format."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from headway.serving.rollout.challenger import Challenger
+
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _TOKENS = (16, 64, 256, 1024, 2048, 4096, 8192, 16384)
 
-_TRIAL_FIGURES = {
-    "compared": "Texts that the version that answers and the challenger both answered.",
-    "agreement": "Share of them with the same outcome.",
-    "greatest_difference": "Between two probabilities of the same outcome.",
-    "min_cosine": "Between two embeddings of the same text.",
+_COMPARISON_FIGURES = {
+    "compared": "Texts that both the serving version and the challenger answered.",
+    "agreement": "Fraction of them with the same outcome.",
+    "greatest_difference": "Greatest difference between two scores of the same outcome.",
+    "min_cosine": "Lowest cosine between two embeddings of the same text.",
 }
 
 
 class Metrics:
-    """The gateway's counters."""
+    """The gateway's counters, gauges and histograms."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -29,51 +30,51 @@ class Metrics:
         )
         self.latency = Histogram(
             "headway_request_seconds",
-            "From the request's head to the end of its answer.",
+            "From the head of a request to the end of its answer.",
             ["path"],
             buckets=_SECONDS,
             registry=self._registry,
         )
         self.waiting = self._gauge("headway_waiting_tokens", "Tokens that wait for a replica.", "model")
-        self.replicas = self._gauge("headway_replicas", "Replicas that answered lately.", "model")
-        self.version = self._gauge(
-            "headway_model_info", "1 for the version that answers.", "model", "version"
-        )
+        self.replicas = self._gauge("headway_replicas", "Replicas that answered recently.", "model")
+        self.version = self._gauge("headway_model_info", "1 for the serving version.", "model", "version")
         self.tokens = Counter("headway_tokens", "Tokens computed.", ["model"], registry=self._registry)
         self.pack_tokens = Histogram(
-            "headway_pack_tokens", "Tokens a pack.", ["model"], buckets=_TOKENS, registry=self._registry
+            "headway_pack_tokens", "Tokens in a pack.", ["model"], buckets=_TOKENS, registry=self._registry
         )
         self.retries = Counter(
             "headway_retries",
-            "Packs sent again, their replica being lost.",
+            "Packs sent again after their replica was lost.",
             ["model"],
             registry=self._registry,
         )
-
-        self.trials = {
+        self._comparisons = {
             figure: self._gauge(f"headway_trial_{figure}", text, "model", "version", "operation")
-            for figure, text in _TRIAL_FIGURES.items()
+            for figure, text in _COMPARISON_FIGURES.items()
         }
-        self.trial_requests = self._gauge(
+        self._challenged = self._gauge(
             "headway_trial_requests",
-            "Requests of a trial: answered by the challenger, shed, failed.",
+            "Requests to a challenger: answered, shed, failed.",
             *("model", "version", "outcome"),
         )
 
-    def show_trials(self, reports: Mapping[str, Mapping[str, Any]]) -> None:
-        """Show how the versions that are tried do, by model."""
-        for gauge in (*self.trials.values(), self.trial_requests):
+    def show_challengers(self, challengers: Mapping[str, Challenger]) -> None:
+        """Show how the challengers do, by model."""
+        for gauge in (*self._comparisons.values(), self._challenged):
             gauge.clear()
-        for name, report in reports.items():
-            for outcome in ("answered", "shed", "failed"):
-                self.trial_requests.labels(name, report["version"], outcome).set(report[outcome])
-            for operation, figures in report["operations"].items():
-                for figure in self.trials.keys() & figures.keys():
-                    self.trials[figure].labels(name, report["version"], operation).set(figures[figure])
+        for name, challenger in challengers.items():
+            version = challenger.release.version
+            self._challenged.labels(name, version, "answered").set(challenger.answered)
+            self._challenged.labels(name, version, "shed").set(challenger.shed)
+            self._challenged.labels(name, version, "failed").set(challenger.failed)
+            for operation, comparison in challenger.comparisons.items():
+                figures = {"compared": comparison.compared, **comparison.quality()}
+                for figure, value in figures.items():
+                    self._comparisons[figure].labels(name, version, operation).set(value)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(name, text, labels, registry=self._registry)
 
     def exposition(self) -> tuple[bytes, str]:
-        """All values, and the type of the text."""
+        """All values, and the media type of the text."""
         return generate_latest(self._registry), CONTENT_TYPE_LATEST

@@ -1,4 +1,4 @@
-"""A registered classifier as MLflow runs it: this file travels with the model and needs no Headway."""
+"""A registered classifier as MLflow runs it. This file is stored with the model and needs no Headway."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas
 
 
 class TextClassifier(mlflow.pyfunc.PythonModel):
-    """Texts in the column `text` → columns `label` and `score`, the winning class's probability."""
+    """Turns a column `text` into the columns `label` and `score`, the probability of that label."""
 
     def load_context(self, context: Any) -> None:
         """Load weights (safetensors) and tokenizer."""

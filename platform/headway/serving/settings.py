@@ -1,4 +1,4 @@
-"""What the gateway and the replicas are told when they start."""
+"""The settings that the gateway and the replicas start with."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class GatewaySettings:
     Attributes:
         host: to listen on.
         port: to listen on.
-        pack_tokens: tokens a replica computes at once.
+        pack_tokens: tokens that a replica computes at once.
         queue_tokens: tokens that may wait for a replica.
-        request_timeout_s: seconds a client waits at most.
-        cache_size: embeddings kept.
+        request_timeout_s: seconds that a client waits at most.
+        cache_size: embeddings kept for texts that come again.
         max_body: bytes of a request's body.
-        body_timeout: seconds in which a body must have come.
-        key_digests: SHA-256 of the keys that may ask; none lets everybody.
-        requests_per_second: requests a second of each key; None for any number.
-        ssl_certfile: file, for TLS.
-        ssl_keyfile: file, for TLS.
+        body_timeout: seconds in which a body must arrive.
+        key_digests: SHA-256 digests of the keys that may ask; without any, everybody may.
+        requests_per_second: that each key may send; None for any number.
+        ssl_certfile: PEM file, for TLS.
+        ssl_keyfile: PEM file, for TLS.
     """
 
     host: str
@@ -47,8 +47,8 @@ class ReplicaSettings:
     Attributes:
         threads: cores that it computes with.
         precision: of weights and products.
-        versions: of the model that it keeps in memory at most.
-        cuda_graphs: whether small packs on a GPU are recorded.
+        versions: of the model, kept in memory at most.
+        cuda_graphs: whether small packs run as CUDA graphs on a GPU.
     """
 
     threads: int

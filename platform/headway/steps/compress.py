@@ -18,7 +18,7 @@ from headway.data.sources.documents import read_documents
 from headway.data.sources.splitting import drop_duplicates
 from headway.engine.inference.int8 import write_roundings
 from headway.inference.model import EncoderModel
-from headway.inference.packing import Operation, Pack
+from headway.inference.packing import Operation, OperationName, Pack
 from headway.inference.tokens import TextTokenizer
 from headway.runs.context import Context, StepResult
 from headway.tracking.references import model_folder
@@ -69,7 +69,9 @@ def _packs(config: CompressConfig, folder: Path, longest: int) -> list[Pack]:
 
 def _compared(exact: EncoderModel, rounded: EncoderModel, packs: Sequence[Pack]) -> dict[str, Any]:
     """How close int8 is to the original on texts that set no scales, and how fast it is."""
-    operations = ["embed"] + (["classify"] if "classify" in exact.description.abilities else [])
+    operations: list[OperationName] = ["embed"]
+    if "classify" in exact.description.abilities:
+        operations.append("classify")
     cosines: list[float] = []
     same: list[bool] = []
     for pack in packs:

@@ -148,7 +148,7 @@ class Scorer:
         from headway.inference.packing import Operation, Pack
 
         description = self._model.description
-        operation = Operation("classify" if "classify" in description.abilities else "embed")
+        operation = Operation(description.main_operation)
         sequences = [piece.sequence for piece in self._tokenizer.pieces(batch["text"].to_pylist())]
         outputs: list[Any] = [None] * len(sequences)
         max_tokens = _PACK_TOKENS[self._model.device.type]

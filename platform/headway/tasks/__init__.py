@@ -1,1 +1,1 @@
-"""What an encoder is fine-tuned for: a file a kind, and what they share in `task`."""
+"""The kinds of tasks that an encoder can be fine-tuned for: one file each, and what all share in `task`."""

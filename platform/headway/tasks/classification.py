@@ -1,4 +1,4 @@
-"""Texts, or pairs of texts, with one label each."""
+"""Classification: texts, or pairs of texts, with one label each."""
 
 from __future__ import annotations
 
@@ -30,18 +30,20 @@ class Classification(TextTask):
 
     @classmethod
     def check(cls, splits: Splits) -> None:
-        """Refuse fewer than two classes, one with a single row, and one that was never trained on."""
+        """See `Task`: at least two classes, each with two rows and in the training split."""
         counts = Counter(str(item.target) for items in splits.values() for item in items)
         trained = {str(item.target) for item in splits["train"]}
         if len(trained) < 2:
-            raise ConfigError(f"task: {len(trained)} class(es) to train on; at least 2 are needed")
+            raise ConfigError(f"task: the training split has {len(trained)} class(es); at least 2 are needed")
         for name, items in splits.items():
             unseen = sorted({str(item.target) for item in items} - trained)
             if unseen:
-                raise ConfigError(f"task: class {unseen[0]!r} of the {name} split has no training text")
+                raise ConfigError(
+                    f"task: class {unseen[0]!r} of the {name} split has no row in the training split"
+                )
         for label, count in sorted(counts.items()):
             if count == 1:
-                raise ConfigError(f"task: class {label!r} has a single row; at least 2 are needed")
+                raise ConfigError(f"task: class {label!r} has only one row; at least 2 are needed")
 
     @classmethod
     def label_names(cls, splits: Splits) -> list[str]:
@@ -50,7 +52,7 @@ class Classification(TextTask):
 
     def label_array(self, rows: Rows) -> np.ndarray:
         """Indices of the labels, int64, shape (rows,)."""
-        index = {label: place for place, label in enumerate(self.labels)}
+        index = {label: i for i, label in enumerate(self.labels)}
         return np.asarray([index[str(target)] for target in rows.targets], dtype=np.int64)
 
     def objective(self, model: Any, config: FinetuneConfig, rows: Rows) -> ClassificationObjective:
@@ -63,10 +65,9 @@ class Classification(TextTask):
 
     def scores(self, rows: Rows, predictions: list[np.ndarray], batches: Any) -> dict[str, float]:
         """Accuracy and macro-F1."""
-        found = classification_scores(
-            self.label_array(rows), np.stack(predictions).argmax(-1), len(self.labels)
-        )
-        return {name: found[name] for name in ("accuracy", "macro_f1")}
+        predicted = np.stack(predictions).argmax(-1)
+        scores = classification_scores(self.label_array(rows), predicted, len(self.labels))
+        return {name: scores[name] for name in ("accuracy", "macro_f1")}
 
 
 def classification_scores(labels: np.ndarray, predicted: np.ndarray, num_labels: int) -> dict[str, Any]:
@@ -82,7 +83,7 @@ def classification_scores(labels: np.ndarray, predicted: np.ndarray, num_labels:
 
 
 def tfidf_baseline(task: Classification, train: Rows, test: Rows) -> dict[str, Any]:
-    """Scores of logistic regression on TF-IDF of words and word pairs: what no encoder has to be for."""
+    """Scores of logistic regression on TF-IDF of words and word pairs, which an encoder should beat."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

@@ -1,4 +1,4 @@
-"""Sentence embeddings: texts that mean the same lie close to each other."""
+"""Sentence embeddings: texts with the same meaning get similar vectors."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from headway.tasks.task import Item, Rows, Splits, Task
 
 
 class Embeddings(Task):
-    """Mean-pooled vectors; judged by how well their cosines rank scored pairs, or find each anchor's own.
+    """Learns mean-pooled vectors. Judged by their cosines: do they rank scored pairs, or find each positive?
 
-    What it saves is a `SentenceTransformer`, and to transformers the encoder within.
+    A saved model is a `SentenceTransformer`; transformers sees the encoder in it.
     """
 
     kind = "embeddings"
@@ -48,15 +48,15 @@ class Embeddings(Task):
 
     @classmethod
     def check(cls, splits: Splits) -> None:
-        """Refuse a single row, and scores that are all the same."""
+        """See `Task`: at least two rows, and scores that differ."""
         for name, items in splits.items():
             scored = items[0].target is not None
             if len(items) < 2 or (scored and len({item.target for item in items}) < 2):
-                raise ConfigError(f"task: the {name} split needs 2 rows or more, of different scores")
+                raise ConfigError(f"task: the {name} split needs at least 2 rows with different scores")
 
     @property
     def is_scored(self) -> bool:
-        """Whether pairs come with a score of how alike they are."""
+        """Whether each pair has a score of how similar its texts are."""
         return self.settings.get("score_column") is not None
 
     def batches(
@@ -74,17 +74,17 @@ class Embeddings(Task):
         )
 
     def trained_on(self, rows: Rows) -> Rows:
-        """See `Task`; multiple negatives learns from pairs that are alike."""
-        least = self.settings.get("min_score")
-        if least is None or self.settings["loss"] != "multiple-negatives":
+        """See `Task`; multiple negatives learns only from similar pairs."""
+        min_score = self.settings.get("min_score")
+        if min_score is None or self.settings["loss"] != "multiple-negatives":
             return rows
-        kept = rows.take(i for i, target in enumerate(rows.targets) if target >= least)
+        kept = rows.take(i for i, target in enumerate(rows.targets) if target >= min_score)
         if not len(kept):
-            raise ConfigError(f"task.min_score: no training pair is scored {least:g} or more")
+            raise ConfigError(f"task.min_score: no training pair has a score of at least {min_score:g}")
         return kept
 
     def _as_cosines(self, scores: np.ndarray) -> np.ndarray:
-        """Scores stretched to 0 … 1 over the range they have in training."""
+        """Scores, with the range they have in the training split mapped to 0 … 1."""
         if not self.is_scored:
             return scores
         low, high = self._score_range
@@ -96,21 +96,21 @@ class Embeddings(Task):
         return min(targets), max(targets)
 
     def objective(self, model: Any, config: FinetuneConfig, rows: Rows) -> EmbeddingObjective:
-        """See `Task`; a pooler of BERT's plays no part."""
+        """See `Task`; BERT's pooler is not used, and so not trained."""
         pooler = getattr(model, "pooler", None)
         if pooler is not None:
             pooler.requires_grad_(False)
         return EmbeddingObjective(model, group_size=len(rows.texts[0]), kind=self.settings["loss"])
 
     def scores(self, rows: Rows, predictions: list[np.ndarray], batches: Any) -> dict[str, float]:
-        """Correlation of cosines with scores; without scores, of finding each anchor's own second text."""
+        """How well cosines rank the pairs; without scores, how well they find each second text."""
         vectors = np.stack(predictions)
         if self.is_scored:
             return correlations(np.asarray(rows.targets), (vectors[:, 0] * vectors[:, 1]).sum(-1))
         return retrieval_scores(vectors[:, 0], vectors[:, 1], [texts[1] for texts in rows.texts])
 
     def save(self, model: Any, tokenizer_folder: Path, folder: Path) -> None:
-        """See `Task`; with the files that make it a `SentenceTransformer`."""
+        """See `Task`; adds the files that make it a `SentenceTransformer`."""
         super().save(model, tokenizer_folder, folder)
         modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
         _write_json(
@@ -130,18 +130,21 @@ class Embeddings(Task):
 
 
 def retrieval_scores(anchors: np.ndarray, seconds: np.ndarray, texts: list[str]) -> dict[str, float]:
-    """How high each anchor's own second text ranks among those of all rows.
+    """How high the second text of each pair ranks among those of all pairs, by its cosine to the first.
 
     Args:
-        anchors: float32, shape (rows, hidden_size), of length 1.
-        seconds: likewise, in the same order.
-        texts: the second texts; the same text is the same answer wherever it stands.
+        anchors: vectors of the first texts, of unit length, float32 (rows, hidden_size).
+        seconds: those of the second texts, in the same order.
+        texts: the second texts; rows with equal texts count as the same answer.
+
+    Returns:
+        `mrr`, the mean reciprocal rank, and `accuracy`, the fraction of ranks that are 1.
     """
     cosines = anchors @ seconds.T
-    own = np.diagonal(cosines)
+    paired = np.diagonal(cosines)
     index = np.unique(texts, return_inverse=True)[1]
     other = index[None, :] != index[:, None]
-    ranks = 1 + ((cosines > own[:, None]) & other).sum(1)
+    ranks = 1 + ((cosines > paired[:, None]) & other).sum(1)
     return {"mrr": float((1.0 / ranks).mean()), "accuracy": float((ranks == 1).mean())}
 
 

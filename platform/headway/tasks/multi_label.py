@@ -1,4 +1,4 @@
-"""Texts, or pairs of texts, with any number of labels each."""
+"""Multi-label classification: texts, or pairs of texts, with any number of labels each."""
 
 from __future__ import annotations
 
@@ -30,14 +30,16 @@ class MultiLabel(TextTask):
 
     @classmethod
     def check(cls, splits: Splits) -> None:
-        """Refuse rows without any label to train on, and labels that were never trained on."""
+        """See `Task`: some label in the training split, and no other label elsewhere."""
         trained = {label for item in splits["train"] for label in item.target}
         if not trained:
             raise ConfigError("task: no training row has a label")
         for name, items in splits.items():
             unseen = sorted({label for item in items for label in item.target} - trained)
             if unseen:
-                raise ConfigError(f"task: label {unseen[0]!r} of the {name} split has no training text")
+                raise ConfigError(
+                    f"task: label {unseen[0]!r} of the {name} split has no row in the training split"
+                )
 
     @classmethod
     def label_names(cls, splits: Splits) -> list[str]:
@@ -46,30 +48,30 @@ class MultiLabel(TextTask):
 
     def label_array(self, rows: Rows) -> np.ndarray:
         """Which labels each row has, float32, shape (rows, labels)."""
-        index = {label: place for place, label in enumerate(self.labels)}
+        index = {label: i for i, label in enumerate(self.labels)}
         result = np.zeros((len(rows), len(self.labels)), dtype=np.float32)
         for row, target in enumerate(rows.targets):
             result[row, [index[label] for label in target]] = 1.0
         return result
 
     def objective(self, model: Any, config: FinetuneConfig, rows: Rows) -> MultiLabelObjective:
-        """See `Task`; balanced weights are the rows without a label over those with it."""
+        """See `Task`; a balanced weight is the number of rows without a label over that with it."""
         weights = None
         if config.class_weights == "balanced":
-            having = self.label_array(rows).sum(0)
-            weights = torch.from_numpy((len(rows) - having) / np.maximum(having, 1.0)).float()
+            counts = self.label_array(rows).sum(0)
+            weights = torch.from_numpy((len(rows) - counts) / np.maximum(counts, 1.0)).float()
         return MultiLabelObjective(model, positive_weights=weights)
 
     def scores(self, rows: Rows, predictions: list[np.ndarray], batches: Any) -> dict[str, float]:
-        """Micro- and macro-F1, the share of rows with all labels right, and mean average precision."""
+        """Micro- and macro-F1, the fraction of rows with all labels right, and mean average precision."""
         from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 
         truth, scores = self.label_array(rows), expit(np.stack(predictions))
-        found = scores >= self.settings.get("threshold", 0.5)
+        predicted = scores >= self.settings.get("threshold", 0.5)
         known = truth.any(0)
         return {
-            "micro_f1": float(f1_score(truth, found, average="micro", zero_division=0)),
-            "macro_f1": float(f1_score(truth, found, average="macro", zero_division=0)),
-            "subset_accuracy": float(accuracy_score(truth, found)),
+            "micro_f1": float(f1_score(truth, predicted, average="micro", zero_division=0)),
+            "macro_f1": float(f1_score(truth, predicted, average="macro", zero_division=0)),
+            "subset_accuracy": float(accuracy_score(truth, predicted)),
             "mean_average_precision": float(average_precision_score(truth[:, known], scores[:, known])),
         }

@@ -1,4 +1,4 @@
-"""A source's rows into a prepared task: read, checked, split, and tokenised once for all who use it."""
+"""Prepares tasks: reads the rows of a source, checks, splits and tokenizes them, once for all runs."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from headway.tasks.task import SPLITS, Item, Splits, Task, open_task, settings_o
 
 
 def read_task(config: Any) -> Splits:
-    """The rows of each split: the held-out ones are the test, whatever else changes.
+    """Read a task's rows and split them. Which rows are the test does not depend on other settings.
 
     Raises:
-        ConfigError: a source or a row that cannot be read; splits that nothing could be learnt from.
+        ConfigError: a source or a row cannot be read, or nothing can be learned from a split.
     """
     kind = task_class(config.kind)
     items = _distinct(_read(kind, config))
-    test = _kept_apart(kind, config, "test")
-    validation = _kept_apart(kind, config, "validation")
+    test = _separate_split(kind, config, "test")
+    validation = _separate_split(kind, config, "validation")
     if test is None:
         items, test = split_items(items, config.held_out)
     if validation is None:
@@ -39,10 +39,14 @@ def read_task(config: Any) -> Splits:
 
 
 def check_splits(kind: type[Task], splits: Splits, origin: str) -> None:
-    """Refuse splits of which one is empty, or that nothing could be learnt from."""
+    """Check that no split is empty, and that something can be learned from them.
+
+    Raises:
+        ConfigError: one line that says what is wrong.
+    """
     for name, items in splits.items():
         if not items:
-            raise ConfigError(f"task: {origin!r} has too few rows: none falls into the {name} split")
+            raise ConfigError(f"task: {origin!r} has too few rows; the {name} split is empty")
     kind.check(splits)
 
 
@@ -51,29 +55,35 @@ def _read(kind: type[Task], config: Any) -> list[Item]:
     return [kind.item(config, row) for row in read_rows(config, kind.columns(config), label_column)]
 
 
-def _kept_apart(kind: type[Task], config: TaskConfig, name: str) -> list[Item] | None:
-    """Rows of a split that has a source or a `datasets` split of its own."""
+def _separate_split(kind: type[Task], config: TaskConfig, name: str) -> list[Item] | None:
+    """The rows of a split with its own source or `datasets` split; None if it has neither."""
     source, split = getattr(config, f"{name}_source"), getattr(config, f"{name}_split")
     if source is None and split is None:
         return None
-    place = {"source": source or config.source, "split": split or config.split}
-    return _read(kind, config.model_copy(update=place))
+    separate = {"source": source or config.source, "split": split or config.split}
+    return _read(kind, config.model_copy(update=separate))
 
 
 def _distinct(items: Sequence[Item]) -> list[Item]:
-    """The first of each set of rows with the same texts."""
+    """The first row of each group with the same texts."""
     unique: dict[bytes, Item] = {}
     for item in items:
         unique.setdefault(text_key("\n".join(item.texts)), item)
     return list(unique.values())
 
 
-def split_items(items: Sequence[Item], share: float, salt: str = "held-out") -> tuple[list[Item], list[Item]]:
-    """Rows kept and rows held out, about `share` of them; rows with the same key never part."""
+def split_items(
+    items: Sequence[Item], fraction: float, salt: str = "held-out"
+) -> tuple[list[Item], list[Item]]:
+    """Split off about this fraction of the rows; rows with the same key stay together.
+
+    Returns:
+        The rows that are kept, and those that are split off.
+    """
     kept: list[Item] = []
     held_out: list[Item] = []
     for item in items:
-        (held_out if unit_hash(text_key(item.key), salt) < share else kept).append(item)
+        (held_out if unit_hash(text_key(item.key), salt) < fraction else kept).append(item)
     return kept, held_out
 
 
@@ -86,15 +96,15 @@ def prepare_task(
     max_length: int = 128,
     settings: dict[str, Any] | None = None,
 ) -> Task:
-    """Tokenise a task's splits, or find them tokenised by an earlier call.
+    """Tokenize a task's splits, unless an earlier call has done so.
 
     Args:
-        splits: rows of `train`, `validation` and `test`.
-        tokenizer: the encoder's.
-        stores: folder of all prepared tasks; this one's name there is a digest of its content.
+        splits: the rows of `train`, `validation` and `test`.
+        tokenizer: of the encoder.
+        stores: folder of all prepared tasks; each is in a folder named by a digest of its content.
         kind: of the task.
         max_length: tokens of a sequence at most, special ones included.
-        settings: what else says what is learnt.
+        settings: other settings that say what is learned.
     """
     about = {"kind": kind, "max_length": max_length, "settings": settings or {}}
     digest = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=10)
@@ -123,7 +133,7 @@ def _write_split(folder: Path, items: Sequence[Item], stores: dict[str, Any]) ->
 
 
 def prepared(config: Any, tokenizer: PreTrainedTokenizerBase, stores: Path) -> Task:
-    """The task that settings describe, read and prepared if need be."""
+    """The task that some settings describe, prepared if need be."""
     return prepare_task(
         read_task(config),
         tokenizer,

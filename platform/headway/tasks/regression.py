@@ -1,4 +1,4 @@
-"""Texts, or pairs of texts, with a number each."""
+"""Regression: texts, or pairs of texts, with a number each."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from headway.tasks.texts import TextTask
 
 
 class Regression(TextTask):
-    """Squared error; judged by rank correlation.
+    """Learns with squared error. Judged by rank correlation.
 
-    The head learns the numbers as they are; scale those far from 1.
+    The head learns the numbers as they are. If they are far from 1, scale them.
     """
 
     kind = "regression"
@@ -34,7 +34,9 @@ class Regression(TextTask):
         """Refuse numbers that are all the same."""
         for name, items in splits.items():
             if len({item.target for item in items}) < 2:
-                raise ConfigError(f"task: all numbers of the {name} split are {items[0].target}")
+                raise ConfigError(
+                    f"task: all numbers of the {name} split are {items[0].target}; they must differ"
+                )
 
     def label_array(self, rows: Rows) -> np.ndarray:
         """The numbers, float32, shape (rows,)."""
@@ -46,18 +48,18 @@ class Regression(TextTask):
 
     def scores(self, rows: Rows, predictions: list[np.ndarray], batches: Any) -> dict[str, float]:
         """Spearman's and Pearson's correlation, and the root of the mean squared error."""
-        truth, found = self.label_array(rows), np.asarray(predictions)
-        error = float(np.sqrt(np.mean((truth - found) ** 2)))
-        return correlations(truth, found) | {"rmse": error}
+        truth, predicted = self.label_array(rows), np.asarray(predictions)
+        error = float(np.sqrt(np.mean((truth - predicted) ** 2)))
+        return correlations(truth, predicted) | {"rmse": error}
 
 
-def correlations(truth: np.ndarray, found: np.ndarray) -> dict[str, float]:
-    """Spearman's and Pearson's correlation; 0 where one side is constant and neither is defined."""
+def correlations(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """Spearman's and Pearson's correlation; 0 if one side is constant, which leaves them undefined."""
     from scipy.stats import pearsonr, spearmanr
 
-    if np.ptp(truth) == 0 or np.ptp(found) == 0:
+    if np.ptp(truth) == 0 or np.ptp(predicted) == 0:
         return {"spearman": 0.0, "pearson": 0.0}
     return {
-        "spearman": float(spearmanr(truth, found).statistic),
-        "pearson": float(pearsonr(truth, found).statistic),
+        "spearman": float(spearmanr(truth, predicted).statistic),
+        "pearson": float(pearsonr(truth, predicted).statistic),
     }

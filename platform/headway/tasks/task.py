@@ -1,7 +1,7 @@
-"""What every task is: its rows prepared once, batches and a loss to learn from, scores to judge by.
+"""The base class of all tasks: prepared rows, batches and a loss to learn with, scores to judge by.
 
-A kind of task is one subclass of `Task`, in the file of the kind's name. Its class methods turn a source's
-rows into `Item`s; the rest works on the folder that `prepare_task` makes of them.
+Each kind of task is a subclass of `Task`, in a file named after the kind. Its class methods turn the rows of
+a source into `Item`s; its other methods work on the folder that `prepare_task` writes for them.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from headway.engine.training.objectives import TaskObjective
 
 
 class Item(NamedTuple):
-    """One row of a task as it was read.
+    """One row of a task, as it was read.
 
     Attributes:
-        texts: tokenised apart from each other.
-        target: what is learnt of them, in JSON's types.
-        key: rows with the same key are all held out, or none is.
-        origin: for messages.
+        texts: each is tokenized by itself.
+        target: what is learned about them, in JSON's types.
+        key: rows with the same key are in the same split.
+        origin: file and line, for messages.
     """
 
     texts: Sequence[str]
@@ -51,13 +51,13 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one split, or some of them.
+    """The rows of a split, or some of them.
 
     Attributes:
         texts: of each row, as they were read.
         targets: of each row.
-        stores: token ids of each row's texts, int32, without special tokens, and whatever else belongs to
-            the tokens, by name: a list a row of an array a text.
+        stores: what is stored for each token, by name: a list for each row, with an array for each text.
+            `tokens` holds token ids, int32, without special tokens.
     """
 
     texts: list[list[str]]
@@ -72,14 +72,14 @@ class Rows:
         """The token ids of each row's texts."""
         return self.stores["tokens"]
 
-    def take(self, places: Iterable[int]) -> Rows:
-        """The rows at these places."""
-        chosen = list(places)
+    def take(self, indices: Iterable[int]) -> Rows:
+        """The rows with these indices."""
+        chosen = list(indices)
         stores = {name: [rows[i] for i in chosen] for name, rows in self.stores.items()}
         return Rows([self.texts[i] for i in chosen], [self.targets[i] for i in chosen], stores)
 
     def few(self, per_label: int, seed: int) -> Rows:
-        """So many rows of each label, chosen at random; all of a label that has fewer."""
+        """At most so many rows of each label, chosen at random."""
         order = random_generator(seed, per_label).permutation(len(self))
         strata = np.asarray([str(target) for target in self.targets])
         chosen: list[int] = []
@@ -88,10 +88,14 @@ class Rows:
         return self.take(sorted(chosen))
 
     def fold(self, number: int, folds: int, seed: int) -> tuple[Rows, Rows]:
-        """All rows but those of one of `folds` parts, and that part; labels are shared out evenly."""
+        """Split the rows into `folds` parts with about as many rows of each label.
+
+        Returns:
+            The rows of all parts but this one, and those of this one.
+        """
         order = random_generator(seed, folds).permutation(len(self))
         strata = np.asarray([str(self.targets[i]) for i in order])
-        # Rows of a label follow each other, and each goes to the next part.
+        # Sorted by label, each row goes to the next part.
         ranked = order[np.argsort(strata, kind="stable")]
         held_out = set(ranked[number::folds].tolist())
         kept = [i for i in range(len(self)) if i not in held_out]
@@ -104,12 +108,12 @@ class Rows:
 
 
 class Task:
-    """A prepared task: a folder a split, and `task.json`.
+    """A prepared task: a folder with one folder for each split, and `task.json`.
 
     Attributes:
         kind: its name in the settings.
-        primary: the score that says which of two models is better; it is in `scores`.
-        auto_class: of transformers, the model with the head that this task needs.
+        primary: the score, among `scores`, by which models are compared.
+        auto_class: of transformers, for models with the head that this task needs.
     """
 
     kind: ClassVar[str]
@@ -127,47 +131,47 @@ class Task:
 
     @classmethod
     def item(cls, config: Any, row: Row) -> Item:
-        """What a row holds.
+        """The texts and the target of a row.
 
         Raises:
-            ConfigError: one line that names the row, the column and what is wrong with it.
+            ConfigError: one line with the row, the column and what is wrong with it.
         """
         raise NotImplementedError
 
     @classmethod
     def check(cls, splits: Splits) -> None:
-        """Refuse splits that nothing could be learnt from.
+        """Check that something can be learned from these splits.
 
         Raises:
-            ConfigError: one line.
+            ConfigError: one line that says what is missing.
         """
 
     @classmethod
     def label_names(cls, splits: Splits) -> list[str]:
-        """Names of the outputs of the head, in their order; none where they have no names."""
+        """Names of the head's outputs, in their order; empty if they have no names."""
         return []
 
     @classmethod
     def store(cls, items: Sequence[Item], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-        """What is stored of each row besides its texts: by name, an array a text of each row."""
+        """What is stored of each row besides its texts, by name: a list with an array for each text."""
         unknown = np.asarray([tokenizer.unk_token_id or 0], dtype=np.int32)
         flat = iter(tokenize(tokenizer, [text for item in items for text in item.texts]))
-        found = [[next(flat) for _ in item.texts] for item in items]
-        return {"tokens": [[ids if len(ids) else unknown for ids in row] for row in found]}
+        rows = [[next(flat) for _ in item.texts] for item in items]
+        return {"tokens": [[ids if len(ids) else unknown for ids in row] for row in rows]}
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """The kind, labels, counts and settings."""
+        """The content of `task.json`: kind, labels, counts and settings."""
         return json.loads((self.folder / "task.json").read_text())
 
     @property
     def labels(self) -> list[str]:
-        """Names of the outputs, in the order of their indices."""
+        """Names of the head's outputs, in their order."""
         return self.facts["labels"]
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The task's settings that were written."""
+        """The task's settings, as they were prepared."""
         return self.facts["settings"]
 
     @property
@@ -180,25 +184,31 @@ class Task:
         return _read_split(self.folder / name)
 
     def trained_on(self, rows: Rows) -> Rows:
-        """Those of the training rows that the loss learns from."""
+        """The training rows that the loss learns from, if not all."""
         return rows
 
     def batches(
         self, rows: Rows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int, seed: int = 0
     ) -> DealtBatches:
-        """Rows as batches for the training loop."""
+        """Batches of some rows, for the training loop."""
         raise NotImplementedError
 
     def objective(self, model: Any, config: FinetuneConfig, rows: Rows) -> TaskObjective:
-        """The loss around a model with this task's head; `rows` are those it will be trained on."""
+        """The loss, around a model with this task's head that will be trained on `rows`."""
         raise NotImplementedError
 
     def scores(self, rows: Rows, predictions: list[np.ndarray], batches: Any) -> dict[str, float]:
-        """Scores of what a model said of each row of `batches`, which were made of `rows`."""
+        """Scores of a model.
+
+        Args:
+            rows: that were predicted.
+            predictions: the model's outputs for each row of `batches`.
+            batches: made of `rows`.
+        """
         raise NotImplementedError
 
     def load(self, folder: Path, config: FinetuneConfig) -> Any:
-        """The model in a folder, with this task's head."""
+        """Load the model in a folder, with this task's head."""
         return load_model(
             folder,
             self.auto_class,
@@ -209,20 +219,20 @@ class Task:
         )
 
     def model_settings(self) -> dict[str, Any]:
-        """What the head needs in the model's configuration."""
+        """Settings of the head in the model's configuration."""
         return {}
 
     def save(self, model: Any, tokenizer_folder: Path, folder: Path) -> None:
-        """Write the model and its tokenizer, readable by transformers."""
+        """Write the model and its tokenizer in transformers' format."""
         save_model(model, folder)
         load_tokenizer(tokenizer_folder).save_pretrained(folder)
 
 
 @lru_cache(maxsize=6)
 def _read_split(folder: Path) -> Rows:
-    """Read once a process: the trials of a sweep share it. The tokens are mapped from disk."""
+    """Read a split once for all trials of a sweep. The tokens are mapped from disk."""
     lines = [json.loads(line) for line in (folder / "rows.jsonl").read_text("utf-8").split("\n")[:-1]]
-    stores = {place.name: _rows_of(open_store(place)) for place in folder.iterdir() if place.is_dir()}
+    stores = {path.name: _rows_of(open_store(path)) for path in folder.iterdir() if path.is_dir()}
     return Rows([line["texts"] for line in lines], [line["target"] for line in lines], stores)
 
 
@@ -234,21 +244,21 @@ def _rows_of(store: TokenStore) -> list[list[np.ndarray]]:
 
 
 def task_class(kind: str) -> type[Task]:
-    """The class of a kind, from the file of its name."""
+    """The class of a kind of task, from the file named after it."""
     module = importlib.import_module(f"headway.tasks.{kind.replace('-', '_')}")
-    found: type[Task] = next(
+    kind_class: type[Task] = next(
         value
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Task) and vars(value).get("kind") == kind
     )
-    return found
+    return kind_class
 
 
 def open_task(folder: Path) -> Task:
-    """A task prepared earlier.
+    """Open a task that was prepared earlier.
 
     Raises:
-        ConfigError: the folder holds none.
+        ConfigError: the folder holds no task.
     """
     if not (folder / "task.json").is_file():
         raise ConfigError(f"task: {str(folder)!r} is not a prepared task (no task.json)")
@@ -257,6 +267,6 @@ def open_task(folder: Path) -> Task:
 
 
 def settings_of(config: TaskConfig) -> dict[str, Any]:
-    """The settings of a task that say what is learnt, without those that say where rows come from."""
-    places = set(TaskConfig.model_fields) | {"kind", "labels_per_class"}
-    return config.model_dump(mode="json", exclude=places)
+    """The settings of a task that say what is learned, without those that say where rows come from."""
+    sources = set(TaskConfig.model_fields) | {"kind", "labels_per_class"}
+    return config.model_dump(mode="json", exclude=sources)

@@ -1,4 +1,4 @@
-"""Tasks that learn one thing of each text, or of each pair of texts in one sequence."""
+"""What tasks have in common that learn something about each text, or each pair of texts in one sequence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headway.tasks.task import Item, Rows, Task
 
 
 class TextTask(Task):
-    """Texts, or pairs of them; subclasses say what is learnt."""
+    """A task on texts, or pairs of texts. Subclasses say what is learned about them."""
 
     auto_class: ClassVar[Any] = AutoModelForSequenceClassification
 
@@ -34,11 +34,11 @@ class TextTask(Task):
 
     @classmethod
     def target(cls, config: Any, row: Row) -> Any:
-        """What is learnt of the row's texts."""
+        """What is learned about the texts of a row."""
         raise NotImplementedError
 
     def label_array(self, rows: Rows) -> np.ndarray:
-        """What is learnt of all rows: int64 or float32, shape (rows, …)."""
+        """What is learned about all rows, int64 or float32, shape (rows, …)."""
         raise NotImplementedError
 
     def batches(
@@ -57,13 +57,13 @@ class TextTask(Task):
         )
 
     def model_settings(self) -> dict[str, Any]:
-        """See `Task`; transformers computes the same loss when it is given labels."""
+        """See `Task`; with these, transformers computes the same loss if it gets labels."""
         settings = label_settings(self.labels) if self.labels else {"num_labels": 1}
         return settings | {"problem_type": self.problem_type}
 
     @property
     def problem_type(self) -> str:
-        """Transformers' name for the kind of labels."""
+        """The name that transformers has for the kind of labels."""
         raise NotImplementedError
 
 
@@ -81,5 +81,5 @@ def label_of(row: Row, column: str) -> str:
 
 
 def balanced_weights(counts: np.ndarray) -> np.ndarray:
-    """Weights in inverse proportion to how often a label occurs, whose mean over all rows is 1."""
+    """Weights of labels, inverse to how often they occur, with a mean of 1 over all rows."""
     return (counts.sum() / (len(counts) * np.maximum(counts, 1))).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Words with a label each: entities, parts of speech."""
+"""Token classification: words with a label each, such as entities or parts of speech."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OUTSIDE = "O"
 
 
 class Tokens(Task):
-    """Cross-entropy over the labels of words; judged by the F1 of whole entities (CoNLL 2003)."""
+    """Learns with cross-entropy over the labels of words. Judged by F1 of whole entities (CoNLL 2003)."""
 
     kind = "tokens"
     primary = "f1"
@@ -40,19 +40,21 @@ class Tokens(Task):
         if not words:
             raise ConfigError(f"{row.origin}: column {config.text_column!r} is empty")
         if len(words) != len(labels):
-            raise ConfigError(f"{row.origin}: {len(words)} words, but {len(labels)} labels")
+            raise ConfigError(f"{row.origin}: {len(words)} words have {len(labels)} labels")
         return Item(words, labels, " ".join(words), row.origin)
 
     @classmethod
     def check(cls, splits: Splits) -> None:
-        """Refuse labels that were never trained on."""
+        """See `Task`: at least two labels, all of them in the training split."""
         trained = {label for item in splits["train"] for label in item.target}
         if len(trained) < 2:
-            raise ConfigError(f"task: {len(trained)} label(s) to train on; at least 2 are needed")
+            raise ConfigError(f"task: the training split has {len(trained)} label(s); at least 2 are needed")
         for name, items in splits.items():
             unseen = sorted({label for item in items for label in item.target} - trained)
             if unseen:
-                raise ConfigError(f"task: label {unseen[0]!r} of the {name} split has no training word")
+                raise ConfigError(
+                    f"task: label {unseen[0]!r} of the {name} split has no word in the training split"
+                )
 
     @classmethod
     def label_names(cls, splits: Splits) -> list[str]:
@@ -61,7 +63,7 @@ class Tokens(Task):
 
     @classmethod
     def store(cls, items: Sequence[Item], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-        """The pieces of each word; words are tokenised where they stand, as some tokenizers see spaces."""
+        """See `Task`; the pieces of each word, tokenized in its sentence: some tokenizers see spaces."""
         unknown = np.asarray([tokenizer.unk_token_id or 0], dtype=np.int32)
         backend = tokenizer.backend_tokenizer
         backend.no_truncation()
@@ -79,7 +81,7 @@ class Tokens(Task):
 
     def label_rows(self, rows: Rows) -> list[np.ndarray]:
         """Indices of each row's labels, int64, shape (words,)."""
-        index = {label: place for place, label in enumerate(self.labels)}
+        index = {label: i for i, label in enumerate(self.labels)}
         return [np.asarray([index[label] for label in target]) for target in rows.targets]
 
     def batches(
@@ -108,22 +110,24 @@ class Tokens(Task):
         return WordsObjective(model, class_weights=weights, label_smoothing=config.label_smoothing)
 
     def scores(self, rows: Rows, predictions: list[np.ndarray], batches: Any) -> dict[str, float]:
-        """Precision, recall and F1 of whole entities, and the share of words that are right.
+        """Precision, recall and F1 of whole entities, and the fraction of words with the right label.
 
-        Words that were cut off count as outside of any entity.
+        A word that was cut off counts as outside of any entity.
         """
         from seqeval.metrics import f1_score, precision_score, recall_score
 
-        found = [self._names(row, len(target)) for row, target in zip(predictions, rows.targets, strict=True)]
+        predicted = [
+            self._names(row, len(target)) for row, target in zip(predictions, rows.targets, strict=True)
+        ]
         right = sum(
             one == other
-            for names, target in zip(found, rows.targets, strict=True)
+            for names, target in zip(predicted, rows.targets, strict=True)
             for one, other in zip(names, target, strict=True)
         )
         return {
-            "f1": float(f1_score(rows.targets, found, zero_division=0)),
-            "precision": float(precision_score(rows.targets, found, zero_division=0)),
-            "recall": float(recall_score(rows.targets, found, zero_division=0)),
+            "f1": float(f1_score(rows.targets, predicted, zero_division=0)),
+            "precision": float(precision_score(rows.targets, predicted, zero_division=0)),
+            "recall": float(recall_score(rows.targets, predicted, zero_division=0)),
             "accuracy": right / sum(map(len, rows.targets)),
         }
 

@@ -9,7 +9,7 @@ import torch
 import transformers
 from transformers import AutoTokenizer
 
-from headway.serving.scheduling.messages import LoadedRelease, Release
+from headway.serving.scheduling.messages import Release
 
 TEXTS = [
     "The sailor steers the old boat before noon.",
@@ -43,14 +43,16 @@ def test_embeddings_are_those_of_transformers(serving, folders):
     async def run():
         async with serving("embeddings") as server:
             answer = await server.post("embeddings", input=[*TEXTS, LONG], model="tiny")
-            found = np.asarray([row["embedding"] for row in answer["data"]])
+            embeddings = np.asarray([row["embedding"] for row in answer["data"]])
             np.testing.assert_allclose(
-                found, expected_embeddings(folders["embeddings"], [*TEXTS, LONG]), atol=1e-5
+                embeddings, expected_embeddings(folders["embeddings"], [*TEXTS, LONG]), atol=1e-5
             )
             assert (answer["model"], answer["version"]) == ("tiny", "7")
             single = await server.post("embeddings", input=TEXTS[0], encoding_format="base64", dimensions=8)
             short = np.frombuffer(base64.b64decode(single["data"][0]["embedding"]), "<f4")
-            np.testing.assert_allclose(short, found[0, :8] / np.linalg.norm(found[0, :8]), atol=1e-5)
+            np.testing.assert_allclose(
+                short, embeddings[0, :8] / np.linalg.norm(embeddings[0, :8]), atol=1e-5
+            )
 
     asyncio.run(run())
 
@@ -120,7 +122,7 @@ def test_a_cross_encoder_scores_pairs(serving, folders, tmp_path):
     asyncio.run(run())
 
 
-def test_hidden_words_are_those_of_transformers(serving, folders):
+def test_masked_words_are_those_of_transformers(serving, folders):
     text = "The [MASK] steers the old [MASK] before noon."
 
     async def run():
@@ -133,11 +135,11 @@ def test_hidden_words_are_those_of_transformers(serving, folders):
                     model(**batch).logits[0, batch["input_ids"][0] == tokenizer.mask_token_id].softmax(-1)
                 )
             best = scores.topk(3)
-            for found, words, values in zip(
+            for candidates, words, values in zip(
                 answer["data"][0]["masks"], best.indices, best.values, strict=True
             ):
-                assert [row["token"] for row in found] == tokenizer.convert_ids_to_tokens(words)
-                assert [row["score"] for row in found] == pytest.approx(values.tolist(), abs=1e-5)
+                assert [row["token"] for row in candidates] == tokenizer.convert_ids_to_tokens(words)
+                assert [row["score"] for row in candidates] == pytest.approx(values.tolist(), abs=1e-5)
             assert answer["data"][1]["masks"] == []
 
     asyncio.run(run())
@@ -235,13 +237,13 @@ def test_limits_on_bodies_and_deadlines(serving):
 
 def test_a_full_queue_is_503_with_the_time_to_come_back(serving):
     async def run():
-        async with serving("embeddings", pack_tokens=16, most_tokens=40) as server:
+        async with serving("embeddings", pack_tokens=16, max_tokens=40) as server:
             server.replica.gate.clear()
             texts = [f"{TEXTS[0]} {word} boat" for word in ("bread", "rose", "apple", "ferry", "whale")]
             waiting = []
             for known, text in enumerate(texts, 1):
                 waiting.append(asyncio.create_task(server.post("embeddings", input=text)))
-                while known > len(server.replica.packs) + server.service.queue.waiting_tokens // 12:
+                while known > len(server.replica.packs) + server.rollout.serving.queue.waiting_tokens // 12:
                     await asyncio.sleep(0.01)
             response = await server.client.post("/v1/embeddings", json={"input": LONG})
             assert response.status_code == 503 and int(response.headers["retry-after"]) >= 1
@@ -277,7 +279,7 @@ def test_a_request_is_answered_by_one_version_to_its_end(serving, folders):
             asked = asyncio.create_task(server.post("classify", input=TEXTS[0]))
             while not server.replica.packs:
                 await asyncio.sleep(0.01)
-            server.service.current = LoadedRelease.open(Release("tiny", "8", str(folders["tokens"])))
+            assert await server.rollout.switch(Release("tiny", "8", str(folders["tokens"]))) is None
             server.replica.gate.set()
             answer = await asked
             assert answer["version"] == "7"

@@ -1,4 +1,4 @@
-"""The short way gives the answers of FastAPI's, and leaves to FastAPI what is not well-formed."""
+"""The fast path gives the same answers as FastAPI, and leaves to it what is not well-formed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from headway.serving.http.fast_path import FastPath
 from headway.serving.scheduling.messages import ReplicaLostError
 
-LONG_WAY = {"content-type": "application/json; charset=utf-8"}
+THROUGH_FASTAPI = {"content-type": "application/json; charset=utf-8"}
 WELL_FORMED = [
     ("embeddings", {"input": "The sailor steers."}),
     ("embeddings", {"input": ["A baker.", "Quiet!"], "encoding_format": "base64", "dimensions": 8}),
@@ -30,19 +31,27 @@ MALFORMED: list[tuple[str, Any]] = [
 
 
 async def both_ways(server: Any, path: str, content: bytes) -> tuple[Any, Any]:
-    """Status, content and own headers of the short way's answer and of FastAPI's."""
+    """Status, content and headers of the fast path's answer and of FastAPI's."""
     answers = []
-    for content_type in ({"content-type": "application/json"}, LONG_WAY):
+    for content_type in ({"content-type": "application/json"}, THROUGH_FASTAPI):
         answer = await server.client.post(f"/v1/{path}", content=content, headers=content_type)
-        own = {name: value for name, value in answer.headers.items() if name != "date"}
-        answers.append((answer.status_code, answer.json(), own))
+        headers = {name: value for name, value in answer.headers.items() if name != "date"}
+        answers.append((answer.status_code, answer.json(), headers))
     return answers[0], answers[1]
+
+
+def fast_path_of(server: Any) -> FastPath:
+    """The fast path, inside the other middleware."""
+    app = server.client._transport.app
+    while not isinstance(app, FastPath):
+        app = app.app
+    return app
 
 
 def passed_to_fastapi(server: Any) -> list[str]:
     """Paths that FastAPI serves from now on."""
-    short_way, seen = server.client._transport.app.app, []
-    fastapi = short_way._app
+    fast_path, seen = fast_path_of(server), []
+    fastapi: Any = fast_path._app
 
     class Recording:
         state = fastapi.state
@@ -51,7 +60,7 @@ def passed_to_fastapi(server: Any) -> list[str]:
             seen.append(scope["path"])
             await fastapi(scope, receive, send)
 
-    short_way._app = Recording()
+    fast_path._app = Recording()  # type: ignore[assignment]
     return seen
 
 
@@ -61,32 +70,32 @@ def test_answers_are_those_of_fastapi(serving, ability):
         async with serving(ability) as server:
             seen = passed_to_fastapi(server)
             for path, body in WELL_FORMED:
-                short, long = await both_ways(server, path, json.dumps(body).encode())
-                assert short == long
-            assert len(seen) == len(WELL_FORMED), "each went the short way once, and FastAPI's once"
+                fast, slow = await both_ways(server, path, json.dumps(body).encode())
+                assert fast == slow
+            assert len(seen) == len(WELL_FORMED), "each took the fast path once, and FastAPI once"
 
     asyncio.run(run())
 
 
-def test_what_is_not_well_formed_is_fastapis_to_tell(serving):
+def test_fastapi_says_what_is_not_well_formed(serving):
     async def run():
         async with serving("embeddings") as server:
             contents = [(path, json.dumps(body).encode()) for path, body in MALFORMED]
             contents += [("embeddings", b'{"input": "\xff"}'), ("embeddings", b"{"), ("embeddings", b"")]
             for path, content in contents:
-                short, long = await both_ways(server, path, content)
-                assert short == long and short[0] in (400, 422)
-                assert short[1]["error"]["type"] == "invalid_request"
+                fast, slow = await both_ways(server, path, content)
+                assert fast == slow and fast[0] in (400, 422)
+                assert fast[1]["error"]["type"] == "invalid_request"
             assert (await server.client.get("/v1/embeddings")).status_code == 405
 
     asyncio.run(run())
 
 
-def test_what_nobody_expects_is_500_and_reaches_the_servers_log(serving):
+def test_an_unexpected_exception_is_500_and_reaches_the_servers_log(serving):
     async def run():
         async with serving("embeddings") as server:
             server.replica.failures += [ReplicaLostError("gone"), KeyError("broken")]
-            short_way = server.client._transport.app.app
+            fast_path = fast_path_of(server)
             status: list[int] = []
 
             messages = [{"type": "http.request", "body": b'{"input": "x"}', "more_body": False}]
@@ -100,7 +109,7 @@ def test_what_nobody_expects_is_500_and_reaches_the_servers_log(serving):
             headers = [(b"content-type", b"application/json")]
             scope = {"type": "http", "method": "POST", "path": "/v1/embeddings", "headers": headers}
             with pytest.raises(KeyError, match="broken"):
-                await short_way(scope | {"query_string": b""}, receive, send)
+                await fast_path(scope | {"query_string": b""}, receive, send)
             assert status[0] == 500
 
     asyncio.run(run())

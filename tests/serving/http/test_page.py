@@ -42,8 +42,8 @@ def test_every_operation_and_field_is_described_without_a_script(live):
 
 def test_nothing_comes_from_elsewhere():
     for file in FILES.iterdir():
-        found = set(re.findall(r"https?://[^\s\"'`)]+", file.read_text(encoding="utf-8")))
-        assert found <= {"http://www.w3.org/2000/svg"}, file.name
+        links = set(re.findall(r"https?://[^\s\"'`)]+", file.read_text(encoding="utf-8")))
+        assert links <= {"http://www.w3.org/2000/svg"}, file.name
 
 
 def test_the_script_finds_every_part_of_the_page():

@@ -127,11 +127,11 @@ def test_an_operator_can_measure_it(server, tmp_path):
         )
         return done.returncode, json.loads(done.stdout)
 
-    code, found = measure(server.key)
-    assert (code, found["requests"], found["failed"], found["statuses"]) == (0, 40, 0, {"200": 40})
-    assert 0 < found["p50_ms"] <= found["p99_ms"] and found["texts_per_second"] > 0
-    code, found = measure("another")
-    assert (code, found["failed"], found["statuses"]) == (1, 40, {"401": 40})
+    code, figures = measure(server.key)
+    assert (code, figures["requests"], figures["failed"], figures["statuses"]) == (0, 40, 0, {"200": 40})
+    assert 0 < figures["p50_ms"] <= figures["p99_ms"] and figures["texts_per_second"] > 0
+    code, figures = measure("another")
+    assert (code, figures["failed"], figures["statuses"]) == (1, 40, {"401": 40})
 
 
 def test_no_text_and_no_key_is_logged(server):

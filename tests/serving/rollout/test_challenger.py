@@ -1,4 +1,4 @@
-"""A challenger beside the version that answers: its share of requests, and comparisons while idle."""
+"""A challenger beside the serving version: the requests it answers, and comparisons while idle."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,6 @@ import torch
 from transformers import AutoTokenizer, BertForSequenceClassification
 
 from headway.config.serve import ChallengerConfig
-from headway.serving.rollout.challenger import Trial
 from headway.serving.scheduling.messages import LoadedRelease, Release
 from waiting import PATIENCE
 
@@ -29,13 +28,12 @@ def challenger(folders, tmp_path_factory):
 
 
 @contextlib.contextmanager
-def tried(server, folder, **shares):
+def tried(server, folder, **percentages):
     release = LoadedRelease.open(Release("tiny", "8", str(folder)))
-    config = ChallengerConfig(alias="challenger", **shares)
-    trial = server.service.trial = Trial(server.service, release, config, lambda: server.dispatcher.idle)
-    trial.start()
-    yield trial
-    server.service.end_trial()
+    config = ChallengerConfig(alias="challenger", **percentages)
+    server.rollout.start_challenge(release, config)
+    yield server.rollout.challenger
+    server.rollout.end_challenge()
 
 
 @torch.inference_mode()
@@ -57,7 +55,7 @@ async def wait_until(condition):
         await asyncio.sleep(0.01)
 
 
-def test_a_share_of_requests_is_answered_by_the_challenger_alone(serving, folders, challenger):
+def test_some_requests_are_answered_by_the_challenger_alone(serving, folders, challenger):
     expected = {"7": probabilities(folders["classify"], TEXTS), "8": probabilities(challenger, TEXTS)}
 
     async def run():
@@ -70,8 +68,8 @@ def test_a_share_of_requests_is_answered_by_the_challenger_alone(serving, folder
                 assert versions[: len(TEXTS)] == versions[len(TEXTS) :]
                 assert 30 <= versions[: len(TEXTS)].count("8") <= 70
                 for i, answer in enumerate(answers):
-                    found = list(answer["data"][0]["scores"].values())
-                    assert found == pytest.approx(
+                    scores = list(answer["data"][0]["scores"].values())
+                    assert scores == pytest.approx(
                         expected[answer["version"]][i % len(TEXTS)].tolist(), abs=1e-5
                     )
                 assert (await report(server))["answered"] == versions.count("8")
@@ -87,10 +85,10 @@ def test_the_report_says_how_the_versions_differ(serving, folders, challenger):
 
     async def run():
         async with serving("classify") as server:
-            with tried(server, challenger, shadow_percent=100) as trial:
+            with tried(server, challenger, shadow_percent=100) as trying:
                 answers = [await server.post("classify", input=text) for text in texts]
                 assert {answer["version"] for answer in answers} == {"7"}
-                await wait_until(lambda: trial.comparisons["classify"].compared == len(texts))
+                await wait_until(lambda: trying.comparisons["classify"].compared == len(texts))
                 row = await report(server)
                 figures = row["operations"]["classify"]
                 assert (row["version"], row["against"], row["shed"], row["failed"]) == ("8", "7", 0, 0)
@@ -105,9 +103,9 @@ def test_the_report_says_how_the_versions_differ(serving, folders, challenger):
 def test_vectors_of_both_are_compared_by_their_cosine(serving, folders):
     async def run():
         async with serving("embeddings", cache_size=100) as server:
-            with tried(server, folders["embeddings"], shadow_percent=100) as trial:
+            with tried(server, folders["embeddings"], shadow_percent=100) as trying:
                 await server.post("embeddings", input=TEXTS[:50])
-                await wait_until(lambda: "embeddings" in trial.comparisons)
+                await wait_until(lambda: "embeddings" in trying.comparisons)
                 figures = (await report(server))["operations"]["embeddings"]
                 # A long request is compared on its beginning.
                 assert figures["compared"] == 8 and figures["min_cosine"] == pytest.approx(1.0, abs=1e-4)
@@ -120,21 +118,11 @@ def test_vectors_of_both_are_compared_by_their_cosine(serving, folders):
 def test_a_challenger_that_cannot_answer_costs_no_request(serving, folders):
     async def run():
         async with serving("classify") as server:
-            with tried(server, folders["embeddings"], shadow_percent=100) as trial:
+            with tried(server, folders["embeddings"], shadow_percent=100) as trying:
                 assert (await server.post("classify", input=TEXTS[0]))["version"] == "7"
-                await wait_until(lambda: trial.failed)
+                await wait_until(lambda: trying.failed)
                 row = await report(server)
                 assert "cannot classify" in row["problem"] and row["operations"] == {}
-
-    asyncio.run(run())
-
-
-def test_what_a_challenger_lacks_is_known_before_it_answers(serving, folders):
-    async def run():
-        async with serving("classify") as server:
-            other = LoadedRelease.open(Release("tiny", "8", str(folders["embeddings"])))
-            assert server.service.lacking(other) == "it cannot classify"
-            assert server.service.lacking(server.service.current) is None
 
     asyncio.run(run())
 
@@ -142,7 +130,7 @@ def test_what_a_challenger_lacks_is_known_before_it_answers(serving, folders):
 def test_comparisons_are_what_is_shed_under_load(serving, challenger):
     async def run():
         async with serving("classify") as server:
-            with tried(server, challenger, shadow_percent=100) as trial:
+            with tried(server, challenger, shadow_percent=100) as trying:
                 server.dispatcher.call, compute = never, server.dispatcher.call
                 held = asyncio.create_task(server.post("classify", input="Held back."))
                 await wait_until(lambda: not server.dispatcher.idle)
@@ -150,7 +138,7 @@ def test_comparisons_are_what_is_shed_under_load(serving, challenger):
                 await asyncio.gather(*(server.post("classify", input=text) for text in TEXTS))
                 # Every user was answered; no comparison was begun while the replica had work.
                 assert {pack[0].release.version for pack in server.replica.packs} == {"7"}
-                assert trial.shed > 100 and trial.comparisons == {}
+                assert trying.shed > 100 and trying.comparisons == {}
                 held.cancel()
 
     async def never(kind, pack):

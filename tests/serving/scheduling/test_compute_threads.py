@@ -1,4 +1,4 @@
-"""A pack on several cores: every sequence is answered once, in its place."""
+"""A pack on several cores: every sequence is computed once, and its result has its index."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ import pytest
 
 from headway.inference.model import EncoderModel
 from headway.inference.packing import Operation, Pack
-from headway.serving.scheduling.compute_threads import Computing, dealt, selected
+from headway.serving.scheduling.compute_threads import ComputeThreads, select, split_evenly
 
 
 def random_pack(sequences: int) -> Pack:
@@ -17,22 +17,21 @@ def random_pack(sequences: int) -> Pack:
     return Pack(ids, np.zeros(len(ids), np.uint8), lengths)
 
 
-@pytest.mark.parametrize("hands", [1, 2, 3, 8])
-def test_hands_hold_every_sequence_once_and_about_as_many_tokens(hands):
+@pytest.mark.parametrize("parts", [1, 2, 3, 8])
+def test_parts_hold_every_sequence_once_and_about_as_many_tokens(parts):
     pack = random_pack(60)
-    places = dealt(pack, hands)
-    assert sorted(np.concatenate(places).tolist()) == list(range(60))
-    tokens = [int(pack.lengths[hand].sum()) for hand in places]
+    split = split_evenly(pack, parts)
+    assert sorted(np.concatenate(split).tolist()) == list(range(60))
+    tokens = [int(pack.lengths[indices].sum()) for indices in split]
     assert max(tokens) - min(tokens) <= 32
-    parts = [selected(pack, hand) for hand in places]
     starts = np.cumsum(pack.lengths) - pack.lengths
-    for hand, part in zip(places, parts, strict=True):
-        first = starts[hand[0]]
+    for indices in split:
+        part, first = select(pack, indices), starts[indices[0]]
         np.testing.assert_array_equal(part.ids[: part.lengths[0]], pack.ids[first : first + part.lengths[0]])
 
 
-def test_more_hands_than_sequences_leave_some_without():
-    assert [len(hand) for hand in dealt(random_pack(2), 4)] == [1, 1]
+def test_there_are_no_more_parts_than_sequences():
+    assert [len(indices) for indices in split_evenly(random_pack(2), 4)] == [1, 1]
 
 
 @pytest.mark.parametrize("sequences", [1, 3, 40])
@@ -40,6 +39,6 @@ def test_more_hands_than_sequences_leave_some_without():
 def test_results_are_those_of_one_thread(folders, folder, operation, sequences):
     model, pack = EncoderModel(folders[folder], "fp32"), random_pack(sequences)
     expected = model.run(Operation(operation), pack)
-    found = asyncio.run(Computing(2).run(model, Operation(operation), pack))
-    for ours, theirs in zip(found, expected, strict=True):
+    computed = asyncio.run(ComputeThreads(2).run(model, Operation(operation), pack))
+    for ours, theirs in zip(computed, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)

@@ -16,7 +16,7 @@ def sequence(length: int, fill: int = 0) -> TokenSequence:
 
 
 async def run_with(call, work, **settings):
-    queue = TokenQueue(pack_tokens=8, most_tokens=1000)
+    queue = TokenQueue(pack_tokens=8, max_tokens=1000)
     dispatcher = Dispatcher(queue, call, **settings)
     running = asyncio.create_task(dispatcher.run())
     try:
@@ -79,12 +79,12 @@ def test_one_bad_input_fails_alone():
 
 def test_a_new_replica_is_found_while_work_waits():
     """Two replicas that each compute one pack at a time: both are kept busy, with one pack in reserve."""
-    under_way, most = 0, 0
+    under_way, peak = 0, 0
 
     async def call(kind, pack):
-        nonlocal under_way, most
+        nonlocal under_way, peak
         under_way += 1
-        most = max(most, under_way)
+        peak = max(peak, under_way)
         await asyncio.sleep(0.005)
         under_way -= 1
         return Reply(f"r{int(pack.ids[0]) % 2}", sums(pack))
@@ -93,7 +93,7 @@ def test_a_new_replica_is_found_while_work_waits():
         assert dispatcher.capacity == 2
         await asyncio.gather(*(queue.compute("k", [sequence(8, i)], 5.0) for i in range(40)))
         assert dispatcher.replicas == 2
-        assert 4 <= most <= 5
+        assert 4 <= peak <= 5
 
     asyncio.run(run_with(call, work))
 

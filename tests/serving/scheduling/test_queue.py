@@ -29,7 +29,7 @@ async def ask(queue: TokenQueue, *sequences: TokenSequence, kind: str = "a", **o
 
 def test_packs_hold_what_came_first_up_to_the_budget():
     async def run():
-        queue = TokenQueue(pack_tokens=10, most_tokens=1000)
+        queue = TokenQueue(pack_tokens=10, max_tokens=1000)
         tasks = [await ask(queue, sequence(n, n)) for n in (4, 5, 3, 12, 1)]
         assert queue.waiting_tokens == 25
         assert [serve(queue) for _ in range(4)] == [[4, 5], [3], [12], [1]]
@@ -41,7 +41,7 @@ def test_packs_hold_what_came_first_up_to_the_budget():
 
 def test_a_pack_is_of_one_kind_and_the_oldest_kind_goes_first():
     async def run():
-        queue = TokenQueue(pack_tokens=100, most_tokens=1000)
+        queue = TokenQueue(pack_tokens=100, max_tokens=1000)
         for length, kind in ((1, "a"), (2, "b"), (3, "a"), (4, "b")):
             await ask(queue, sequence(length, 1), kind=kind)
         assert [serve(queue), serve(queue)] == [[1, 3], [2, 4]]
@@ -51,7 +51,7 @@ def test_a_pack_is_of_one_kind_and_the_oldest_kind_goes_first():
 
 def test_equal_sequences_in_flight_are_computed_once():
     async def run():
-        queue = TokenQueue(pack_tokens=100, most_tokens=1000)
+        queue = TokenQueue(pack_tokens=100, max_tokens=1000)
         first = await ask(queue, sequence(3, 2), sequence(3, 2))
         jobs = queue.take()
         second = await ask(queue, sequence(3, 2))
@@ -66,7 +66,7 @@ def test_equal_sequences_in_flight_are_computed_once():
 
 def test_nobody_computes_for_a_client_that_has_gone():
     async def run():
-        queue = TokenQueue(pack_tokens=100, most_tokens=1000)
+        queue = TokenQueue(pack_tokens=100, max_tokens=1000)
         gone, stays = await ask(queue, sequence(5), sequence(7, 1)), await ask(queue, sequence(7, 1))
         gone.cancel()
         await asyncio.gather(gone, return_exceptions=True)
@@ -78,7 +78,7 @@ def test_nobody_computes_for_a_client_that_has_gone():
 
 def test_a_passed_deadline_is_told_and_the_work_dropped():
     async def run():
-        queue = TokenQueue(pack_tokens=100, most_tokens=1000)
+        queue = TokenQueue(pack_tokens=100, max_tokens=1000)
         with pytest.raises(DeadlinePassedError, match=r"0\.01 s"):
             await queue.compute("a", [sequence(5)], 0.01)
         assert queue.take() == [] and queue.waiting_tokens == 0
@@ -88,7 +88,7 @@ def test_a_passed_deadline_is_told_and_the_work_dropped():
 
 def test_a_full_queue_refuses_at_once_and_says_when_to_come_back():
     async def run():
-        queue = TokenQueue(pack_tokens=10, most_tokens=20, tokens_per_second=5.0)
+        queue = TokenQueue(pack_tokens=10, max_tokens=20, tokens_per_second=5.0)
         await ask(queue, sequence(15))
         with pytest.raises(QueueFullError) as refusal:
             await queue.compute("a", [sequence(6, 1)], 5.0)
@@ -102,7 +102,7 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back():
 
 def test_jobs_of_a_failed_pack_keep_their_place_and_go_alone_the_third_time():
     async def run():
-        queue = TokenQueue(pack_tokens=100, most_tokens=1000)
+        queue = TokenQueue(pack_tokens=100, max_tokens=1000)
         tasks = [await ask(queue, sequence(n, n)) for n in (1, 2)]
         jobs = queue.take()
         tasks.append(await ask(queue, sequence(3, 3)))
@@ -119,7 +119,7 @@ def test_jobs_of_a_failed_pack_keep_their_place_and_go_alone_the_third_time():
 
 def test_the_cache_answers_and_forgets_what_was_used_least_lately():
     async def run():
-        queue = TokenQueue(pack_tokens=100, most_tokens=1000, cache_size=2)
+        queue = TokenQueue(pack_tokens=100, max_tokens=1000, cache_size=2)
 
         async def computed(fill: int) -> bool:
             task = await ask(queue, sequence(2, fill), cached=True)

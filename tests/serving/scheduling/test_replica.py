@@ -1,4 +1,4 @@
-"""What a replica does with the cores and the GPU it was given, and when that is lost."""
+"""What a replica does with its cores and its GPU, and when the GPU is lost."""
 
 import asyncio
 import os
@@ -19,8 +19,8 @@ from headway.serving.settings import ReplicaSettings
 
 SCRIPT = """
 import os, sys, torch
-from headway.serving.scheduling.compute_threads import compute_threads
-matrix = torch.randn(512, 512)  # in bfloat16 one thread computes it where the processor has none
+from headway.serving.scheduling.compute_threads import thread_pool
+matrix = torch.randn(512, 512)  # in bfloat16 one thread computes it if the CPU has no instruction for it
 
 def helpers():
     before = set(os.listdir("/proc/self/task"))
@@ -28,13 +28,13 @@ def helpers():
         matrix @ matrix
     return len(set(os.listdir("/proc/self/task")) - before)
 
-print(compute_threads(1, int(sys.argv[1])).submit(helpers).result())
+print(thread_pool(1, int(sys.argv[1])).submit(helpers).result())
 """
 
 
 @pytest.mark.parametrize("cores", [1, 2])
 def test_products_take_the_cores_of_the_replica_and_no_more(cores):
-    # Ray starts its workers with OMP_NUM_THREADS=1 where an actor asks for no whole core.
+    # Ray starts its workers with OMP_NUM_THREADS=1 if an actor asks for less than a core.
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", SCRIPT, str(cores)]
     output = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
@@ -42,12 +42,12 @@ def test_products_take_the_cores_of_the_replica_and_no_more(cores):
 
 
 class Ended(BaseException):
-    """In the place of the process's end."""
+    """Raised instead of ending the process."""
 
 
 @pytest.fixture
 def outside_ray(monkeypatch):
-    """A replica can be made in this process, with the resources that Ray would have given it."""
+    """Lets a replica be made in this process, with the resources that Ray would assign to it."""
     resources: dict[str, float] = {}
     identity = SimpleNamespace(unique_id="replica-1")
     context = SimpleNamespace(get_assigned_resources=lambda: resources)
@@ -73,13 +73,13 @@ def test_a_replica_takes_its_gpu_and_no_more_of_the_memory_than_its_fraction(
     taken: list[tuple[float, int]] = []
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *limit: taken.append(limit))
     outside_ray["GPU"] = gpus
-    assert replica._own_device() == torch.device("cuda", 0)
+    assert replica._assigned_device() == torch.device("cuda", 0)
     assert taken == limits
 
 
-def test_a_replica_without_a_gpu_of_its_own_leaves_those_it_sees_to_others(outside_ray, monkeypatch):
+def test_a_replica_without_an_assigned_gpu_uses_none_that_it_sees(outside_ray, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert replica._own_device() == torch.device("cpu")
+    assert replica._assigned_device() == torch.device("cpu")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The HTTP application: what a client may ask, and what it is answered. No Ray, no torch, no socket."""
+"""The HTTP application over some models, and the middleware in front of it. No Ray, no torch, no socket."""
 
 from __future__ import annotations
 
@@ -8,83 +8,104 @@ from typing import Any
 from fastapi import FastAPI, Response
 from starlette.exceptions import HTTPException
 
-from headway.serving.http import schemas, state_schemas
+from headway.serving.http import schemas, status_schemas
+from headway.serving.http.asgi import App
+from headway.serving.http.auth import Authentication, Keys
 from headway.serving.http.errors import STATUSES, add_errors
-from headway.serving.http.operations import router
+from headway.serving.http.fast_path import FastPath
+from headway.serving.http.limits import BodyLimit
 from headway.serving.http.page import add_page
+from headway.serving.http.request_metrics import RequestMetrics
+from headway.serving.http.routes import router
 from headway.serving.metrics import Metrics
-from headway.serving.scheduling.service import ModelService
+from headway.serving.rollout.rollout import Rollout
 
-Services = Mapping[str, ModelService]
+Rollouts = Mapping[str, Rollout]
+"""By the names that requests give to models."""
 
 
-def build_app(services: Services, metrics: Metrics, timeout: float, ready: Callable[[], bool]) -> FastAPI:
+def build_app(rollouts: Rollouts, metrics: Metrics, timeout: float, ready: Callable[[], bool]) -> FastAPI:
     """The application over some models.
 
     Args:
-        services: the models by name.
+        rollouts: the models.
         metrics: what `/metrics` shows.
-        timeout: seconds a client waits at most; it may ask for less.
+        timeout: seconds that a client waits at most; it may ask for less.
         ready: whether the models have been loaded.
     """
     app = FastAPI(
         title="Headway",
         description="Encoders over HTTP.",
         responses={status: {"model": schemas.ErrorResponse} for status in STATUSES},
-        docs_url=None,  # FastAPI's own pages load their scripts from elsewhere
+        docs_url=None,  # FastAPI's own pages load scripts from other hosts
         redoc_url=None,
         separate_input_output_schemas=False,
     )
-    app.state.services, app.state.timeout = services, timeout
+    app.state.rollouts, app.state.timeout = rollouts, timeout
     add_errors(app)
     app.include_router(router)
-    _add_state(app, metrics, ready)
+    _add_status(app, rollouts, metrics, ready)
     add_page(app)
     return app
 
 
-def _add_state(app: FastAPI, metrics: Metrics, ready: Callable[[], bool]) -> None:
-    services: Services = app.state.services
+def add_middleware(
+    app: FastAPI, metrics: Metrics, keys: Keys | None, max_body: int, body_timeout: float
+) -> App:
+    """The application as a server runs it: counted, protected, and with the fast path.
 
-    @app.get("/v1/models", response_model=state_schemas.ModelsResponse)
+    Args:
+        app: from `build_app`.
+        metrics: where requests are counted.
+        keys: who may ask; None lets everybody in.
+        max_body: bytes of a request's body.
+        body_timeout: seconds in which a body must arrive.
+    """
+    limited = BodyLimit(FastPath(app), max_body, body_timeout)
+    return RequestMetrics(Authentication(limited, keys), metrics)
+
+
+def _add_status(app: FastAPI, rollouts: Rollouts, metrics: Metrics, ready: Callable[[], bool]) -> None:
+    @app.get("/v1/models", response_model=status_schemas.ModelsResponse)
     async def models() -> dict[str, Any]:
-        """What is served."""
-        return {"object": "list", "data": [_served(name, service) for name, service in services.items()]}
+        """The served models."""
+        return {"object": "list", "data": [_served(name, rollout) for name, rollout in rollouts.items()]}
 
-    @app.get("/v1/trials", response_model=state_schemas.TrialsResponse)
+    @app.get("/v1/trials", response_model=status_schemas.ChallengersResponse)
     async def trials() -> dict[str, Any]:
-        """Versions that are tried, compared with those that answer."""
-        tried = [(name, service.trial) for name, service in services.items() if service.trial]
-        return {"object": "list", "data": [{"model": name, **trial.report()} for name, trial in tried]}
+        """The versions that are tried, compared with the serving ones."""
+        challengers = [(name, rollout.challenger) for name, rollout in rollouts.items()]
+        reports = [{"model": name, **tried.report()} for name, tried in challengers if tried is not None]
+        return {"object": "list", "data": reports}
 
     @app.get("/health/live")
     async def live() -> dict[str, str]:
-        """The process answers."""
+        """Whether the process answers."""
         return {"status": "live"}
 
     @app.get("/health/ready")
     async def is_ready() -> dict[str, str]:
-        """The models have been loaded."""
+        """Whether the models have been loaded."""
         if not ready():
             raise HTTPException(503, "the models are being loaded", headers={"Retry-After": "2"})
-        first = next(iter(services.values())).current.release
+        first = next(iter(rollouts.values())).serving.loaded.release
         return {"status": "ready", "model": first.name, "version": first.version}
 
     @app.get("/metrics", response_class=Response)
     async def show_metrics() -> Response:
-        """For Prometheus."""
+        """Metrics for Prometheus."""
         content, media_type = metrics.exposition()
         return Response(content, media_type=media_type)
 
 
-def _served(name: str, service: ModelService) -> dict[str, Any]:
-    release, description, tokenizer = service.current
+def _served(name: str, rollout: Rollout) -> dict[str, Any]:
+    release, description, tokenizer = rollout.serving.loaded
     mask = tokenizer.mask_id
     return {
         "id": name,
         "object": "model",
         "version": release.version,
-        "refused": service.refused,
+        "refused": rollout.refused,
         "abilities": description.abilities,
         "labels": description.labels,
         "max_length": description.max_length,

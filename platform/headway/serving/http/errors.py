@@ -1,6 +1,8 @@
-"""What a client is told when there is no result: a status and one typed line, never a traceback."""
+"""What a client gets when there is no result: a status and one typed line, never a traceback."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -13,11 +15,11 @@ from headway.serving.scheduling.queue import DeadlinePassedError, QueueFullError
 from headway.serving.scheduling.service import NotAbleError
 
 STATUSES = (400, 401, 404, 408, 413, 422, 429, 499, 500, 503, 504)
-"""Of all answers that are no result."""
+"""All statuses of answers without a result."""
 
 
 class ClientGoneError(Exception):
-    """Nobody would read the answer."""
+    """The client disconnected before its answer was there."""
 
 
 _EXPECTED: dict[type[Exception], tuple[int, str]] = {
@@ -28,28 +30,48 @@ _EXPECTED: dict[type[Exception], tuple[int, str]] = {
     ReplicaLostError: (503, "no_replica"),
     QueueFullError: (503, "queue_full"),
 }
-_OF_HTTP = {404: "not_found", 405: "not_allowed", 503: "not_ready"}
+_TYPES_BY_STATUS = {404: "not_found", 405: "not_allowed", 503: "not_ready"}
+
+
+def error_response(
+    status: int,
+    kind: str,
+    message: str,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """An answer without a result.
+
+    Args:
+        status: of HTTP.
+        kind: the error's type, for programs.
+        message: for people.
+        param: the field that is wrong, if it is one.
+        headers: of the answer.
+    """
+    body = to_json({"error": {"type": kind, "message": message, "param": param}})
+    return Response(body, status, headers, "application/json")
 
 
 def answer_to(error: Exception) -> Response:
-    """The answer to a request that ended in this exception; 500 for one that nobody expects."""
+    """The answer to a request that ended in this exception; 500 if the exception is unexpected."""
     if isinstance(error, RequestValidationError):
         return _invalid(error)
     if isinstance(error, HTTPException):
-        kind = _OF_HTTP.get(error.status_code, "invalid_request")
-        return _error(error.status_code, kind, str(error.detail), headers=dict(error.headers or {}))
-    status, name = _EXPECTED.get(type(error), (500, "internal"))
-    headers = {"retry-after": str(error.retry_after)} if isinstance(error, QueueFullError) else {}
-    return _error(status, name, str(error) or name, headers=headers)
+        kind = _TYPES_BY_STATUS.get(error.status_code, "invalid_request")
+        return error_response(error.status_code, kind, str(error.detail), headers=error.headers)
+    status, kind = _EXPECTED.get(type(error), (500, "internal"))
+    headers = {"retry-after": str(error.retry_after)} if isinstance(error, QueueFullError) else None
+    return error_response(status, kind, str(error) or kind, headers=headers)
 
 
 def is_expected(error: Exception) -> bool:
-    """Whether it tells of the request or of the load, and not of a mistake of the server's own."""
+    """Whether the exception says something about the request or the load, not about a bug in the server."""
     return isinstance(error, HTTPException) or type(error) in _EXPECTED
 
 
 def add_errors(app: FastAPI) -> None:
-    """Have an application answer so."""
+    """Let an application answer exceptions with `answer_to`."""
 
     async def handler(_: Request, error: Exception) -> Response:
         return answer_to(error)
@@ -62,12 +84,5 @@ def _invalid(error: RequestValidationError) -> Response:
     first = error.errors()[0]
     inside = () if first["type"] == "json_invalid" else first["loc"]
     field = ".".join(str(part) for part in inside if part != "body") or "body"
-    # The value itself stays out: it may be long, or no valid text.
-    return _error(422, "invalid_request", f"{field}: {first['msg']}", field)
-
-
-def _error(
-    status: int, kind: str, message: str, param: str | None = None, headers: dict[str, str] | None = None
-) -> Response:
-    body = to_json({"error": {"type": kind, "message": message, "param": param}})
-    return Response(body, status, headers, "application/json")
+    # The value itself stays out: it may be long, or not valid text.
+    return error_response(422, "invalid_request", f"{field}: {first['msg']}", field)

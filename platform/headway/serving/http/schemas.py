@@ -1,4 +1,4 @@
-"""What clients send and what they are sent, typed; the OpenAPI page is made of these."""
+"""The bodies of requests and answers, typed; the OpenAPI description is made from them."""
 
 from __future__ import annotations
 
@@ -6,37 +6,38 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-MOST_TEXTS = 256
-MOST_CHARACTERS = 100_000
+MAX_TEXTS = 256
+MAX_CHARACTERS = 100_000
 
 _SAMPLE_TEXTS = 8
 _SAMPLE_CHARACTERS = 2_000
 
-Text = Annotated[str, StringConstraints(max_length=MOST_CHARACTERS)]
-Texts = Text | Annotated[list[Text], Field(min_length=1, max_length=MOST_TEXTS)]
+Text = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS)]
+Texts = Text | Annotated[list[Text], Field(min_length=1, max_length=MAX_TEXTS)]
 Overlong = Literal["truncate", "window", "reject"]
 
 
 class Request(BaseModel):
-    """What all requests share; an unknown field is an error."""
+    """The fields of every request. An unknown field is an error."""
 
     model_config = ConfigDict(extra="forbid")
 
     model: Text | None = Field(
-        None, description="which of the served models; may be left out if there is one"
+        None, description="which of the served models; needed only if there are several"
     )
 
     def sample(self) -> Self:
-        """The same request, or its beginning: little enough that nobody minds waiting for it."""
+        """A request like this one, short enough to be computed twice more for a comparison of versions."""
         return self
 
 
 class TextsRequest(Request):
-    """A text, or several."""
+    """One text, or several."""
 
-    input: Texts = Field(description=f"a text, or up to {MOST_TEXTS}")
+    input: Texts = Field(description=f"a text, or a list of up to {MAX_TEXTS}")
     overlong: Overlong = Field(
-        "truncate", description="a text longer than the model reads: cut it, read it in windows, or refuse it"
+        "truncate",
+        description="what to do with a text that is too long: cut it, read it in windows, or refuse it",
     )
 
     def texts(self) -> list[str]:
@@ -44,72 +45,74 @@ class TextsRequest(Request):
         return [self.input] if isinstance(self.input, str) else self.input
 
     def sample(self) -> Self:
-        """Its first texts, and their beginnings."""
+        """The beginnings of the first texts."""
         return self.model_copy(update={"input": _beginnings(self.texts())})
 
 
 class EmbeddingsRequest(TextsRequest):
-    """As OpenAI's."""
+    """The fields of OpenAI's API, and `overlong`."""
 
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: Annotated[int, Field(ge=1)] | None = Field(None, description="keep so many, renormalised")
-    user: Text | None = Field(None, description="not used")
+    dimensions: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="numbers to keep, normalized again"
+    )
+    user: Text | None = Field(None, description="ignored")
 
 
 class FillMaskRequest(TextsRequest):
-    """Texts with hidden words, written as the tokenizer's mask."""
+    """Texts with masked words, written as the tokenizer's mask."""
 
     candidates: Annotated[int, Field(ge=1, le=100)] = 5
 
 
 class RerankRequest(Request):
-    """A query and the documents to order."""
+    """A query, and the documents to order."""
 
     query: Text
-    documents: Annotated[list[Text], Field(min_length=1, max_length=MOST_TEXTS)]
+    documents: Annotated[list[Text], Field(min_length=1, max_length=MAX_TEXTS)]
     top_n: Annotated[int, Field(ge=1)] | None = None
     return_documents: bool = False
 
     def sample(self) -> Self:
-        """The first documents, and their beginnings."""
+        """The beginnings of the first documents."""
         return self.model_copy(update={"documents": _beginnings(self.documents)})
 
 
 class AnswerRequest(Request):
-    """A question, and the text that answers it; a long text is read in windows."""
+    """A question, and the context that answers it. A long context is read in windows."""
 
     question: Text
     context: Text
     candidates: Annotated[int, Field(ge=1, le=20)] = 1
 
     def sample(self) -> Self:
-        """The same question of the text's beginning."""
+        """The same question, and the beginning of the context."""
         return self.model_copy(update={"context": self.context[:_SAMPLE_CHARACTERS]})
 
 
 class AttentionRequest(Request):
-    """A text to look into; only its first tokens are."""
+    """A text, of which the first tokens are looked at."""
 
     input: Text
-    tokens: Annotated[int, Field(ge=3, le=128)] = Field(64, description="tokens looked at, at most")
+    tokens: Annotated[int, Field(ge=3, le=128)] = Field(64, description="maximum number of tokens looked at")
 
 
 class Answered(BaseModel):
-    """What every answer tells: which version of which model gave it."""
+    """The fields of every answer: which version of which model gave it."""
 
     model: str
     version: str
 
 
 class Usage(BaseModel):
-    """Tokens read."""
+    """Number of tokens read."""
 
     prompt_tokens: int
     total_tokens: int
 
 
-class Embedding(BaseModel):
-    """One text's."""
+class EmbeddingItem(BaseModel):
+    """The embedding of one text."""
 
     object: Literal["embedding"]
     index: int
@@ -117,30 +120,30 @@ class Embedding(BaseModel):
 
 
 class EmbeddingsResponse(Answered):
-    """As OpenAI's, and the version."""
+    """The fields of OpenAI's API, and the version."""
 
     object: Literal["list"]
-    data: list[Embedding]
+    data: list[EmbeddingItem]
     usage: Usage
 
 
-class Classification(BaseModel):
-    """The answer for one text."""
+class ClassificationItem(BaseModel):
+    """The classes of one text."""
 
     index: int
     label: str
-    score: float = Field(description="probability of the label")
+    score: float = Field(description="probability of `label`")
     scores: dict[str, float] = Field(description="probability of every label")
 
 
 class ClassifyResponse(Answered):
-    """Answers in the order of the texts."""
+    """One item for each text, in their order."""
 
-    data: list[Classification]
+    data: list[ClassificationItem]
 
 
-class Ranked(BaseModel):
-    """One document."""
+class RankedItem(BaseModel):
+    """One document; `index` is that in the request."""
 
     index: int
     relevance_score: float
@@ -150,31 +153,31 @@ class Ranked(BaseModel):
 class RerankResponse(Answered):
     """Documents, the most relevant first."""
 
-    results: list[Ranked]
+    results: list[RankedItem]
 
 
-class Candidate(BaseModel):
-    """A word for a hidden place."""
+class CandidateItem(BaseModel):
+    """A word that may stand at a mask."""
 
     token: str
     score: float
 
 
-class Filled(BaseModel):
-    """One text: the candidates of each of its hidden words, in their order."""
+class FilledItem(BaseModel):
+    """The candidates for each mask of one text, in their order."""
 
     index: int
-    masks: list[list[Candidate]]
+    masks: list[list[CandidateItem]]
 
 
 class FillMaskResponse(Answered):
-    """Answers in the order of the texts."""
+    """One item for each text, in their order."""
 
-    data: list[Filled]
+    data: list[FilledItem]
 
 
-class Entity(BaseModel):
-    """A stretch of a text; `text[start:end]`."""
+class EntityItem(BaseModel):
+    """A labelled part of a text, from character `start` to `end`."""
 
     label: str
     text: str
@@ -183,21 +186,21 @@ class Entity(BaseModel):
     score: float
 
 
-class Tagged(BaseModel):
-    """One text."""
+class TaggedItem(BaseModel):
+    """The entities of one text."""
 
     index: int
-    entities: list[Entity]
+    entities: list[EntityItem]
 
 
 class TokensResponse(Answered):
-    """Answers in the order of the texts."""
+    """One item for each text, in their order."""
 
-    data: list[Tagged]
+    data: list[TaggedItem]
 
 
-class Span(BaseModel):
-    """A stretch of the context that may be the answer; empty where there is none."""
+class AnswerItem(BaseModel):
+    """A part of the context, from character `start` to `end`; empty if the context may have no answer."""
 
     text: str
     start: int
@@ -208,11 +211,11 @@ class Span(BaseModel):
 class AnswerResponse(Answered):
     """The likeliest answers, best first."""
 
-    answers: list[Span]
+    answers: list[AnswerItem]
 
 
 class AttentionResponse(Answered):
-    """Who looks at whom: `weights[layer][head][from][to]`; each row sums to 1."""
+    """`weights[layer][head][from][to]` says how much one token attends to another. Each row sums to 1."""
 
     tokens: list[str]
     weights: list[list[list[list[float]]]]
@@ -227,7 +230,7 @@ class Error(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """Every answer that is not 200."""
+    """The body of every answer whose status is not 200."""
 
     error: Error
 

@@ -1,4 +1,4 @@
-"""A version that is tried beside the one that answers: on a share of requests, or in its shadow."""
+"""A version tried beside the serving one: it answers some requests, or is compared on copies of them."""
 
 from __future__ import annotations
 
@@ -10,89 +10,112 @@ from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
 from headway.config.serve import ChallengerConfig
-from headway.serving.rollout.comparison import COMPARE, Comparison
-from headway.serving.scheduling.messages import Answer, LoadedRelease
+from headway.serving.rollout.comparison import Comparison
+from headway.serving.scheduling.messages import Answer, LoadedRelease, Release
 from headway.serving.scheduling.queue import DeadlinePassedError, QueueFullError
 from headway.serving.scheduling.service import ModelService
 
 Ask = Callable[[ModelService, float], Coroutine[Any, Any, Answer]]
-"""Asks one version the question of a request, with so many seconds."""
+"""Asks one version the question of a request, with a timeout in seconds."""
 
-_MOST_WAITING = 64
-_LOOK_EVERY = 0.01
-_SECONDS_TO_ANSWER = 10.0
+_MAX_WAITING = 64
+_POLL_S = 0.01
+_TIMEOUT_S = 10.0
 
 
-class _Shadow(NamedTuple):
+class ShadowRequest(NamedTuple):
+    """A copy of a request that was answered, to be asked of both versions.
+
+    Attributes:
+        operation: its name.
+        comparison: makes an empty comparison of this operation's results.
+        ask: asks a version.
+    """
+
     operation: str
+    comparison: Callable[[], Comparison]
     ask: Ask
-    until: float
 
 
-class Trial:
-    """One challenger, and what is known of it.
+class Challenger:
+    """A challenger, and what is known of it.
 
-    A request goes to the challenger by a hash of its content and of the challenger's version, so the same
-    question is answered by the same version while the trial lasts, and a greater share only adds questions.
+    Requests are assigned by a hash of their content and of the challenger's version. So the same question is
+    always answered by the same version, and a higher percentage only adds questions.
 
-    Comparisons wait until a replica is idle. Both versions are then asked again, one after the other: the
-    user's own answer waited among others, and its latency would make the challenger look quick.
+    Comparisons wait until a replica is idle. Then both versions are asked, one after the other. The answer
+    that the user got is not reused: it had to wait among others, and beside its latency the challenger's
+    would look good.
+
+    Attributes:
+        service: answers with the challenger.
+        config: the percentages of requests.
+        answered: requests it has answered.
+        shed: comparisons dropped because no replica was idle.
+        failed: comparisons in which one of the versions gave no answer, or one of another shape.
+        problem: why the last of them failed.
+        comparisons: by the operation's name.
 
     Args:
-        served: the version that answers.
         challenger: the version that is tried.
-        config: shares of requests.
+        serving: returns the service of the serving version.
+        config: the percentages of requests.
         idle: whether a replica has nothing to do.
     """
 
     def __init__(
         self,
-        served: ModelService,
         challenger: LoadedRelease,
+        serving: Callable[[], ModelService],
         config: ChallengerConfig,
         idle: Callable[[], bool],
     ) -> None:
-        self.challenger = ModelService(challenger, served.queue)
+        self.service = ModelService(challenger, serving().queue)
         self.config = config
         self.answered = self.shed = self.failed = 0
         self.problem: str | None = None
         self.comparisons: dict[str, Comparison] = {}
-        self._served, self._idle = served, idle
-        self._against = served.current.release
-        self._waiting: deque[_Shadow] = deque()
+        self._serving, self._idle = serving, idle
+        self._compared_with = serving().loaded.release
+        self._waiting: deque[tuple[ShadowRequest, float]] = deque()  # each with its deadline
         self._offered = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
 
+    @property
+    def release(self) -> Release:
+        """The version that is tried."""
+        return self.service.loaded.release
+
     def answers(self, content: str) -> bool:
-        """Whether the challenger answers the request with this content."""
-        chosen = self._place("answer", content) < self.config.percent
+        """Whether the challenger answers the request with this content; counts it if so."""
+        chosen = self._percentile("answer", content) < self.config.percent
         self.answered += chosen
         return chosen
 
-    def offer(self, operation: str, content: str, ask: Ask) -> None:
-        """Compare the two versions on a request that was answered, if its turn is there; never waits."""
-        if operation not in COMPARE or self._place("shadow", content) >= self.config.shadow_percent:
+    def offer(self, content: str, request: ShadowRequest) -> None:
+        """Compare the versions on a request, if it is among those to compare. Returns at once."""
+        if self._percentile("shadow", content) >= self.config.shadow_percent:
             return
-        if len(self._waiting) >= _MOST_WAITING:
+        if len(self._waiting) >= _MAX_WAITING:
             self.shed += 1
             return
-        self._waiting.append(_Shadow(operation, ask, time.monotonic() + _SECONDS_TO_ANSWER))
+        self._waiting.append((request, time.monotonic() + _TIMEOUT_S))
         self._offered.set()
 
     def start(self) -> None:
-        """Begin to compare what is offered."""
+        """Start comparing what is offered."""
         self._running = asyncio.create_task(self._run())
 
     def stop(self) -> None:
-        """Compare no more."""
+        """Stop comparing."""
         if self._running is not None:
             self._running.cancel()
 
     def report(self) -> dict[str, Any]:
         """What an operator wants to know before the challenger takes over."""
         return {
-            "version": self.challenger.current.release.version,
-            "against": self._against.version,
+            "version": self.release.version,
+            "against": self._compared_with.version,
             "percent": self.config.percent,
             "shadow_percent": self.config.shadow_percent,
             "answered": self.answered,
@@ -100,14 +123,13 @@ class Trial:
             "shed": self.shed,
             "failed": self.failed,
             "problem": self.problem,
-            "operations": {name: one.summary(name) for name, one in self.comparisons.items()},
+            "operations": {name: one.summary() for name, one in self.comparisons.items()},
         }
 
-    def _place(self, purpose: str, content: str) -> float:
-        """Where a request lies between 0 and 100."""
-        version = self.challenger.current.release.version
+    def _percentile(self, purpose: str, content: str) -> float:
+        """A number from 0 to 100 that is always the same for a request."""
         digest = hashlib.blake2b(
-            f"{purpose} {version} {content}".encode(errors="surrogatepass"), digest_size=8
+            f"{purpose} {self.release.version} {content}".encode(errors="surrogatepass"), digest_size=8
         ).digest()
         return int.from_bytes(digest) / 2**64 * 100.0
 
@@ -115,38 +137,40 @@ class Trial:
         while True:
             await self._offered.wait()
             while self._waiting:
-                await self._compare(self._waiting.popleft())
+                await self._compare(*self._waiting.popleft())
             self._offered.clear()
 
-    async def _compare(self, shadow: _Shadow) -> None:
-        served, challenger = self._served.current, self.challenger.current
-        if served.release != self._against:
-            self._against, self.comparisons = served.release, {}
+    async def _compare(self, request: ShadowRequest, deadline: float) -> None:
+        served = self._serving().loaded
+        if served.release != self._compared_with:
+            self._compared_with, self.comparisons = served.release, {}
         try:
-            ours, ours_took = await self._ask(served, shadow)
-            theirs, theirs_took = await self._ask(challenger, shadow)
-            comparison = self.comparisons.get(shadow.operation) or Comparison()
-            COMPARE[shadow.operation](comparison, ours.results, theirs.results)
+            ours, our_seconds = await self._ask(served, request, deadline)
+            theirs, their_seconds = await self._ask(self.service.loaded, request, deadline)
+            comparison = self.comparisons.get(request.operation) or request.comparison()
+            comparison.add(ours.results, theirs.results)
         except (QueueFullError, DeadlinePassedError):
             self.shed += 1
-        except Exception as error:  # of the challenger: its own affair, and what the trial is for
+        except Exception as error:  # the challenger's failures are what it is tried for
             self.failed += 1
             self.problem = str(error) or type(error).__name__
         else:
-            comparison.seconds.append((ours_took, theirs_took))
-            self.comparisons[shadow.operation] = comparison
+            comparison.seconds.append((our_seconds, their_seconds))
+            self.comparisons[request.operation] = comparison
 
-    async def _ask(self, version: LoadedRelease, shadow: _Shadow) -> tuple[Answer, float]:
-        """An answer, and the seconds that it took on an idle replica.
+    async def _ask(
+        self, version: LoadedRelease, request: ShadowRequest, deadline: float
+    ) -> tuple[Answer, float]:
+        """A version's answer, and the seconds it took on an idle replica.
 
         Raises:
-            DeadlinePassedError: no replica was idle for long.
+            DeadlinePassedError: no replica was idle before the deadline.
         """
         while not self._idle():
-            if time.monotonic() > shadow.until:
+            if time.monotonic() > deadline:
                 raise DeadlinePassedError
-            await asyncio.sleep(_LOOK_EVERY)
-        service = ModelService(version, self._served.queue, cached=False)
+            await asyncio.sleep(_POLL_S)
+        service = ModelService(version, self.service.queue, cached=False)
         started = time.perf_counter()
-        answer = await shadow.ask(service, _SECONDS_TO_ANSWER)
+        answer = await request.ask(service, _TIMEOUT_S)
         return answer, time.perf_counter() - started

@@ -1,107 +1,153 @@
-"""How the answers of two versions to the same request differ, in numbers. No Ray, no HTTP."""
+"""How the answers of two versions to the same requests differ, in numbers. No Ray, no HTTP."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+Scores = dict[Any, float]
+"""Possible outcomes of a text, question or query, each with its score."""
+
 _LATENCIES_KEPT = 1000
 
 
-@dataclass
-class Comparison:
+class Comparison(ABC):
     """Of one operation, over all requests that were compared.
 
     Attributes:
         compared: texts, questions or queries that both versions answered.
-        agreed: those with the same outcome: label, first word of each mask, entities, answer, first document.
-        greatest_difference: between probabilities or scores of the same outcome.
-        min_cosine: between a text's two embeddings.
-        seconds: of each of the last requests, by the version that answers and by the one that is tried.
+        seconds: that each of the last requests took, for the serving version and for the challenger.
     """
 
-    compared: int = 0
-    agreed: int = 0
-    greatest_difference: float = 0.0
-    min_cosine: float = 1.0
-    seconds: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_LATENCIES_KEPT))
+    def __init__(self) -> None:
+        self.compared = 0
+        self.seconds: deque[tuple[float, float]] = deque(maxlen=_LATENCIES_KEPT)
 
-    def embeddings(self, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> None:
-        """Add vectors of unit length.
+    @abstractmethod
+    def add(self, ours: Any, theirs: Any) -> None:
+        """Count the results of the serving version and of the challenger for one request.
 
         Raises:
-            ValueError: they have different lengths.
+            ValueError: they have different shapes.
         """
+
+    @abstractmethod
+    def quality(self) -> dict[str, float]:
+        """How much the versions agree, by figure."""
+
+    def summary(self) -> dict[str, Any]:
+        """The figures for people; latencies are in milliseconds."""
+        times = np.asarray(self.seconds) * 1000.0
+        return {"compared": self.compared, **self.quality()} | {
+            f"{side}_ms": {f"p{q}": round(float(np.percentile(times[:, i], q)), 2) for q in (50, 99)}
+            for i, side in enumerate(("served", "challenger"))
+        }
+
+
+class VectorComparison(Comparison):
+    """Compares embeddings by their cosine.
+
+    Attributes:
+        min_cosine: the lowest between a text's two embeddings.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.min_cosine = 1.0
+
+    def add(self, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> None:
+        """See `Comparison`; vectors of unit length."""
         for one, other in zip(ours, theirs, strict=True):
             if one.shape != other.shape:
                 raise ValueError(f"vectors of {len(one)} and {len(other)} numbers cannot be compared")
             self.compared += 1
             self.min_cosine = min(self.min_cosine, float(one @ other))
 
-    def scored(self, ours: Sequence[dict[Any, float]], theirs: Sequence[dict[Any, float]]) -> None:
-        """Add scores by outcome; those agree whose highest score is of the same outcome."""
-        for one, other in zip(ours, theirs, strict=True):
-            self._add(_best(one) == _best(other), one, other)
+    def quality(self) -> dict[str, float]:
+        """See `Comparison`."""
+        return {"min_cosine": round(self.min_cosine, 5)}
 
-    def found(self, ours: Sequence[dict[Any, float]], theirs: Sequence[dict[Any, float]]) -> None:
-        """Add what was found, with its scores; those agree that found the same."""
-        for one, other in zip(ours, theirs, strict=True):
-            self._add(one.keys() == other.keys(), one, other)
 
-    def summary(self, operation: str) -> dict[str, Any]:
-        """For people: shares, and milliseconds of a request."""
-        times = np.asarray(self.seconds) * 1000.0
-        quality: dict[str, Any] = (
-            {"min_cosine": round(self.min_cosine, 5)}
-            if operation == "embeddings"
-            else {
-                "agreement": round(self.agreed / max(1, self.compared), 5),
-                "greatest_difference": round(self.greatest_difference, 5),
-            }
-        )
-        return {"compared": self.compared, **quality} | {
-            f"{side}_ms": {f"p{q}": round(float(np.percentile(times[:, i], q)), 2) for q in (50, 99)}
-            for i, side in enumerate(("served", "challenger"))
+class OutcomeComparison(Comparison):
+    """Compares outcomes and their scores.
+
+    Attributes:
+        agreed: texts, questions or queries with the same outcome.
+        max_difference: the greatest between two scores of the same outcome.
+
+    Args:
+        scores: makes a list of scores by outcome from an operation's results.
+        agree: whether two of them mean the same.
+    """
+
+    def __init__(
+        self, scores: Callable[[Any], Sequence[Scores]], agree: Callable[[Scores, Scores], bool]
+    ) -> None:
+        super().__init__()
+        self.agreed = 0
+        self.max_difference = 0.0
+        self._scores, self._agree = scores, agree
+
+    def add(self, ours: Any, theirs: Any) -> None:
+        """See `Comparison`."""
+        for one, other in zip(self._scores(ours), self._scores(theirs), strict=True):
+            self.compared += 1
+            self.agreed += self._agree(one, other)
+            gaps = [abs(one[outcome] - other[outcome]) for outcome in one.keys() & other.keys()]
+            self.max_difference = max([self.max_difference, *gaps])
+
+    def quality(self) -> dict[str, float]:
+        """See `Comparison`."""
+        return {
+            "agreement": round(self.agreed / max(1, self.compared), 5),
+            "greatest_difference": round(self.max_difference, 5),
         }
 
-    def _add(self, agree: bool, one: dict[Any, float], other: dict[Any, float]) -> None:
-        self.compared += 1
-        self.agreed += agree
-        gaps = [abs(one[outcome] - other[outcome]) for outcome in one.keys() & other.keys()]
-        self.greatest_difference = max([self.greatest_difference, *gaps])
+
+def compare_classes() -> Comparison:
+    """For scores by label: texts agree if the same label is the best."""
+    return OutcomeComparison(lambda texts: texts, _same_best)
 
 
-def _best(scores: dict[Any, float]) -> Any:
+def compare_rankings() -> Comparison:
+    """For scores of documents: queries agree if the same document comes first."""
+    return OutcomeComparison(lambda scores: [dict(enumerate(scores))], _same_best)
+
+
+def compare_masked_words() -> Comparison:
+    """For candidates of masked words: texts agree if the likeliest word of each mask is the same."""
+    return OutcomeComparison(
+        lambda texts: [{(i, mask[0][0]): mask[0][1] for i, mask in enumerate(masks)} for masks in texts],
+        _same_outcomes,
+    )
+
+
+def compare_entities() -> Comparison:
+    """For entities: texts agree if all entities are the same."""
+    return OutcomeComparison(
+        lambda texts: [{(e.label, e.start, e.end): e.score for e in entities} for entities in texts],
+        _same_outcomes,
+    )
+
+
+def compare_answers() -> Comparison:
+    """For answer spans: questions agree if the best span is the same."""
+    return OutcomeComparison(
+        lambda spans: [{(span.start, span.end): span.score for span in spans[:1]}], _same_outcomes
+    )
+
+
+def _same_best(one: Scores, other: Scores) -> bool:
+    return bool(_best(one) == _best(other))
+
+
+def _same_outcomes(one: Scores, other: Scores) -> bool:
+    return one.keys() == other.keys()
+
+
+def _best(scores: Scores) -> Any:
     return max(scores, key=scores.__getitem__, default=None)
-
-
-def _by_document(scores: Sequence[float]) -> list[dict[Any, float]]:
-    return [dict(enumerate(scores))]
-
-
-def _first_words(texts: Sequence[Any]) -> list[dict[Any, float]]:
-    """The likeliest word of each mask, of each text."""
-    return [{(place, mask[0][0]): mask[0][1] for place, mask in enumerate(masks)} for masks in texts]
-
-
-def _entities(texts: Sequence[Any]) -> list[dict[Any, float]]:
-    return [{(e.label, e.start, e.end): e.score for e in entities} for entities in texts]
-
-
-def _first_span(spans: Sequence[Any]) -> list[dict[Any, float]]:
-    return [{(span.start, span.end): span.score for span in spans[:1]}]
-
-
-COMPARE: dict[str, Callable[[Comparison, Any, Any], None]] = {
-    "embeddings": Comparison.embeddings,
-    "classify": Comparison.scored,
-    "rerank": lambda to, ours, theirs: to.scored(_by_document(ours), _by_document(theirs)),
-    "fill-mask": lambda to, ours, theirs: to.found(_first_words(ours), _first_words(theirs)),
-    "tokens": lambda to, ours, theirs: to.found(_entities(ours), _entities(theirs)),
-    "answer": lambda to, ours, theirs: to.found(_first_span(ours), _first_span(theirs)),
-}
-"""By operation: adds the results of the version that answers, and of the one that is tried."""

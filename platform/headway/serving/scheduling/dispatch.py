@@ -1,4 +1,4 @@
-"""Packs sent to replicas as fast as they can take them, and sent again when a replica dies."""
+"""Sends packs to replicas as fast as they compute them, and again if a replica dies."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from dataclasses import dataclass
 
 from headway.inference.packing import Pack
 from headway.serving.scheduling.messages import Call, ReplicaLostError
-from headway.serving.scheduling.queue import Job, TokenQueue
+from headway.serving.scheduling.queue import QueuedSequence, TokenQueue
 
 _log = logging.getLogger(__name__)
 
-_PACKS_A_REPLICA = 2
-"""One that is computed, and one that lies ready, so that a replica never waits for the next."""
+_PACKS_PER_REPLICA = 2
+"""One that it computes, and one that lies ready, so that it never waits for the next."""
 
-_LEAD = 0.015
-"""Seconds before a replica should be done, at which the pack that it computes next leaves."""
+_LEAD_S = 0.015
+"""How long before a replica should be done the next pack is sent to it."""
 
-_LOOK_EVERY = 0.01
-_FORGET_AFTER = 10.0
-_MOST_ATTEMPTS = 20
+_POLL_S = 0.01
+_FORGET_AFTER_S = 10.0
+_MAX_ATTEMPTS = 20
 
 
 @dataclass
 class Dispatcher:
     """Feeds one model's replicas from its queue.
 
-    How many replicas there are is learnt from who answers: with more work than a pack waiting, one pack
-    goes out beyond what the known replicas can take, and finds a new one if there is any.
+    It learns how many replicas there are from who answers. While more than a pack waits, it sends one pack
+    more than the known replicas can take, which reaches a new replica if there is one.
 
-    A replica that is idle gets a pack at once. The one that will lie ready at a busy replica is filled until
-    shortly before that is done: answers free many clients at the same moment, who then ask one by one, and
-    the first of them alone would otherwise be the next pack.
+    An idle replica gets a pack at once. The pack that is to lie ready at a busy replica is filled until
+    shortly before that is done: answers free many clients at the same moment, which then ask one by one, and
+    otherwise the next pack would hold the first of them alone.
 
     Attributes:
         queue: what waits.
-        call: computes a pack of one kind on some replica; raises `ReplicaLostError` when that one is gone.
+        call: computes a pack of one kind on some replica; raises `ReplicaLostError` if that is lost.
         pack_timeout: seconds after which a replica counts as lost.
-        pause: seconds before what a lost replica had goes out again.
-        on_pack: told of every pack that was computed: sequences, tokens and seconds.
-        on_retry: told of every pack that goes out again.
+        pause: seconds before the packs of a lost replica are queued again.
+        on_pack: called after every computed pack, with its sequences, tokens and seconds.
+        on_retry: called for every pack that is queued again.
     """
 
     queue: TokenQueue
@@ -55,30 +55,30 @@ class Dispatcher:
 
     def __post_init__(self) -> None:
         self._seen: dict[str, float] = {}
-        self._sent: dict[asyncio.Task[None], float] = {}  # and when each should be done
+        self._sent: dict[asyncio.Task[None], float] = {}  # each with the time it should be done
         self._slot_freed = asyncio.Event()
         self._last_reply = 0.0
 
     @property
     def replicas(self) -> int:
-        """How many have answered lately."""
+        """How many have answered recently."""
         now = time.monotonic()
-        self._seen = {name: at for name, at in self._seen.items() if now - at < _FORGET_AFTER}
+        self._seen = {name: at for name, at in self._seen.items() if now - at < _FORGET_AFTER_S}
         return len(self._seen)
 
     @property
     def idle(self) -> bool:
-        """Nothing waits, and at least one replica has nothing to compute."""
+        """Whether nothing waits, and a replica has nothing to compute."""
         return not self.queue.work_waits.is_set() and len(self._sent) < max(1, self.replicas)
 
     @property
     def capacity(self) -> int:
-        """Packs that may be under way now."""
+        """Packs that may be at replicas now."""
         more = self.queue.waiting_tokens >= self.queue.pack_tokens
-        return max(1, self.replicas) * _PACKS_A_REPLICA + more
+        return max(1, self.replicas) * _PACKS_PER_REPLICA + more
 
     async def run(self) -> None:
-        """Send packs for ever."""
+        """Send packs until cancelled."""
         while True:
             await self.queue.work_waits.wait()
             pause = self._pause()
@@ -87,29 +87,29 @@ class Dispatcher:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._slot_freed.wait(), pause)
                 continue
-            jobs = self.queue.take()
-            if jobs:
-                done_at = self._done_at(sum(job.tokens for job in jobs))
-                task = asyncio.create_task(self._send(jobs))
+            items = self.queue.take()
+            if items:
+                done_at = self._done_at(sum(item.tokens for item in items))
+                task = asyncio.create_task(self._send(items))
                 self._sent[task] = done_at
                 task.add_done_callback(self._free)
 
     async def drain(self) -> None:
-        """Wait until nothing waits and nothing is under way."""
+        """Return once nothing waits and no pack is at a replica."""
         while self.queue.work_waits.is_set() or self._sent:
             await asyncio.sleep(0.02)
 
     def _pause(self) -> float | None:
-        """Seconds until the next look at whether a pack should leave; 0 for now, None for a free place."""
+        """Seconds until it is time to look again; 0 to send a pack now, None to wait until one comes back."""
         if len(self._sent) >= self.capacity:
             return None
         if len(self._sent) < max(1, self.replicas) or self.queue.waiting_tokens >= self.queue.pack_tokens:
             return 0.0
-        left = min(self._sent.values()) - _LEAD - time.monotonic()
-        return min(left, _LOOK_EVERY) if left > 0.0 else 0.0
+        left = min(self._sent.values()) - _LEAD_S - time.monotonic()
+        return min(left, _POLL_S) if left > 0.0 else 0.0
 
     def _done_at(self, tokens: int) -> float:
-        """When a pack that leaves now should be done."""
+        """When a pack that is sent now should be done."""
         replicas, begins = max(1, self.replicas), time.monotonic()
         if len(self._sent) >= replicas:
             begins = max(begins, min(self._sent.values()))
@@ -119,43 +119,43 @@ class Dispatcher:
         self._sent.pop(task, None)
         self._slot_freed.set()
 
-    async def _send(self, jobs: list[Job]) -> None:
+    async def _send(self, items: list[QueuedSequence]) -> None:
         started = time.monotonic()
         try:
-            pack = Pack.of([job.sequence for job in jobs])
-            reply = await asyncio.wait_for(self.call(jobs[0].kind, pack), self.pack_timeout)
+            pack = Pack.of([item.sequence for item in items])
+            reply = await asyncio.wait_for(self.call(items[0].kind, pack), self.pack_timeout)
         except (ReplicaLostError, TimeoutError) as error:
-            await self._send_again(jobs, error)
+            await self._send_again(items, error)
         except Exception as error:
-            self._give_up_on(jobs, error)
+            self._fail(items, error)
         else:
             self._seen[reply.replica] = time.monotonic()
-            self._measure(sum(job.tokens for job in jobs), len(jobs), started)
-            for job, result in zip(jobs, reply.results, strict=True):
-                self.queue.finish(job, result)
+            self._measure(sum(item.tokens for item in items), len(items), started)
+            for item, result in zip(items, reply.results, strict=True):
+                self.queue.finish(item, result)
 
-    async def _send_again(self, jobs: list[Job], error: Exception) -> None:
-        """Jobs of a lost replica go back to their places; the replicas are counted again."""
-        _log.warning("a pack of %d is sent again: %s", len(jobs), type(error).__name__)
+    async def _send_again(self, items: list[QueuedSequence], error: Exception) -> None:
+        """Queue a lost replica's sequences again, and count the replicas from zero."""
+        _log.warning("a pack of %d sequences is sent again: %s", len(items), type(error).__name__)
         self.on_retry()
         self._seen.clear()
         await asyncio.sleep(self.pause)
-        hopeless = [job for job in jobs if job.attempts >= _MOST_ATTEMPTS]
-        for job in hopeless:
-            self.queue.finish(job, error)
-        self.queue.put_back([job for job in jobs if job not in hopeless])
+        hopeless = [item for item in items if item.attempts >= _MAX_ATTEMPTS]
+        for item in hopeless:
+            self.queue.finish(item, error)
+        self.queue.put_back([item for item in items if item not in hopeless])
 
-    def _give_up_on(self, jobs: list[Job], error: Exception) -> None:
-        """What cannot be computed fails alone: its neighbours in the pack are tried one by one."""
-        if len(jobs) == 1:
-            self.queue.finish(jobs[0], error)
+    def _fail(self, items: list[QueuedSequence], error: Exception) -> None:
+        """Let only the sequence fail that cannot be computed: those of its pack are tried one by one."""
+        if len(items) == 1:
+            self.queue.finish(items[0], error)
             return
-        for job in jobs:
-            job.attempts += 2
-        self.queue.put_back(jobs)
+        for item in items:
+            item.attempts += 2
+        self.queue.put_back(items)
 
     def _measure(self, tokens: int, sequences: int, started: float) -> None:
-        """Keep a running mean of the tokens that all replicas compute in a second."""
+        """Update the moving average of the tokens that all replicas compute in a second."""
         now = time.monotonic()
         last, self._last_reply = self._last_reply, now
         seconds = max(1e-3, now - max(last, started))

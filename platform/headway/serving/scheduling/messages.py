@@ -1,4 +1,4 @@
-"""What gateway and replicas say to each other: versions, packs' kinds, replies and answers."""
+"""What gateway and replicas pass to each other: versions, kinds of packs, replies and answers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from headway.inference.tokens import TextTokenizer
 
 
 class ReplicaLostError(Exception):
-    """The replica died, or cannot be reached; another one can compute the same."""
+    """The replica died or cannot be reached. Another one can compute the same."""
 
 
 class Release(NamedTuple):
-    """A version of a model, and where its files lie."""
+    """A version of a model, and the folder with its files."""
 
     name: str
     version: str
@@ -31,10 +31,10 @@ class Kind(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What a replica answers.
+    """What a replica returns for a pack.
 
     Attributes:
-        replica: its name.
+        replica: the replica's name.
         results: one for each sequence of the pack.
     """
 
@@ -43,10 +43,11 @@ class Reply(NamedTuple):
 
 
 Call = Callable[[Kind, Pack], Awaitable[Reply]]
+"""Has some replica compute a pack."""
 
 
 class LoadedRelease(NamedTuple):
-    """A version as the gateway knows it: without weights."""
+    """A version as the gateway holds it: without weights."""
 
     release: Release
     description: Description
@@ -54,14 +55,18 @@ class LoadedRelease(NamedTuple):
 
     @classmethod
     def open(cls, release: Release) -> LoadedRelease:
-        """Read a version's description and tokenizer."""
+        """Read a version's description and tokenizer.
+
+        Raises:
+            ConfigError: the folder holds no encoder.
+        """
         folder = Path(release.folder)
         description = describe(folder)
         return cls(release, description, TextTokenizer(folder, description.max_length))
 
 
 class Answer(NamedTuple):
-    """Results, the version that gave them, and the tokens that were read."""
+    """Results, the version that computed them, and the tokens that were read."""
 
     release: Release
     results: Any

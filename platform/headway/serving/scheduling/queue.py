@@ -1,4 +1,7 @@
-"""Requests that wait, packed by tokens: longest wait first, nothing computed twice or for nobody."""
+"""The queue of sequences that wait for a replica, packed by tokens.
+
+The longest wait comes first. Equal work is computed once, and nothing that nobody waits for.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,15 @@ from typing import Any
 
 from headway.inference.packing import TokenSequence
 
-_ATTEMPTS_TOGETHER = 2
+_MAX_ATTEMPTS_IN_PACK = 2
+"""Failures in a pack with others, after which a sequence is computed alone."""
 
 
 class QueueFullError(Exception):
     """More tokens wait than the queue may hold.
 
     Attributes:
-        retry_after: seconds until there should be room.
+        retry_after: seconds until there should be space.
     """
 
     def __init__(self, retry_after: int) -> None:
@@ -28,21 +32,22 @@ class QueueFullError(Exception):
 
 
 class DeadlinePassedError(Exception):
-    """The answer did not come in the time that the client gives."""
+    """The answer did not come within the client's timeout."""
 
 
 @dataclass(eq=False)
-class Job:
-    """A sequence that at least one request waits for.
+class QueuedSequence:
+    """A sequence that some request waits for.
 
     Attributes:
-        kind: what a pack must agree in: the model's version and the operation.
+        kind: the model's version and the operation, the same for all sequences of a pack.
         key: equal for equal work.
+        sequence: the tokens.
         result: of the operation on the sequence.
-        number: in order of arrival.
-        waiters: requests that still want it; it is computed for none.
-        queued: whether it waits, or is being computed.
-        attempts: packs it was part of that failed.
+        number: in the order of arrival.
+        waiters: requests that still want the result; with none it is not computed.
+        queued: whether it waits; otherwise a replica is computing it.
+        attempts: failed packs it was part of.
     """
 
     kind: Any
@@ -62,66 +67,68 @@ class Job:
 
 @dataclass
 class TokenQueue:
-    """Sequences that wait to be computed, and those that are.
+    """The sequences that wait to be computed, and those that a replica is computing.
 
     Attributes:
         pack_tokens: tokens that a replica computes at once.
-        most_tokens: tokens that may wait.
-        cache_size: results that are kept for sequences that come again; 0 keeps none.
-        tokens_per_second: what the replicas manage at present, for the estimate of a wait.
+        max_tokens: tokens that may wait.
+        cache_size: results kept for sequences that come again; 0 keeps none.
+        tokens_per_second: recent speed of all replicas together, to estimate waits.
+        waiting_tokens: tokens that wait.
+        work_waits: set while something waits.
     """
 
     pack_tokens: int
-    most_tokens: int
+    max_tokens: int
     cache_size: int = 0
     tokens_per_second: float = 10_000.0
     waiting_tokens: int = field(default=0, init=False)
     work_waits: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def __post_init__(self) -> None:
-        self._lanes: dict[Hashable, deque[Job]] = {}
-        self._jobs: dict[Hashable, Job] = {}
+        self._lanes: dict[Hashable, deque[QueuedSequence]] = {}
+        self._unfinished: dict[Hashable, QueuedSequence] = {}
         self._cache: OrderedDict[Hashable, Any] = OrderedDict()
         self._numbers = itertools.count()
 
     async def compute(
         self, kind: Hashable, sequences: Sequence[TokenSequence], timeout: float, *, cached: bool = False
     ) -> list[Any]:
-        """The results for some sequences, in their order, once a replica has computed them.
+        """The results for some sequences, in their order, once replicas have computed them.
 
-        Cancelling the call withdraws the sequences that nobody else waits for.
+        If the call is cancelled, sequences that nobody else waits for are withdrawn.
 
         Args:
             kind: the model's version and the operation.
-            sequences: what to compute; those that are computed for somebody else already are shared.
+            sequences: what to compute; an equal sequence that is already queued is shared.
             timeout: seconds that the caller waits at most.
-            cached: results may come from the cache, and go there.
+            cached: whether results may come from the cache, and are kept there.
 
         Raises:
-            QueueFullError: nothing was accepted.
-            DeadlinePassedError: the time is over.
+            QueueFullError: the queue accepts none of them.
+            DeadlinePassedError: the timeout is over.
         """
-        known, jobs = self._admit(kind, sequences, cached)
+        known, items = self._admit(kind, sequences, cached)
         try:
-            pending = {job.result for job in jobs.values()}
+            pending = {item.result for item in items.values()}
             if pending and (await asyncio.wait(pending, timeout=timeout))[1]:
                 raise DeadlinePassedError(f"no answer within {timeout:g} s")
         finally:
-            for job in jobs.values():
-                self._leave(job)
-        return [known[i] if i in known else self._remember(jobs[i], cached) for i in range(len(sequences))]
+            for item in items.values():
+                self._leave(item)
+        return [known[i] if i in known else self._remember(items[i], cached) for i in range(len(sequences))]
 
-    def take(self) -> list[Job]:
-        """Remove and return what is to be computed next; empty when nothing waits.
+    def take(self) -> list[QueuedSequence]:
+        """Remove and return the next pack; empty if nothing waits.
 
-        Jobs of one kind, those that came first, together at most `pack_tokens` tokens unless a single
-        one is longer.
+        Its sequences are of one kind, those that came first, and have at most `pack_tokens` tokens together,
+        unless a single one is longer.
         """
         while self._lanes:
-            lane = min(self._lanes.values(), key=lambda jobs: jobs[0].number)
+            lane = min(self._lanes.values(), key=lambda items: items[0].number)
             pack = self._fill(lane)
             if not lane:
-                self._lanes = {kind: jobs for kind, jobs in self._lanes.items() if jobs}
+                self._lanes = {kind: items for kind, items in self._lanes.items() if items}
             if pack:
                 break
         else:
@@ -130,90 +137,90 @@ class TokenQueue:
             self.work_waits.clear()
         return pack
 
-    def put_back(self, jobs: Sequence[Job]) -> None:
-        """Return jobs whose pack failed to their places; from the third time on they go alone."""
-        for job in jobs:
-            job.attempts += 1
-            job.queued = True
-            self.waiting_tokens += job.tokens if job.waiters else 0
-            lane = [*self._lanes.get(job.kind, ()), job]
-            self._lanes[job.kind] = deque(sorted(lane, key=lambda waiting: waiting.number))
+    def put_back(self, items: Sequence[QueuedSequence]) -> None:
+        """Queue a failed pack's sequences again, by arrival; from the third time on, each goes alone."""
+        for item in items:
+            item.attempts += 1
+            item.queued = True
+            self.waiting_tokens += item.tokens if item.waiters else 0
+            lane = [*self._lanes.get(item.kind, ()), item]
+            self._lanes[item.kind] = deque(sorted(lane, key=lambda waiting: waiting.number))
         self.work_waits.set()
 
-    def finish(self, job: Job, result: Any) -> None:
-        """Give a job's result, or the exception it ended in, to all who wait for it."""
-        self._jobs.pop(job.key, None)
-        if job.result.done():
+    def finish(self, item: QueuedSequence, result: Any) -> None:
+        """Give a result, or an exception, to all requests that wait for it."""
+        self._unfinished.pop(item.key, None)
+        if item.result.done():
             return
         if isinstance(result, BaseException):
-            job.result.set_exception(result)
-            job.result.exception()  # a result that nobody waits for any more is no mistake
+            item.result.set_exception(result)
+            item.result.exception()  # asyncio would log it if nobody waits
         else:
-            job.result.set_result(result)
+            item.result.set_result(result)
 
-    def _fill(self, lane: deque[Job]) -> list[Job]:
-        pack: list[Job] = []
+    def _fill(self, lane: deque[QueuedSequence]) -> list[QueuedSequence]:
+        pack: list[QueuedSequence] = []
         tokens = 0
         while lane:
-            job = lane[0]
-            alone = job.attempts >= _ATTEMPTS_TOGETHER
-            if job.waiters and pack and (alone or tokens + job.tokens > self.pack_tokens):
+            item = lane[0]
+            alone = item.attempts >= _MAX_ATTEMPTS_IN_PACK
+            if item.waiters and pack and (alone or tokens + item.tokens > self.pack_tokens):
                 break
             lane.popleft()
-            if not job.waiters:
-                self._jobs.pop(job.key, None)
+            if not item.waiters:
+                self._unfinished.pop(item.key, None)
                 continue
-            job.queued = False
-            self.waiting_tokens -= job.tokens
-            pack.append(job)
-            tokens += job.tokens
+            item.queued = False
+            self.waiting_tokens -= item.tokens
+            pack.append(item)
+            tokens += item.tokens
             if alone:
                 break
         return pack
 
     def _admit(
         self, kind: Hashable, sequences: Sequence[TokenSequence], cached: bool
-    ) -> tuple[dict[int, Any], dict[int, Job]]:
-        """Results that are known, and jobs for the others, by the sequence's place."""
+    ) -> tuple[dict[int, Any], dict[int, QueuedSequence]]:
+        """Cached results, and queued sequences for all others, by index."""
         keys = [(kind, sequence.ids.tobytes(), sequence.types.tobytes()) for sequence in sequences]
         known = {i: self._recall(key) for i, key in enumerate(keys) if cached and key in self._cache}
-        fresh = {key: i for i, key in enumerate(keys) if i not in known and key not in self._jobs}
+        fresh = {key: i for i, key in enumerate(keys) if i not in known and key not in self._unfinished}
         tokens = sum(len(sequences[i].ids) for i in fresh.values())
-        # A request longer than the queue is let in when it is the only one; it would never be otherwise.
-        if self.waiting_tokens and self.waiting_tokens + tokens > self.most_tokens:
+        # A request longer than the queue is accepted if nothing else waits, or it never would be.
+        if self.waiting_tokens and self.waiting_tokens + tokens > self.max_tokens:
             raise QueueFullError(max(1, math.ceil(self.waiting_tokens / self.tokens_per_second)))
         for key, i in fresh.items():
             self._enqueue(kind, key, sequences[i])
-        jobs = {i: self._jobs[key] for i, key in enumerate(keys) if i not in known}
-        for job in jobs.values():
-            self._join(job)
-        return known, jobs
+        items = {i: self._unfinished[key] for i, key in enumerate(keys) if i not in known}
+        for item in items.values():
+            self._join(item)
+        return known, items
 
     def _enqueue(self, kind: Hashable, key: Hashable, sequence: TokenSequence) -> None:
         result = asyncio.get_running_loop().create_future()
-        job = self._jobs[key] = Job(kind, key, sequence, result, next(self._numbers))
-        self._lanes.setdefault(kind, deque()).append(job)
+        item = self._unfinished[key] = QueuedSequence(kind, key, sequence, result, next(self._numbers))
+        self._lanes.setdefault(kind, deque()).append(item)
         self.work_waits.set()
 
-    def _join(self, job: Job) -> None:
-        job.waiters += 1
-        if job.waiters == 1 and job.queued:
-            self.waiting_tokens += job.tokens
+    def _join(self, item: QueuedSequence) -> None:
+        item.waiters += 1
+        if item.waiters == 1 and item.queued:
+            self.waiting_tokens += item.tokens
 
-    def _leave(self, job: Job) -> None:
-        job.waiters -= 1
-        if not job.waiters and job.queued:
-            self.waiting_tokens -= job.tokens
+    def _leave(self, item: QueuedSequence) -> None:
+        item.waiters -= 1
+        if not item.waiters and item.queued:
+            self.waiting_tokens -= item.tokens
 
     def _recall(self, key: Hashable) -> Any:
         self._cache.move_to_end(key)
         return self._cache[key]
 
-    def _remember(self, job: Job, cached: bool) -> Any:
-        result = job.result.result()
+    def _remember(self, item: QueuedSequence, cached: bool) -> Any:
+        result = item.result.result()
         if cached and self.cache_size:
-            self._cache[job.key] = result
-            self._cache.move_to_end(job.key)
+            self._cache[item.key] = result
+            self._cache.move_to_end(item.key)
             if len(self._cache) > self.cache_size:
                 self._cache.popitem(last=False)
         return result

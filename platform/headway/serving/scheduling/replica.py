@@ -1,4 +1,4 @@
-"""A replica: a Ray Serve actor that computes packs, of one version of a model or, during a swap, of two."""
+"""A replica: a Ray Serve actor that computes packs with one version of a model, or several in a roll-out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ray import serve
 
 from headway.engine.hardware.device import is_gpu_lost, limit_gpu_memory
 from headway.inference.packing import Operation, Pack
-from headway.serving.scheduling.compute_threads import Computing
+from headway.serving.scheduling.compute_threads import ComputeThreads
 from headway.serving.scheduling.messages import Release, Reply
 from headway.serving.settings import ReplicaSettings
 
@@ -22,62 +22,62 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_IDLE_SECONDS = 2.0
+_IDLE_S = 2.0
 
 
 class Encoder:
-    """Computes in threads of its own, so that the next pack is unpacked while this one is computed."""
+    """Computes in threads, so that the next pack is unpacked while one is computed."""
 
     def __init__(self, release: Release, settings: ReplicaSettings) -> None:
         self._replica = serve.get_replica_context().replica_id.unique_id
-        self._settings, self._device = settings, _own_device()
-        self._computing = Computing(settings.threads)
+        self._settings, self._device = settings, _assigned_device()
+        self._threads = ComputeThreads(settings.threads)
         self._loading: asyncio.Lock | None = None
         self._models: dict[Release, EncoderModel] = {release: self._load(release)}
-        self._waiting_tokens, self._told_at = 0, 0.0
+        self._waiting_tokens, self._reported_at = 0, 0.0
 
     async def compute(self, release: Release, operation: Operation, pack: Pack, waiting_tokens: int) -> Any:
-        """The results of an operation on a pack, computed by exactly this version of the model.
+        """Compute an operation on a pack, with exactly this version of the model.
 
         Args:
-            release: which version; loaded first where this replica does not hold it yet.
+            release: the version; loaded first if this replica does not hold it yet.
             operation: what to compute.
             pack: the sequences.
-            waiting_tokens: how much more waits for a replica, for the autoscaler.
+            waiting_tokens: tokens that wait for a replica besides, for the autoscaler.
 
         Returns:
-            This replica's name, and a result for each sequence.
+            A `Reply`.
         """
-        self._waiting_tokens, self._told_at = waiting_tokens, time.monotonic()
+        self._waiting_tokens, self._reported_at = waiting_tokens, time.monotonic()
         try:
             model = await self._model(release)
-            return Reply(self._replica, await self._computing.run(model, operation, pack))
+            return Reply(self._replica, await self._threads.run(model, operation, pack))
         except RuntimeError as error:
             _end_if_lost(error)
             raise
 
     async def prepare(self, release: Release) -> str | None:
-        """Load a version beside the others, warm it up and compare it with its stored outputs.
+        """Load a version beside the others, warm it up, and compare its outputs with the stored ones.
 
         Returns:
-            What is wrong with it; None when it is good.
+            What is wrong with it; None if nothing is.
         """
         from headway.inference.golden import disagreement
 
         known = release in self._models
         try:
             model = await self._model(release)
-            found = await asyncio.to_thread(disagreement, model, release.folder)
+            problem = await asyncio.to_thread(disagreement, model, release.folder)
         except Exception as error:
             _end_if_lost(error)
-            found = f"it cannot be loaded: {error}"
-        if found and not known:
+            problem = f"it cannot be loaded: {error}"
+        if problem and not known:
             self._models.pop(release, None)
-        return found
+        return problem
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """What Ray Serve's autoscaler is told: tokens that wait, none once nothing has come for a while."""
-        idle = time.monotonic() - self._told_at > _IDLE_SECONDS
+        """What Ray Serve's autoscaler gets: the tokens that wait, or 0 if no pack has come for a while."""
+        idle = time.monotonic() - self._reported_at > _IDLE_S
         return {"waiting_tokens": 0.0 if idle else float(self._waiting_tokens)}
 
     async def _model(self, release: Release) -> EncoderModel:
@@ -88,7 +88,7 @@ class Encoder:
                     self._models[release] = await asyncio.to_thread(self._load, release)
                     while len(self._models) > self._settings.versions:
                         del self._models[next(iter(self._models))]
-        # The one that was used last is the last to be dropped.
+        # In the order of use: the first is the one to drop next.
         self._models[release] = self._models.pop(release)
         return self._models[release]
 
@@ -106,21 +106,23 @@ class Encoder:
 
 
 def _end_if_lost(error: Exception) -> None:
-    """End this process if its GPU will compute nothing more in it, as after most of CUDA's errors.
+    """End this process if its GPU can compute nothing more in it, as after most errors of CUDA.
 
-    What it was computing goes to other replicas, and Ray Serve starts another at once. A replica that lived
-    on until it had failed three health checks would fail each pack the quickest, and so be sent the next,
-    until none had an attempt left. It ends without tidying up, which would call CUDA and might wait for it.
+    The gateway sends its packs to other replicas, and Ray Serve starts a new one at once. If the replica
+    lived until three health checks had failed, it would fail packs faster than others compute them, and so
+    get the next ones, until each had used up its attempts. It ends without cleaning up, since that calls CUDA
+    and might wait for it.
     """
     if is_gpu_lost(error):
-        _log.critical("the GPU is lost, and this replica ends: %s", str(error).partition("\n")[0])
+        _log.critical("the GPU is lost; this replica ends: %s", str(error).partition("\n")[0])
         os._exit(1)
 
 
-def _own_device() -> torch.device:
-    """The GPU that Ray gave this replica, of whose memory it takes no more than its fraction; else the CPU.
+def _assigned_device() -> torch.device:
+    """The GPU that Ray assigned to this replica, or the CPU.
 
-    Ray hides the other GPUs from it, unless it gave it none.
+    Of the GPU's memory the replica takes no more than the fraction assigned to it. Ray hides other GPUs, but
+    only from a process that has one.
     """
     import ray
 

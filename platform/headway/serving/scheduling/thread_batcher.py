@@ -1,4 +1,4 @@
-"""Short work in a thread, off the event loop: what comes while it is busy goes along in its next turn."""
+"""Short calls in a thread, off the event loop, in batches: what arrives while one runs is in the next."""
 
 from __future__ import annotations
 
@@ -17,59 +17,59 @@ class _Work(NamedTuple):
     result: asyncio.Future[Any]
 
 
-class Turns:
-    """Calls for one thread, made by one event loop.
+class ThreadBatcher:
+    """Runs the calls of one event loop in one thread.
 
-    To hand a call over and its result back costs two switches between threads, more than tokenising a short
-    text does. In turns, many calls share them.
+    Passing a call to a thread and its result back costs two switches between threads, more than tokenizing a
+    short text does. The calls of a batch share them.
 
     Args:
-        thread: does one turn after the other.
-        most: sizes of the calls of a turn together at most, unless a single one is larger: results come at
-            the end of a turn.
+        thread: runs one batch after the other.
+        max_size: of a batch, the sum of its calls' sizes, unless one call alone is larger. All results of a
+            batch come at its end.
     """
 
-    def __init__(self, thread: Executor, most: int) -> None:
-        self._thread, self._most = thread, most
+    def __init__(self, thread: Executor, max_size: int) -> None:
+        self._thread, self._max_size = thread, max_size
         self._waiting: deque[_Work] = deque()
         self._busy = False
 
     async def run(self, call: Callable[[], _T], size: int) -> _T:
-        """The result of a call, in the order in which calls come.
+        """The result of a call. Calls run in the order in which they arrive.
 
         Raises:
-            Exception: whatever the call raised.
+            Exception: whatever the call raises.
         """
         work = _Work(call, size, asyncio.get_running_loop().create_future())
         self._waiting.append(work)
         if not self._busy:
-            self._begin()
+            self._start_batch()
         result: _T = await work.result
         return result
 
-    def _begin(self) -> None:
-        turn = self._next_turn()
-        self._busy = bool(turn)
-        if turn:
+    def _start_batch(self) -> None:
+        batch = self._next_batch()
+        self._busy = bool(batch)
+        if batch:
             loop = asyncio.get_running_loop()
-            done = loop.run_in_executor(self._thread, _results, turn)
-            done.add_done_callback(lambda done: self._end(turn, done.result()))
+            done = loop.run_in_executor(self._thread, _results, batch)
+            done.add_done_callback(lambda done: self._end_batch(batch, done.result()))
 
-    def _next_turn(self) -> list[_Work]:
-        """What waits and is still wanted, up to the size of a turn."""
-        turn: list[_Work] = []
+    def _next_batch(self) -> list[_Work]:
+        """What waits and is still wanted, up to the size of a batch."""
+        batch: list[_Work] = []
         size = 0
-        while self._waiting and (not turn or size + self._waiting[0].size <= self._most):
+        while self._waiting and (not batch or size + self._waiting[0].size <= self._max_size):
             work = self._waiting.popleft()
             if not work.result.done():
-                turn.append(work)
+                batch.append(work)
                 size += work.size
-        return turn
+        return batch
 
-    def _end(self, turn: list[_Work], results: list[Any]) -> None:
-        self._begin()
-        for work, result in zip(turn, results, strict=True):
-            if work.result.done():  # nobody waits for it any more
+    def _end_batch(self, batch: list[_Work], results: list[Any]) -> None:
+        self._start_batch()
+        for work, result in zip(batch, results, strict=True):
+            if work.result.done():  # its caller was cancelled
                 continue
             if isinstance(result, BaseException):
                 work.result.set_exception(result)
@@ -77,9 +77,9 @@ class Turns:
                 work.result.set_result(result)
 
 
-def _results(turn: list[_Work]) -> list[Any]:
-    """What each call gives, or the exception that it ends in."""
-    return [_result(work.call) for work in turn]
+def _results(batch: list[_Work]) -> list[Any]:
+    """The result of each call, or the exception that it raised."""
+    return [_result(work.call) for work in batch]
 
 
 def _result(call: Callable[[], Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The pages at `/` and `/docs`: HTML, one script, one style sheet; nothing from elsewhere."""
+"""The pages at `/` and `/docs`: HTML, one script and one style sheet, with nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FOLDER = Path(__file__).parent / "files"
 
 
 def add_page(app: FastAPI) -> None:
-    """Show the page at `/`, its files under `/page`, and what can be asked at `/docs`."""
+    """Add the page at `/`, its files under `/page`, and the description of all operations at `/docs`."""
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:

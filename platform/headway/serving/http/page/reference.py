@@ -1,4 +1,4 @@
-"""The page at `/docs`: every operation and its fields, written from the OpenAPI description; no script."""
+"""The page at `/docs`: all operations and their fields, from the OpenAPI description, without a script."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OPENING = """<!doctype html>
 
 
 def reference_page(openapi: Mapping[str, Any]) -> str:
-    """The HTML of an OpenAPI description."""
+    """The page for an OpenAPI description, in HTML."""
     parts = [_OPENING]
     for path, methods in openapi["paths"].items():
         for method, operation in methods.items():
@@ -40,16 +40,16 @@ def _json_schema(content: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _fields(caption: str, schema: Mapping[str, Any], openapi: Mapping[str, Any]) -> Iterator[str]:
-    """A table of an object's fields, and of the objects in it."""
+    """A table of an object's fields, and one for each object in it."""
     pending = [(caption, schema["$ref"])]
     seen: set[str] = set()
     while pending:
         title, reference = pending.pop(0)
-        found = openapi["components"]["schemas"][reference.rpartition("/")[2]]
-        required = found.get("required", ())
+        described = openapi["components"]["schemas"][reference.rpartition("/")[2]]
+        required = described.get("required", ())
         yield f"<table><caption>{escape(title)}</caption><tr><th>field<th>type<th>default<th>meaning"
-        for name, field in found.get("properties", {}).items():
-            default = "must be given" if name in required else escape(str(field.get("default", "")))
+        for name, field in described.get("properties", {}).items():
+            default = "required" if name in required else escape(str(field.get("default", "")))
             cells = (f"<code>{escape(name)}</code>", escape(_kind(field)), default)
             yield "<tr>" + "".join(f"<td>{cell}" for cell in (*cells, escape(field.get("description", ""))))
             inner = _references(field) - seen
@@ -75,8 +75,8 @@ def _kind(schema: Mapping[str, Any]) -> str:
 
 def _references(schema: Any) -> set[str]:
     if isinstance(schema, Mapping):
-        found = {schema["$ref"]} if "$ref" in schema else set()
-        return found.union(*(_references(part) for part in schema.values()))
+        direct = {schema["$ref"]} if "$ref" in schema else set()
+        return direct.union(*(_references(part) for part in schema.values()))
     if isinstance(schema, list):
         return set().union(*(_references(part) for part in schema))
     return set()

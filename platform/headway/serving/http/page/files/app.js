@@ -1,4 +1,4 @@
-// The page at `/`: asks the server what its model can do, and draws what it answers.
+// The page at `/`: asks the server what its models can do, and shows the answers.
 
 const $ = (id) => document.getElementById(id);
 const state = { models: [], tokens: [], weights: [], layer: 0, head: 0 };
@@ -15,6 +15,16 @@ async function call(path, body) {
   return answer;
 }
 
+// Each operation the page can show, in its section of the same name. They are in the order of the sections.
+const VIEWS = {
+  classify: showClasses,
+  "fill-mask": showMaskedWords,
+  tokens: showEntities,
+  answer: showAnswer,
+  attention: drawAttention,
+  rerank: showNeighbours,
+};
+
 const current = () => state.models[$("model").selectedIndex];
 const can = (ability) => current().abilities.includes(ability);
 
@@ -29,27 +39,22 @@ function showFacts() {
   $("facts").textContent = `version ${version} · ${layers} layers of ${heads} heads · up to ${max_length} tokens`;
   document.querySelector("#fill-mask .hint").textContent = `Write ${mask} for each word to guess.`;
   for (const section of document.querySelectorAll("main > section")) {
-    section.hidden = !can(section.id === "neighbours" ? "embeddings" : section.id);
+    section.hidden = !can(section.id);
   }
 }
 
 async function ask() {
   const started = performance.now();
   const text = $("text").value;
-  const work = [drawAttention(text), showNeighbours(text)];
-  if (can("classify")) work.push(showClasses(text));
-  if (can("fill-mask")) work.push(showHiddenWords(text));
-  if (can("tokens")) work.push(showEntities(text));
-  if (can("answer")) work.push(showAnswer(text));
-  await Promise.all(work);
+  await Promise.all(Object.keys(VIEWS).filter(can).map((operation) => VIEWS[operation](text)));
   return performance.now() - started;
 }
 
 function bars(list, rows) {
-  list.replaceChildren(...rows.map(([name, share]) => {
+  list.replaceChildren(...rows.map(([name, fraction]) => {
     const item = document.createElement("li");
-    item.style.setProperty("--share", Math.max(0, share));
-    for (const content of [name, share.toFixed(3)]) {
+    item.style.setProperty("--fraction", Math.max(0, fraction));
+    for (const content of [name, fraction.toFixed(3)]) {
       item.append(Object.assign(document.createElement("span"), { textContent: content }));
     }
     return item;
@@ -61,7 +66,7 @@ async function showClasses(text) {
   bars(document.querySelector("#classify .bars"), Object.entries(scores).sort((a, b) => b[1] - a[1]));
 }
 
-async function showHiddenWords(text) {
+async function showMaskedWords(text) {
   const [{ masks }] = (await call("fill-mask", { input: text, candidates: 6 })).data;
   document.querySelector("#fill-mask .answers").replaceChildren(...masks.map((candidates) => {
     const list = Object.assign(document.createElement("ul"), { className: "bars" });
@@ -70,20 +75,20 @@ async function showHiddenWords(text) {
   }));
 }
 
-function mark(place, text, spans) {
+function mark(element, text, spans) {
   let at = 0;
-  place.replaceChildren();
+  element.replaceChildren();
   for (const { start, end, label, score } of spans) {
     const marked = document.createElement("mark");
     const note = Object.assign(document.createElement("small"), { textContent: ` ${label ?? ""} ${score.toFixed(2)}` });
     marked.append(text.slice(start, end), note);
-    place.append(text.slice(at, start), marked);
+    element.append(text.slice(at, start), marked);
     at = end;
   }
-  place.append(text.slice(at));
+  element.append(text.slice(at));
 }
 
-// The server counts characters, JavaScript counts halves of some of them.
+// The server counts characters; JavaScript counts UTF-16 units, of which some characters have two.
 const inUnits = (text, spans) => {
   const starts = [];
   let unit = 0;
@@ -106,7 +111,7 @@ async function showNeighbours(text) {
   const documents = $("others").value.split("\n").filter((line) => line.trim());
   if (!documents.length) return;
   const { results } = await call("rerank", { query: text, documents });
-  bars(document.querySelector("#neighbours .bars"), results.map((row) => [documents[row.index], row.relevance_score]));
+  bars(document.querySelector("#rerank .bars"), results.map((row) => [documents[row.index], row.relevance_score]));
 }
 
 async function drawAttention(text) {
@@ -142,7 +147,7 @@ function choose(layer, head) {
   Object.assign(state, { layer, head });
   const chosen = layer * state.weights[0].length + head;
   [...$("heads").children].forEach((canvas, i) => canvas.setAttribute("aria-selected", i === chosen));
-  $("head-name").textContent = `Layer ${layer + 1}, head ${head + 1}: who (left) looks at whom (right)`;
+  $("head-name").textContent = `Layer ${layer + 1}, head ${head + 1}: which token (left) attends to which (right)`;
   drawLines();
 }
 

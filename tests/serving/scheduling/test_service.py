@@ -1,14 +1,22 @@
-"""Entities against transformers' own pipeline, answers against a search over all spans."""
+"""Entities against transformers' own pipeline; answers against a search of all spans and the evaluation."""
 
 import asyncio
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer, BertForQuestionAnswering, pipeline
 
-from headway.inference.spans import LONGEST_ANSWER
+from headway.config.finetune import FinetuneConfig
+from headway.config.loading import validate
+from headway.data.corpus.tokenizer import load_tokenizer
+from headway.engine.parallel.worker import Worker
+from headway.engine.training.scoring import predict
+from headway.inference.answers import AnswerSettings
+from headway.tasks.preparation import prepare_task
+from headway.tasks.task import SPLITS, Item
 
 TEXTS = [
     "Captain Ahab hunts the white whale near Nantucket, says Herman Melville.",
@@ -26,11 +34,11 @@ def test_entities_are_those_of_transformers(serving, folders):
             assert sum(len(row["entities"]) for row in answer["data"]) >= 2
             for text, row in zip(TEXTS, answer["data"], strict=True):
                 expected = tagger(text)
-                found = row["entities"]
-                assert [e["label"] for e in found] == [e["entity_group"] for e in expected]
-                assert [(e["start"], e["end"]) for e in found] == [(e["start"], e["end"]) for e in expected]
-                assert [e["score"] for e in found] == pytest.approx([e["score"] for e in expected], abs=1e-4)
-                assert all(e["text"] == text[e["start"] : e["end"]] for e in found)
+                tagged = row["entities"]
+                assert [e["label"] for e in tagged] == [e["entity_group"] for e in expected]
+                assert [(e["start"], e["end"]) for e in tagged] == [(e["start"], e["end"]) for e in expected]
+                assert [e["score"] for e in tagged] == pytest.approx([e["score"] for e in expected], abs=1e-4)
+                assert all(e["text"] == text[e["start"] : e["end"]] for e in tagged)
 
     asyncio.run(run())
 
@@ -41,15 +49,15 @@ def test_windows_tag_the_whole_of_a_long_text(serving):
             cut = (await server.post("tokens", input=LONG))["data"][0]["entities"]
             whole = (await server.post("tokens", input=LONG, overlong="window"))["data"][0]["entities"]
             assert whole[-1]["end"] > cut[-1]["end"]
-            places = [(entity["start"], entity["end"]) for entity in whole]
-            assert places == sorted(places)
-            assert all(end <= start for (_, end), (start, _) in itertools.pairwise(places))
+            spans = [(entity["start"], entity["end"]) for entity in whole]
+            assert spans == sorted(spans)
+            assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
 
     asyncio.run(run())
 
 
 def best_span(folder, question, context):
-    """The likeliest span of all, found by looking at each."""
+    """The likeliest span, by a search of all."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = BertForQuestionAnswering.from_pretrained(folder).eval()
     batch = tokenizer(question, context, return_tensors="pt", return_offsets_mapping=True)
@@ -62,7 +70,7 @@ def best_span(folder, question, context):
     spans = [
         (first[i] * last[j], offsets[inside[i]][0], offsets[inside[j]][1])
         for i in range(len(inside))
-        for j in range(i, min(len(inside), i + LONGEST_ANSWER))
+        for j in range(i, min(len(inside), i + AnswerSettings().max_answer_length))
     ]
     return max(spans)
 
@@ -91,5 +99,50 @@ def test_an_answer_may_stand_where_a_single_window_does_not_reach(serving, folde
             assert refused["error"]["type"] == "text_too_long"
             scores = [span["score"] for span in answer["answers"]]
             assert scores == sorted(scores, reverse=True) and np.isfinite(scores).all()
+
+    asyncio.run(run())
+
+
+QUESTIONS = ["Who hunts?", "Where is the whale?", "What does the baker slice?", "Who?"]
+
+
+def evaluated(folder, saved, stores, *, max_answer_length, unanswerable):
+    """The evaluation's answers to all questions about all texts, by a model that is then saved."""
+    rows = [
+        Item((question, text), {"texts": ["The"], "starts": [0]}, text, "here")
+        for question in QUESTIONS
+        for text in TEXTS
+    ]
+    hopeless = [Item((QUESTIONS[0], "A boat."), {"texts": [], "starts": []}, "A boat.", "here")]
+    splits = dict.fromkeys(SPLITS, rows) | {"train": rows + hopeless * unanswerable}
+    settings = {"max_answer_length": max_answer_length, "stride": 4}
+    kind = "question-answering"
+    tokenizer = load_tokenizer(folder)
+    task: Any = prepare_task(splits, tokenizer, stores, kind=kind, max_length=32, settings=settings)
+    config = validate(FinetuneConfig, {"model": str(folder), "task": str(task.folder)})
+    model, test = task.load(folder, config), task.split("test")
+    batches = task.batches(test, tokenizer, batch_size=4)
+    outputs = predict(task.objective(model, config, test), batches, Worker(), batch_size=4, precision="fp32")
+    task.save(model, folder, saved)
+    return list(test.texts), task.answers(test, outputs.rows, batches)
+
+
+@pytest.mark.parametrize(("max_answer_length", "unanswerable"), [(2, False), (30, False), (2, True)])
+def test_the_server_answers_as_the_evaluation_does(
+    serving, folders, tmp_path, max_answer_length, unanswerable
+):
+    pairs, expected = evaluated(
+        folders["answer"],
+        tmp_path / "model",
+        tmp_path / "stores",
+        max_answer_length=max_answer_length,
+        unanswerable=unanswerable,
+    )
+    assert unanswerable == ("" in expected)
+
+    async def run():
+        async with serving("answer", folder=tmp_path / "model") as server:
+            answers = [await server.post("answer", question=q, context=c) for q, c in pairs]
+            assert [answer["answers"][0]["text"] for answer in answers] == expected
 
     asyncio.run(run())

@@ -1,4 +1,4 @@
-"""What the server tells of itself, typed: which models are served, and which versions are tried."""
+"""What the server says about itself, typed: the served models, and the versions that challenge them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 
-class TrialReport(BaseModel):
-    """How a version that is tried does beside the one that answers."""
+class ChallengerReport(BaseModel):
+    """How a challenger does beside the serving version."""
 
     model: str
     version: str
-    against: str = Field(description="the version that answers")
-    percent: float = Field(description="of the requests are answered by it")
-    shadow_percent: float = Field(description="of the others are compared")
-    answered: int = Field(description="requests that went to it")
+    against: str = Field(description="the serving version")
+    percent: float = Field(description="percentage of requests that the challenger answers")
+    shadow_percent: float = Field(description="percentage of the other requests that are compared")
+    answered: int = Field(description="requests that the challenger answered")
     waiting: int = Field(description="requests that wait to be compared")
     shed: int = Field(description="requests that were not compared because no replica was idle")
     failed: int = Field(
@@ -23,15 +23,16 @@ class TrialReport(BaseModel):
     )
     problem: str | None = Field(description="why the last of them failed")
     operations: dict[str, dict[str, Any]] = Field(
-        description="agreement, greatest difference or least cosine; milliseconds of both, on an idle replica"
+        description="agreement and greatest difference, or lowest cosine; milliseconds of both versions on "
+        "an idle replica"
     )
 
 
-class TrialsResponse(BaseModel):
-    """All that is tried at present."""
+class ChallengersResponse(BaseModel):
+    """All challengers."""
 
     object: Literal["list"]
-    data: list[TrialReport]
+    data: list[ChallengerReport]
 
 
 class ServedModel(BaseModel):
@@ -51,7 +52,7 @@ class ServedModel(BaseModel):
 
 
 class ModelsResponse(BaseModel):
-    """All of them."""
+    """All models."""
 
     object: Literal["list"]
     data: list[ServedModel]

@@ -1,0 +1,26 @@
+"""The types of ASGI, and what several middlewares need of it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+
+def header(scope: Message, name: bytes) -> bytes:
+    """A header of a request, by its lower-case name; empty if it has none."""
+    return next((value for key, value in scope["headers"] if key == name), b"")
+
+
+def replayed(message: Message, receive: Receive) -> Receive:
+    """Receives a message again that has been received already, and then what follows it."""
+    pending = [message]
+
+    async def again() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return again

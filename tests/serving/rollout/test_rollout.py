@@ -1,0 +1,97 @@
+"""The roll-out of a model: which of its versions serve, challenge or are refused."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from headway.config.serve import ChallengerConfig
+from headway.serving.rollout.rollout import Rollout, VersionState
+from headway.serving.scheduling.messages import Release
+
+TRIED = ChallengerConfig(alias="challenger", percent=50)
+
+
+@pytest.fixture
+def rolled_out(serving, folders) -> Callable[[Callable[..., Awaitable[None]]], None]:
+    """Runs a check on the roll-out of a classifier at version 7, with a function that makes releases."""
+
+    def release(version: str, ability: str = "classify") -> Release:
+        return Release("tiny", version, str(folders[ability]))
+
+    def run(check: Callable[..., Awaitable[None]]) -> None:
+        async def inside() -> None:
+            async with serving("classify") as server:
+                await check(server, server.rollout, release)
+
+        asyncio.run(inside())
+
+    return run
+
+
+def test_a_version_serves_once_it_has_been_checked(rolled_out):
+    async def check(server: Any, rollout: Rollout, release: Any) -> None:
+        assert rollout.state_of(release("7")) is VersionState.SERVING
+        assert rollout.state_of(release("8")) is VersionState.NEW
+        assert await rollout.switch(release("8")) is None
+        assert rollout.state_of(release("8")) is VersionState.SERVING
+        assert rollout.state_of(release("7")) is VersionState.NEW
+        assert await rollout.switch(release("8")) is None
+        assert await rollout.switch(release("7")) is None
+        assert server.replica.checked == ["8", "7"]
+
+    rolled_out(check)
+
+
+def test_a_version_that_fails_its_check_is_refused_and_not_checked_again(rolled_out):
+    async def check(server: Any, rollout: Rollout, release: Any) -> None:
+        server.replica.problems["8"] = "it is wrong"
+        for _ in range(2):
+            assert await rollout.switch(release("8")) == "it is wrong"
+            assert await rollout.challenge(release("8"), TRIED) == "it is wrong"
+        assert server.replica.checked == ["8"]
+        state = rollout.state_of(release("8"))
+        assert state is VersionState.REFUSED and not state.may_serve and not state.may_challenge
+        assert rollout.refused == {"8": "it is wrong"} and rollout.challenger is None
+        assert rollout.state_of(release("7")) is VersionState.SERVING
+
+    rolled_out(check)
+
+
+def test_a_version_that_lacks_an_ability_may_replace_the_serving_one_but_not_challenge_it(rolled_out):
+    async def check(server: Any, rollout: Rollout, release: Any) -> None:
+        other = release("8", "embeddings")
+        assert await rollout.challenge(other, TRIED) == "it cannot classify"
+        assert rollout.state_of(other) is VersionState.INCAPABLE
+        assert rollout.refused == {"8": "it cannot classify"}
+        assert await rollout.challenge(other, TRIED) == "it cannot classify"
+        assert await rollout.switch(other) is None
+        assert rollout.state_of(other) is VersionState.SERVING and rollout.refused == {}
+
+    rolled_out(check)
+
+
+def test_a_challenger_that_takes_over_is_no_longer_tried(rolled_out):
+    async def check(server: Any, rollout: Rollout, release: Any) -> None:
+        assert await rollout.challenge(release("8"), TRIED) is None
+        tried = rollout.challenger
+        assert rollout.state_of(release("8")) is VersionState.CHALLENGER
+        assert await rollout.challenge(release("8"), TRIED) is None and rollout.challenger is tried
+        assert await rollout.switch(release("8")) is None
+        assert rollout.challenger is None
+        assert rollout.state_of(release("8")) is VersionState.SERVING
+        assert await rollout.challenge(release("8"), TRIED) is None and rollout.challenger is None
+
+    rolled_out(check)
+
+
+def test_a_challenger_goes_when_no_version_has_its_alias(rolled_out):
+    async def check(server: Any, rollout: Rollout, release: Any) -> None:
+        await rollout.challenge(release("8"), TRIED)
+        assert await rollout.challenge(None, TRIED) is None
+        assert rollout.challenger is None and rollout.state_of(release("8")) is VersionState.NEW
+
+    rolled_out(check)
