@@ -22,7 +22,7 @@ from ray.tune.schedulers import ASHAScheduler
 from headway.cluster import address, prestart, ray_internals, worker_group
 from headway.cluster.worker_group import WorkerResources
 from headway.config.sweep import SweepConfig
-from headway.sweeps import search
+from headway.sweeps import schedulers
 from waiting import PATIENCE
 
 PACKAGE = Path(ray_internals.__file__).parents[1]
@@ -112,7 +112,7 @@ def test_a_trial_is_put_in_no_bracket_of_a_scheduler_that_keeps_them_elsewhere(m
     config = SweepConfig.model_validate(
         {"model": "m", "task": {"source": "s"}, "search": {"batch_size": [8]}, "scheduler": "hyperband"}
     )
-    scheduler = search.make_scheduler(config, {}, "loss", "min")
+    scheduler = schedulers.make_scheduler(config, {}, "loss", "min")
     scheduler.on_trial_add(None, trial)
     assert scheduler.on_trial_result(None, trial, {"round": 1, "loss": 1.0}) == ASHAScheduler.CONTINUE
 

@@ -34,7 +34,7 @@ def _token_problem(address: str) -> str | None:
         return None
     # A token is sent only if asked for: a cluster without one could not call a driver that requires one.
     if not ray_internals.show_token() and "RAY_AUTH_MODE" not in os.environ:
-        return "it requires a token, which this release of Ray sends only with RAY_AUTH_MODE=token; set that"
+        return "it requires a token, which this release of Ray sends only if told to; set RAY_AUTH_MODE=token"
     if not ray_internals.is_refused(address, _TIMEOUT_SECONDS):
         return None
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":

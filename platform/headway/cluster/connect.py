@@ -128,7 +128,7 @@ def start_processes_ahead(processes: int, environment: dict[str, str] | None = N
 
 
 def quieten() -> None:
-    """Silence Ray's progress, hints and warnings, which would bury Headway's; its log files keep them."""
+    """Silence Ray's progress, hints and warnings, which would hide Headway's; its log files keep them."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray_internals.set_train_defaults()

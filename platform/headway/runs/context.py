@@ -1,4 +1,4 @@
-"""What a step is given besides its settings, and what it gives back."""
+"""What a step receives besides its settings, and what it returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run the training loop where the settings say: in this process, or on Ray Train's workers."""
+"""Runs the training loop as the settings say: in this process, or on Ray Train's workers."""
 
 from __future__ import annotations
 

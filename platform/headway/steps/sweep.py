@@ -27,14 +27,8 @@ from headway.sweeps.model_cost import COSTS
 from headway.sweeps.plots import write_report
 from headway.sweeps.report import Leaderboard
 from headway.sweeps.resources import TrialResources, trial_resources
-from headway.sweeps.search import (
-    SUCCESSIVE_HALVING,
-    Sampler,
-    make_scheduler,
-    replay,
-    trial_count,
-    trial_source,
-)
+from headway.sweeps.schedulers import SUCCESSIVE_HALVING, make_scheduler, replay
+from headway.sweeps.search import Sampler, trial_count, trial_source
 from headway.sweeps.space import Domain, check_search, parse_search, trial_settings
 from headway.sweeps.trials import SweepJob, TrialSettings, run_trial
 from headway.sweeps.winner import (
@@ -176,15 +170,7 @@ def _tune(
     shutil.rmtree(context.folder / "tune", ignore_errors=True)
     scheduler = make_scheduler(config, parse_search(config.search), board.metric, board.mode)
     replay(ledger.trials(), scheduler, sampler, config, board.metrics)
-    settings = TrialSettings(
-        ledger.folder,
-        resources.each,
-        config.reports,
-        at_rungs_only=config.scheduler in SUCCESSIVE_HALVING,
-        saves_states=config.scheduler == "pbt",
-        measures_cost=not set(COSTS).isdisjoint(board.metrics),
-    )
-    trial = partial(run_trial, sweep_job=job, settings=settings)
+    trial = partial(run_trial, sweep_job=job, settings=_trial_settings(config, resources, ledger, board))
     source = trial_source(config, sampler, ledger, board.metrics, remaining)
     tuner = tune.Tuner(
         tune.with_resources(trial, tune.PlacementGroupFactory([_held_by_trial(resources)])),
@@ -207,6 +193,19 @@ def _tune(
         ),
     )
     tuner.fit()
+
+
+def _trial_settings(
+    config: SweepConfig, resources: TrialResources, ledger: Ledger, board: Leaderboard
+) -> TrialSettings:
+    return TrialSettings(
+        ledger.folder,
+        resources.each,
+        config.reports,
+        at_rungs_only=config.scheduler in SUCCESSIVE_HALVING,
+        saves_states=config.scheduler == "pbt",
+        measures_cost=not set(COSTS).isdisjoint(board.metrics),
+    )
 
 
 def _held_by_trial(resources: TrialResources) -> dict[str, float]:
