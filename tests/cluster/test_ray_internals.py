@@ -185,7 +185,7 @@ def parent():
     return psutil.Process(os.getppid()).cmdline()
 
 connect.connect(None, "sqlite://")
-[command] = connect.map_on_cores(parent, [()], 1)
+[command] = connect.map_on_cluster(parent, [()], 1)
 print(server.__file__ in command)
 """
     environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}

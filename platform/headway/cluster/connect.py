@@ -35,9 +35,9 @@ def connect(address: str | None, tracking_uri: str) -> None:
 
     if ray.is_initialized():
         return
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
     global _is_local
-    _is_local = address == "local"
+    _is_local = will_be_local(address)
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     environment["MLFLOW_TRACKING_URI"] = tracking_uri
     handler = signal.getsignal(signal.SIGTERM)
@@ -59,7 +59,7 @@ def warm_up(address: str | None, verb: str) -> None:
         address: as in `connect`.
         verb: what the processes will do first.
     """
-    if not address and not os.environ.get("RAY_ADDRESS"):
+    if will_be_local(address):
         fork_server.start(fork_server.FOR_SERVING if verb == "serve" else fork_server.FOR_ALL)
 
 
@@ -102,6 +102,11 @@ def shut_down() -> None:
     disconnect()
 
 
+def will_be_local(address: str | None) -> bool:
+    """Whether `connect` starts a cluster of this machine alone, and joins none, with this address."""
+    return (address or os.environ.get("RAY_ADDRESS") or "local") == "local"
+
+
 def is_local() -> bool:
     """Whether the cluster is a local one, started by this process."""
     return _is_local
@@ -137,20 +142,28 @@ def quieten() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def map_on_cores(
+def map_on_cluster(
     function: Callable[..., Any],
     calls: Sequence[tuple[Any, ...]],
-    cores: int,
+    cpus: int,
+    gpus: float = 0.0,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Any]:
-    """Results of `function(*arguments)` for each of `calls`, in order, each on so many cores of the cluster.
+    """Results of `function(*arguments)` for each of `calls`, in order; each waits until a node has room for it.
+
+    Args:
+        function: what is called, in a process of the cluster.
+        calls: its arguments.
+        cpus: cores of one node that each call holds.
+        gpus: GPUs of that node that each call holds.
+        progress: told how many calls are done.
 
     Raises:
         Exception: whatever a call raised, as it was raised.
     """
     import ray
 
-    remote = ray.remote(num_cpus=cores)(function)
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus)(function)
     pending = references = [remote.remote(*arguments) for arguments in calls]
     try:
         while pending:

@@ -44,6 +44,11 @@ def worker_resources(processes: int, gpus: float | None = None) -> WorkerResourc
     return WorkerResources(_cpus_of_each(processes, gpus), gpus, connect.is_local())
 
 
+def call_resources(calls: int) -> WorkerResources:
+    """The most that each of so many independent calls can have; those without room wait for others."""
+    return worker_resources(max(1, min(calls, connect.available_gpus() or connect.available_cpus())))
+
+
 def _cpus_of_each(processes: int, gpus: float) -> int:
     """The most cores that each process can have: all are on one node, with its GPU if it has one."""
     import ray

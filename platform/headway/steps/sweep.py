@@ -21,7 +21,7 @@ from headway.data.atomic import write_atomically
 from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import FinetuningJob, task_folder
 from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from
-from headway.steps.evaluate import score_model
+from headway.steps.evaluate import score_models
 from headway.sweeps.ledger import Ledger
 from headway.sweeps.model_cost import COSTS
 from headway.sweeps.plots import write_report
@@ -239,7 +239,7 @@ def _test(winner: Measured, task: Path, context: Context, parent: Run) -> dict[s
     if path.is_file():
         earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return earlier
-    scores = score_model(winner.trial.model, open_task(task))
+    [scores] = score_models([winner.trial.model], open_task(task), context)
     numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
     parent.log_metrics([(0, {f"test_{name}": value for name, value in numbers.items()})])
     write_atomically(path, json.dumps(numbers))
