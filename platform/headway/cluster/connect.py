@@ -149,7 +149,7 @@ def map_on_cluster(
     gpus: float = 0.0,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Any]:
-    """Results of `function(*arguments)` for each of `calls`, in order; each waits until a node has room for it.
+    """Results of `function(*arguments)` for each of `calls`, in order; a call waits for a node with room.
 
     Args:
         function: what is called, in a process of the cluster.
