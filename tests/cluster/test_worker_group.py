@@ -8,7 +8,6 @@ import pytest
 
 from headway.cluster import worker_group
 from headway.cluster.worker_group import WorkerResources, call_resources, gpu_slots, worker_resources
-from headway.config.base import ConfigError
 
 
 @pytest.fixture
@@ -64,11 +63,6 @@ def test_a_worker_asks_for_no_more_cores_than_a_node_has(pretend_nodes, tmp_path
 def test_independent_calls_divide_what_single_nodes_have(pretend_nodes, nodes, calls, resources):
     pretend_nodes(*nodes)
     assert call_resources(calls) == resources
-
-
-def test_more_workers_than_gpus_are_refused(two_gpus):
-    with pytest.raises(ConfigError, match="workers: 3 is more than the cluster has GPUs; allowed: up to 2"):
-        worker_group.require_workers(3, None, "sqlite://")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from headway.cluster import connect, prestart, ray_internals
-from headway.config.base import ConfigError
 
 Workers = int | tuple[int, int]
 """The number of training workers, or its minimum and maximum."""
@@ -71,22 +70,6 @@ def gpu_slots(gpus: float, of_each: float) -> int:
     return int(gpus // of_each)
 
 
-def require_workers(workers: Workers, address: str | None, tracking_uri: str) -> None:
-    """Connect, and refuse more training workers than the cluster has GPUs or cores: they would wait forever.
-
-    Raises:
-        ConfigError: there are too few, or no cluster answers.
-    """
-    connect.connect(address, tracking_uri)
-    min_workers = workers if isinstance(workers, int) else workers[0]
-    gpus = connect.available_gpus()
-    unit, available = ("GPUs", gpus) if gpus else ("cores", connect.available_cpus())
-    if min_workers > available:
-        raise ConfigError(
-            f"workers: {min_workers} is more than the cluster has {unit}; allowed: up to {available}"
-        )
-
-
 def start_workers_ahead(workers: int, resources: WorkerResources | None = None) -> None:
     """On a local cluster, start the processes of training workers in the background."""
     resources = resources or worker_resources(workers)
@@ -126,6 +109,8 @@ def train_on_workers(
 
     launched_at = time.time()
     done = progress()
+    # Before anything can fail: a node that has just died would be left out, and its GPU with it.
+    resources = resources or worker_resources(workers if isinstance(workers, int) else workers[1])
     while True:
         try:
             _trainer(function, arguments, workers, storage, launched_at, resources, retries).fit()

@@ -31,7 +31,7 @@ def train_variants(jobs: Mapping[str, TrainingJob], context: Context, parent: Ru
         The journal of each job.
     """
     folders = {name: (context.folder / "variants" / name).resolve() for name in jobs}
-    connect.connect(context.address, context.tracking.uri)
+    context.join_cluster()
     resources = call_resources(len(jobs))
 
     def progress(done: int) -> None:

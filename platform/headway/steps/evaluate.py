@@ -83,7 +83,7 @@ def score_models(models: Sequence[Path], task: Task, context: Context) -> list[d
     """
     if connect.will_be_local(context.address):
         return [score_model(model, task) for model in models]
-    connect.connect(context.address, context.tracking.uri)
+    context.join_cluster()
     resources = call_resources(len(models))
     calls = [(model.resolve(), task.folder.resolve(), resources.cpus) for model in models]
     return connect.map_on_cluster(_score_folder, calls, resources.cpus, resources.gpus)
@@ -194,7 +194,7 @@ def _job(encoder: Path, task: Task, settings: dict[str, Any]) -> FinetuningJob:
 def _run_all(jobs: Sequence[FinetuningJob], context: Context) -> list[dict[str, Any]]:
     if not jobs:
         return []
-    connect.connect(context.address, context.tracking.uri)
+    context.join_cluster()
     resources = call_resources(len(jobs))
 
     def progress(done: int) -> None:

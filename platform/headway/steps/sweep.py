@@ -64,7 +64,9 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
     _check_trials(config, space)
     job, metrics = _sweep_job(config, context)
     ledger = Ledger(context.folder.resolve() / "trials")
-    connect.connect(context.address, context.tracking.uri)
+    context.join_cluster()
+    if connect.available_cpus() < job.base.config.max_workers:
+        context.join_cluster(job.base.config.max_workers)
     resources = trial_resources(config, job.base.config, trial_count(config, space))
     _start_ahead(resources)
     sampler = Sampler(config, space, *map(mode_of, metrics))
