@@ -50,7 +50,7 @@ def test_a_run_starts_from_no_node_grows_and_ends(project):
         assert time.monotonic() - began < 300.0, "it was waited for"
         done = headway(project, address, workers=[1, 2])
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "waiting for nodes for 1 workers, room for 0 now" in done.stdout
+    assert "waiting for nodes for 1 worker, room for 0 now" in done.stdout
     [rows] = project.glob("runs/zero/pretrain/*/rows")
     assert {file.stem for file in rows.iterdir()} == {"0", "1"}, "it did not grow"
     summary = json.loads((project / "runs" / "zero" / "summary.json").read_text())

@@ -87,9 +87,8 @@ def _come(processes: int, gpus: bool, say: Say) -> bool:
                 return False
             if refused is None and gpus and not connect.available_gpus() and waited > _ANSWER_SECONDS:
                 return False
-            what = (
-                f"nodes for {processes} workers{' with a GPU each' if gpus else ''}, room for {fitting} now"
-            )
+            who = f"{processes} worker{'s' if processes > 1 else ''}{' with a GPU each' if gpus else ''}"
+            what = f"nodes for {who}, room for {fitting} now"
             if (problem := ray_internals.launch_problem()) is not None:
                 what += f"; the last one was not started: {problem}"
             if waited > _PATIENCE_SECONDS:
