@@ -192,7 +192,7 @@ def _is_growth_refused_by_older_autoscaler() -> bool | None:
         from ray._private.worker import global_worker
 
         written = global_worker.gcs_client.internal_kv_get(DEBUG_AUTOSCALING_STATUS.encode(), None)
-    except _GONE:
+    except _MISSING:
         return None
     report = json.loads(written or "{}").get("autoscaler_report")
     if not report:
@@ -221,7 +221,7 @@ def _cluster_status() -> Any:
         from ray._private.worker import global_worker
         from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
         from ray.exceptions import RpcError
-    except _GONE:
+    except _MISSING:
         return None
     try:
         return GetClusterStatusReply.FromString(global_worker.gcs_client.get_cluster_status())
