@@ -17,6 +17,7 @@ from headway.cluster.fork_server import launch as fork_server
 from headway.config.base import ConfigError
 
 _is_local = True
+_before_leaving: list[Callable[[], None]] = []
 _PASSED_ON = ("MLFLOW_TRACKING_URI", "HF_HOME", "HF_HUB_OFFLINE")
 
 
@@ -94,11 +95,19 @@ def disconnect() -> None:
         ray.shutdown()
 
 
+def before_leaving(function: Callable[[], None]) -> None:
+    """Have `shut_down` call a function before it leaves a cluster that stays."""
+    if function not in _before_leaving:
+        _before_leaving.append(function)
+
+
 def shut_down() -> None:
-    """Stop serving, also on a cluster that keeps running, and leave the cluster."""
-    ray, serve = sys.modules.get("ray"), sys.modules.get("ray.serve")
-    if ray is not None and serve is not None and ray.is_initialized() and not _is_local:
-        serve.shutdown()
+    """Take down what this process serves, also on a cluster that stays, and leave it."""
+    ray = sys.modules.get("ray")
+    while _before_leaving:
+        function = _before_leaving.pop()
+        if ray is not None and ray.is_initialized() and not _is_local:
+            function()
     disconnect()
 
 
