@@ -43,12 +43,11 @@ class Display:
         now = time.monotonic()
         first_step, began = self._began.setdefault(name, (step, now))
         left = (now - began) / (step - first_step) * (total - step) if first_step < step < total else None
-        text = Text.assemble((f"{name:<9} ", "bold cyan"), _training_line(step, total, metrics, left))
-        if self.console.is_terminal:
-            self._show(text)
-        elif now - self._last_line > _LINE_EVERY_SECONDS or step == total:
-            self._last_line = now
-            self.console.print(text)
+        self._progress(name, _training_line(step, total, metrics, left), now, is_last=step == total)
+
+    def waiting(self, name: str, text: str) -> None:
+        """What a step waits for; shown as `training` shows how far it has come."""
+        self._progress(name, text, time.monotonic())
 
     def live_table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Redraw a table at each call on a terminal; otherwise show nothing until `table`."""
@@ -65,6 +64,14 @@ class Display:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+    def _progress(self, name: str, line: str, now: float, is_last: bool = False) -> None:
+        text = Text.assemble((f"{name:<9} ", "bold cyan"), line)
+        if self.console.is_terminal:
+            self._show(text)
+        elif now - self._last_line > _LINE_EVERY_SECONDS or is_last:
+            self._last_line = now
+            self.console.print(text)
 
     def _show(self, renderable: Any) -> None:
         if self._live is None:

@@ -70,6 +70,14 @@ FALLBACKS: dict[str, tuple[Callable[[], Any], Any]] = {
     "is_refused": (lambda: ray_internals.is_refused("127.0.0.1:1", 0.1), False),
     "show_token": (ray_internals.show_token, False),
     "start_processes": (lambda: ray_internals.start_processes(1, "{}", "127.0.0.1:1"), None),
+    "cluster_version": (ray_internals.cluster_version, 0),
+    "is_growth_refused": (lambda: ray_internals.is_growth_refused(0), None),
+    "_is_growth_refused_by_older_autoscaler": (
+        ray_internals._is_growth_refused_by_older_autoscaler,
+        None,
+    ),
+    "launch_problem": (ray_internals.launch_problem, None),
+    "_cluster_status": (ray_internals._cluster_status, None),
     "train_environment": (ray_internals.train_environment, None),
     "trial_environment": (ray_internals.trial_environment, None),
     "setup_hook": (lambda: ray_internals.setup_hook("some.function"), {}),
@@ -185,7 +193,7 @@ def parent():
     return psutil.Process(os.getppid()).cmdline()
 
 connect.connect(None, "sqlite://")
-[command] = connect.map_on_cores(parent, [()], 1)
+[command] = connect.map_on_cluster(parent, [()], 1)
 print(server.__file__ in command)
 """
     environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}

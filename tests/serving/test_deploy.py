@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, BertForSequenceClassification
 from headway.config.serve import ServeConfig
 from headway.inference.golden import FILE, store_golden
 from headway.serving.declared import build
-from headway.serving.deploy import deploy, follow_aliases, undeploy
+from headway.serving.deploy import application_name, deploy, follow_aliases, undeploy
 from headway.serving.load_test import apply_load, bodies
 from headway.serving.scheduling import replica
 from headway.serving.scheduling.messages import Release
@@ -326,6 +326,46 @@ def test_requests_in_flight_are_answered_when_the_server_stops(cluster, expected
     assert [answer.status_code for answer in answers] == [200] * 4
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/health/live", trust_env=False)
+
+
+def test_it_serves_beside_others_and_takes_down_nothing_but_its_own(cluster, classifiers, monkeypatch):
+    """On a cluster that is shared: another's application, and two servers of ours."""
+    from ray import serve
+
+    from headway.cluster import connect
+
+    class Others:
+        def __call__(self) -> str:
+            return "still here"
+
+    undeploy()
+    theirs = serve.deployment(Others, ray_actor_options={"num_cpus": 0}).bind()
+    serve.run(theirs, name="theirs", route_prefix=None)
+    configs = [ServeConfig(model="x", replicas=(1, 1), port=free_port()) for _ in range(2)]
+    urls = [
+        deploy(config, [Release(f"topics-{number}", "1", str(path))], 1)
+        for number, (config, path) in enumerate(zip(configs, classifiers, strict=False))
+    ]
+    for number, url in enumerate(urls):
+        answer = httpx.post(
+            f"{url}/v1/classify", json={"input": "A rose."}, trust_env=False, timeout=PATIENCE
+        )
+        assert answer.json()["model"] == f"topics-{number}"
+    monkeypatch.setattr(connect, "_is_local", False)
+    monkeypatch.setattr(connect, "disconnect", lambda: None)
+    connect.shut_down()
+    assert list(serve.status().applications) == ["theirs"]
+    assert serve.get_app_handle("theirs").remote().result() == "still here"
+    serve.delete("theirs")
+
+
+def test_its_name_is_that_of_the_settings_or_of_its_address(cluster):
+    import ray
+
+    [node] = ray.nodes()
+    config = ServeConfig(model="x", port=8123)
+    assert application_name(config) == f"headway-{node['NodeManagerAddress']}-8123"
+    assert application_name(config.model_copy(update={"application": "search"})) == "search"
 
 
 def test_a_replica_that_loses_its_gpu_is_replaced_and_costs_no_request(

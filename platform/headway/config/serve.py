@@ -67,6 +67,10 @@ class ServeConfig(Config):
         description="min and max, or one number for both; with a min of 0, the first request waits until "
         "a replica has started",
     )
+    application: _ModelName | None = Field(
+        None,
+        description="its name on Ray Serve, which others may use too; after its address if not set",
+    )
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     precision: Precision = Field(

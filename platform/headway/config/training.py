@@ -220,6 +220,11 @@ class TrainingConfig(Config):
         return self
 
     @property
+    def min_workers(self) -> int:
+        """Workers in the smallest group that trains; 1 without Ray."""
+        return self.workers[0] if isinstance(self.workers, tuple) else max(1, self.workers)
+
+    @property
     def max_workers(self) -> int:
         """Workers in the largest group that trains; 1 without Ray."""
         return self.workers[1] if isinstance(self.workers, tuple) else max(1, self.workers)

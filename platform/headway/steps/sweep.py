@@ -21,7 +21,7 @@ from headway.data.atomic import write_atomically
 from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import FinetuningJob, task_folder
 from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from
-from headway.steps.evaluate import score_model
+from headway.steps.evaluate import score_models
 from headway.sweeps.ledger import Ledger
 from headway.sweeps.model_cost import COSTS
 from headway.sweeps.plots import write_report
@@ -64,7 +64,9 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
     _check_trials(config, space)
     job, metrics = _sweep_job(config, context)
     ledger = Ledger(context.folder.resolve() / "trials")
-    connect.connect(context.address, context.tracking.uri)
+    context.join_cluster()
+    if connect.available_cpus() < job.base.config.max_workers:
+        context.join_cluster(job.base.config.max_workers)
     resources = trial_resources(config, job.base.config, trial_count(config, space))
     _start_ahead(resources)
     sampler = Sampler(config, space, *map(mode_of, metrics))
@@ -239,7 +241,7 @@ def _test(winner: Measured, task: Path, context: Context, parent: Run) -> dict[s
     if path.is_file():
         earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return earlier
-    scores = score_model(winner.trial.model, open_task(task))
+    [scores] = score_models([winner.trial.model], open_task(task), context)
     numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
     parent.log_metrics([(0, {f"test_{name}": value for name, value in numbers.items()})])
     write_atomically(path, json.dumps(numbers))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from headway.config.base import ConfigError
+from headway.data.atomic import atomic_folder
 from headway.tracking.database import create_database
 from headway.tracking.pyfunc import log_classifier
 from headway.tracking.run import Run
@@ -239,11 +242,25 @@ class Tracking:
         return None if version is None else str(version)
 
     def download_weights(self, model_uri: str) -> Path:
-        """A local folder with the transformers files of a registered model; it must not be written to."""
+        """A folder with the transformers files of a registered model; it must not be written to.
+
+        All machines see it: where the artifacts lie, or a copy under `root`, which they share, of those that
+        a server hands out.
+        """
         import mlflow
 
         name, version = self.registered_version(model_uri)
         source = self.client.get_model_version_download_uri(name, version)
-        return Path(
-            mlflow.artifacts.download_artifacts(artifact_uri=f"{source}/{_WEIGHTS}", tracking_uri=self.uri)
-        )
+        download = partial(mlflow.artifacts.download_artifacts, f"{source}/{_WEIGHTS}", tracking_uri=self.uri)
+        if source.startswith(("file:", "/")):
+            return Path(download())
+        # A model that is deleted and made again has its versions' numbers again, from other sources.
+        digest = hashlib.blake2b(f"{self.uri} {source}".encode(), digest_size=6).hexdigest()
+        folder = self.root / "stores" / "models" / f"{name}-{version}-{digest}"
+        if not folder.is_dir():
+            with atomic_folder(folder) as draft:
+                (draft / ".download").mkdir()
+                for file in Path(download(dst_path=str(draft / ".download"))).iterdir():
+                    file.rename(draft / file.name)
+                shutil.rmtree(draft / ".download")
+        return folder
