@@ -123,6 +123,7 @@ def drill(root: Path, requests: int, moves: int) -> dict[str, Any]:
     config = ServeConfig.model_validate(
         {
             "model": "models:/drill@champion",
+            "application": "headway",
             "port": free_port(),
             "replicas": [1, REPLICAS],
             "precision": "fp32",

@@ -15,6 +15,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from headway.cli.main import main
 from headway.config.loading import load_pipeline, validate
+from headway.config.pipeline import PipelineConfig
 from headway.config.serve import ServeConfig
 
 ROOT = Path(__file__).parents[1]
@@ -67,8 +68,45 @@ def test_the_job_is_a_command_that_the_command_line_takes():
     parsed = main.commands[verb].make_context(verb, arguments).params
     assert parsed["address"] == "auto"
     assert str(parsed["runs"]).startswith("/mnt/headway/")
+    assert job_pipeline().steps
+
+
+def job_pipeline() -> PipelineConfig:
+    """What the job runs."""
+    _, verb, *arguments = shlex.split(manifest("rayjob.yaml")["spec"]["entrypoint"])
+    parsed = main.commands[verb].make_context(verb, arguments).params
     inside = Path(parsed["file"]).relative_to("/home/ray/headway")
-    assert load_pipeline(ROOT / inside, ()).steps
+    return load_pipeline(ROOT / inside, parsed["overrides"])
+
+
+def test_the_jobs_workers_find_a_gpu_each_and_its_texts_are_on_the_volume():
+    steps = job_pipeline().steps
+    [group] = manifest("rayjob.yaml")["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    gpus = int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"])
+    assert steps["pretrain"]["workers"] == group["maxReplicas"] * gpus
+    assert steps["corpus"]["source"].startswith("/mnt/headway/")
+
+
+def test_pods_come_as_they_are_asked_for(cluster):
+    """By the autoscaler that says what it can never add; it wants pods that are not restarted in place."""
+    assert cluster["enableInTreeAutoscaling"] is True
+    assert cluster["autoscalerOptions"]["version"] == "v2"
+    assert {pod["restartPolicy"] for pod in pods(cluster)} == {"Never"}
+
+
+def test_every_pod_knows_the_tracking_server(cluster):
+    for pod in pods(cluster):
+        for container in pod["containers"]:
+            assert "MLFLOW_TRACKING_URI" in [variable["name"] for variable in container["env"]]
+
+
+def test_replicas_reserve_the_cores_that_bring_pods():
+    spec = manifest("rayservice.yaml")["spec"]
+    [application] = yaml.safe_load(spec["serveConfigV2"])["applications"]
+    [group] = spec["rayClusterConfig"]["workerGroupSpecs"]
+    cores = int(group["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"])
+    assert 0 < application["args"]["replica_cpus"] <= cores
+    assert application["args"]["replicas"] == [group["minReplicas"], group["maxReplicas"]]
 
 
 def test_the_service_names_an_application_and_settings_that_there_are():
@@ -83,10 +121,12 @@ def test_the_service_names_an_application_and_settings_that_there_are():
     assert str(config.api_keys_file).startswith(tuple(mount["mountPath"] for mount in head["volumeMounts"]))
 
 
-def test_the_service_leads_to_the_node_with_the_gateway():
-    service, access = yaml.safe_load_all((FOLDER / "rayservice.yaml").read_text(encoding="utf-8"))
+def test_kuberays_own_service_leads_to_the_gateway():
+    """It follows the cluster that is active; a selector of one's own finds the heads of two in an upgrade."""
+    [service] = yaml.safe_load_all((FOLDER / "rayservice.yaml").read_text(encoding="utf-8"))
     head = service["spec"]["rayClusterConfig"]["headGroupSpec"]
-    assert access["spec"]["selector"].items() <= head["template"]["metadata"]["labels"].items()
     assert yaml.safe_load(yaml.safe_load(head["rayStartParams"]["resources"])) == {"gateway": 1}
-    [port] = head["template"]["spec"]["containers"][0]["ports"]
-    assert access["spec"]["ports"][0]["targetPort"] == port["name"]
+    [container] = head["template"]["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    # Naming any leaves out those of Ray that KubeRay and the workers use.
+    assert ports == {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "serve": 8000, "headway": 8080}

@@ -40,6 +40,7 @@ def cluster_file(hosts: NetworkHosts) -> dict[str, Any]:
     file["provider"] |= {"head_ip": head, "worker_ips": workers}
     file["auth"] = {"ssh_user": "root", "ssh_private_key": str(hosts.key)}
     file["file_mounts"]["~/headway"] = str(REPOSITORY)
+    file["initialization_commands"] = []  # the hosts share this machine's disk
     file["setup_commands"][0] = f"ln -sfn {sys.prefix} ~/headway/.venv; echo 'export {exports}' >> ~/.bashrc"
     memory = f"--object-store-memory={80 << 20}"
     file["head_start_ray_commands"][-1] += f" --node-ip-address={head} --dashboard-host={head} {memory}"

@@ -1,4 +1,4 @@
-"""What a person sees while Headway works: live on a terminal, one plain line at a time elsewhere."""
+"""Shows progress: live on a terminal, otherwise in plain lines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Display:
     """Writes to standard output; `quiet` writes nothing."""
 
     def __init__(self, quiet: bool = False) -> None:
-        # Elsewhere than on a terminal rich would wrap at 80 columns and break lines that tools read.
+        # Without a terminal, rich would wrap at 80 columns and break lines that tools read.
         width = None if sys.stdout.isatty() else 200
         self.console = Console(quiet=quiet, highlight=False, width=width, soft_wrap=width is not None)
         self._live: Live | None = None
@@ -27,44 +27,51 @@ class Display:
         self._began: dict[str, tuple[int, float]] = {}
 
     def line(self, text: str, style: str = "") -> None:
-        """A line that stays."""
+        """Print a line."""
         self.console.print(Text(text, style=style))
 
     def step(self, name: str, text: str) -> None:
-        """A line about a step of a pipeline."""
+        """Print a line about a step of a pipeline."""
         self.console.print(Text.assemble((f"{name:<9} ", "bold cyan"), text))
 
     def training(self, name: str, step: int, total: int, metrics: Mapping[str, float]) -> None:
-        """How far training has come; overwritten on a terminal, a line every few seconds elsewhere.
+        """Show how far training is; overwritten on a terminal, otherwise a line every few seconds.
 
-        The time left is reckoned from the first call for `name` on: neither the start of workers nor the
-        steps of an earlier, interrupted run are counted.
+        The time left is estimated from the first call for `name` on, without the start of workers and the
+        steps of an earlier, interrupted run.
         """
         now = time.monotonic()
         first_step, began = self._began.setdefault(name, (step, now))
         left = (now - began) / (step - first_step) * (total - step) if first_step < step < total else None
-        text = Text.assemble((f"{name:<9} ", "bold cyan"), _training_line(step, total, metrics, left))
-        if self.console.is_terminal:
-            self._show(text)
-        elif now - self._last_line > _LINE_EVERY_SECONDS or step == total:
-            self._last_line = now
-            self.console.print(text)
+        self._progress(name, _training_line(step, total, metrics, left), now, is_last=step == total)
+
+    def waiting(self, name: str, text: str) -> None:
+        """What a step waits for; shown as `training` shows how far it has come."""
+        self._progress(name, text, time.monotonic())
 
     def live_table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """A table that is redrawn with each call on a terminal; elsewhere nothing until `table`."""
+        """Redraw a table at each call on a terminal; otherwise show nothing until `table`."""
         if self.console.is_terminal:
             self._show(_table(title, columns, rows))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """A table that stays."""
+        """Print a table."""
         self.settle()
         self.console.print(_table(title, columns, rows))
 
     def settle(self) -> None:
-        """Leave the last live view on the screen and go on below it."""
+        """Leave the last live view on the screen, and continue below it."""
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+    def _progress(self, name: str, line: str, now: float, is_last: bool = False) -> None:
+        text = Text.assemble((f"{name:<9} ", "bold cyan"), line)
+        if self.console.is_terminal:
+            self._show(text)
+        elif now - self._last_line > _LINE_EVERY_SECONDS or is_last:
+            self._last_line = now
+            self.console.print(text)
 
     def _show(self, renderable: Any) -> None:
         if self._live is None:
@@ -90,7 +97,7 @@ def _training_line(step: int, total: int, metrics: Mapping[str, float], seconds_
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: 42 s, 3 min 05 s, 2 h 10 min."""
+    """Seconds in words: 42 s, 3 min 05 s, 2 h 10 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"

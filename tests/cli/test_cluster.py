@@ -114,14 +114,14 @@ def test_cancelled_job_stops(cluster: Cluster, project: Path, tmp_path: Path) ->
 
 
 def test_unknown_job_is_one_line(cluster: Cluster, project: Path) -> None:
-    assert "error: job: 'nobody' is unknown" in headway(
+    assert "error: job: 'nobody' does not exist on this cluster" in headway(
         "status", "nobody", "--api", API, folder=project, expect=2
     )
 
 
 def test_no_cluster_is_one_line(project: Path) -> None:
     message = headway("status", "job", "--api", "http://127.0.0.1:28299", folder=project, expect=2)
-    assert message.startswith("error: --api: no cluster's dashboard")
+    assert message.startswith("error: --api: no dashboard of a cluster answers")
     assert len(message.splitlines()) == 1
 
 

@@ -285,7 +285,7 @@ def test_predict_reads_lines_from_a_file_and_from_standard_input(invoke, classif
     ("arguments", "part"),
     [
         (["--model", "nowhere", "text"], "model: 'nowhere' is not a folder with a transformers model"),
-        (["--model", "nowhere"], "predict: no text; give texts, --file, or --input and --output"),
+        (["--model", "nowhere"], "predict: no text; give TEXTS, --file, or --input and --output"),
         (["--model", "nowhere", "--file", "gone.txt"], "--file: 'gone.txt' does not exist"),
         (["--model", "nowhere", "--file", "bytes.txt"], "--file: 'bytes.txt' is not UTF-8 text (byte 1)"),
     ],

@@ -50,7 +50,7 @@ config = tune.RunConfig(storage_path=folder, verbose=0)
 [result] = tune.Tuner(trial, run_config=config).fit()
 print(json.dumps({
     "address": ray.get_runtime_context().gcs_address,
-    "task": connect.map_on_cores(environment, [()], 1)[0],
+    "task": connect.map_on_cluster(environment, [()], 1)[0],
     "trial": result.metrics["uri"],
 }))
 """

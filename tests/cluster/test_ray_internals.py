@@ -22,7 +22,7 @@ from ray.tune.schedulers import ASHAScheduler
 from headway.cluster import address, prestart, ray_internals, worker_group
 from headway.cluster.worker_group import WorkerResources
 from headway.config.sweep import SweepConfig
-from headway.sweeps import search
+from headway.sweeps import schedulers
 from waiting import PATIENCE
 
 PACKAGE = Path(ray_internals.__file__).parents[1]
@@ -70,6 +70,14 @@ FALLBACKS: dict[str, tuple[Callable[[], Any], Any]] = {
     "is_refused": (lambda: ray_internals.is_refused("127.0.0.1:1", 0.1), False),
     "show_token": (ray_internals.show_token, False),
     "start_processes": (lambda: ray_internals.start_processes(1, "{}", "127.0.0.1:1"), None),
+    "cluster_version": (ray_internals.cluster_version, 0),
+    "is_growth_refused": (lambda: ray_internals.is_growth_refused(0), None),
+    "_is_growth_refused_by_older_autoscaler": (
+        ray_internals._is_growth_refused_by_older_autoscaler,
+        None,
+    ),
+    "launch_problem": (ray_internals.launch_problem, None),
+    "_cluster_status": (ray_internals._cluster_status, None),
     "train_environment": (ray_internals.train_environment, None),
     "trial_environment": (ray_internals.trial_environment, None),
     "setup_hook": (lambda: ray_internals.setup_hook("some.function"), {}),
@@ -114,7 +122,7 @@ def test_a_trial_is_put_in_no_bracket_of_a_scheduler_that_keeps_them_elsewhere(m
     config = SweepConfig.model_validate(
         {"model": "m", "task": {"source": "s"}, "search": {"batch_size": [8]}, "scheduler": "hyperband"}
     )
-    scheduler = search.make_scheduler(config, {}, "loss", "min")
+    scheduler = schedulers.make_scheduler(config, {}, "loss", "min")
     scheduler.on_trial_add(None, trial)
     assert scheduler.on_trial_result(None, trial, {"round": 1, "loss": 1.0}) == ASHAScheduler.CONTINUE
 
@@ -195,7 +203,7 @@ def parent():
     return psutil.Process(os.getppid()).cmdline()
 
 connect.connect(None, "sqlite://")
-[command] = connect.map_on_cores(parent, [()], 1)
+[command] = connect.map_on_cluster(parent, [()], 1)
 print(server.__file__ in command)
 """
     environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}

@@ -7,8 +7,7 @@ import time
 import pytest
 
 from headway.cluster import worker_group
-from headway.cluster.worker_group import WorkerResources, gpu_slots, worker_resources
-from headway.config.base import ConfigError
+from headway.cluster.worker_group import WorkerResources, call_resources, gpu_slots, worker_resources
 
 
 @pytest.fixture
@@ -51,9 +50,19 @@ def test_a_worker_asks_for_no_more_cores_than_a_node_has(pretend_nodes, tmp_path
     assert scaling(tmp_path, workers).num_cpus_per_worker == cpus
 
 
-def test_more_workers_than_gpus_are_refused(two_gpus):
-    with pytest.raises(ConfigError, match="workers: 3 is more than the cluster has GPUs; allowed: up to 2"):
-        worker_group.require_workers(3, None, "sqlite://")
+@pytest.mark.parametrize(
+    ("nodes", "calls", "resources"),
+    [
+        ([{"CPU": 1.0}, {"CPU": 1.0}], 1, WorkerResources(1)),  # the cluster's two cores are on no node
+        ([{"CPU": 8.0}, {"CPU": 8.0}], 3, WorkerResources(4)),
+        ([{"CPU": 2.0}], 12, WorkerResources(1)),
+        ([{"CPU": 8.0}, {"CPU": 16.0, "GPU": 2.0}], 5, WorkerResources(8, 1.0)),  # two at once
+        ([{}, {"CPU": 8.0, "GPU": 1.0}], 1, WorkerResources(8, 1.0)),
+    ],
+)
+def test_independent_calls_divide_what_single_nodes_have(pretend_nodes, nodes, calls, resources):
+    pretend_nodes(*nodes)
+    assert call_resources(calls) == resources
 
 
 @pytest.mark.parametrize(

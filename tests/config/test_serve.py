@@ -42,7 +42,10 @@ def _tried(**challenger):
             {"challenger": {"alias": "c", "percent": 5}},
             "challenger goes with models:/name@alias, not with 'm'",
         ),
-        (_tried(alias="champion", percent=5), "alias of challenger, 'champion', is the one that is served"),
+        (
+            _tried(alias="champion", percent=5),
+            "challenger.alias 'champion' is the alias that is served",
+        ),
         (_tried(alias="c"), "challenger: percent or shadow_percent must be above 0"),
         (_tried(alias="c", percent=101), "challenger.percent: 101 is not allowed"),
         (_tried(alias="c", percent=5) | {"watch_interval_s": 0}, "challenger needs watch_interval_s above 0"),

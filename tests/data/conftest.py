@@ -15,18 +15,18 @@ from headway.data.corpus.store import TokenStore, open_store, write_store
 def numbered_store(tmp_path: Path) -> Callable[[int], TokenStore]:
     """A function that writes 40 documents of 1 to 12 sentences of 1 to so many tokens.
 
-    A token's value is its place in the whole store.
+    A token's value is its index in the whole store.
     """
 
     def write(longest: int) -> TokenStore:
         rng = np.random.default_rng(0)
-        place, documents = 0, []
+        position, documents = 0, []
         for _ in range(40):
             sentences = []
             for _ in range(int(rng.integers(1, 13))):
                 length = int(rng.integers(1, longest + 1))
-                sentences.append(np.arange(place, place + length, dtype=np.int32))
-                place += length
+                sentences.append(np.arange(position, position + length, dtype=np.int32))
+                position += length
             documents.append(sentences)
         write_store(tmp_path / "numbered", documents)
         return open_store(tmp_path / "numbered")

@@ -32,9 +32,9 @@ def tensors_of(batch: Batch) -> dict[str, torch.Tensor]:
 def assert_equal(one: Batch, other: Batch) -> None:
     assert one.longest == other.longest
     for name, tensor in tensors_of(one).items():
-        found = tensors_of(other)[name]
-        assert (found.dtype, found.shape) == (tensor.dtype, tensor.shape)
-        assert torch.equal(found.cpu(), tensor), name
+        actual = tensors_of(other)[name]
+        assert (actual.dtype, actual.shape) == (tensor.dtype, tensor.shape)
+        assert torch.equal(actual.cpu(), tensor), name
 
 
 def test_four_tokens_of_two_sequences_are_laid_out_as_documented():
@@ -47,7 +47,7 @@ def test_four_tokens_of_two_sequences_are_laid_out_as_documented():
 def test_boundaries_and_positions_are_those_of_a_loop():
     lengths = np.random.default_rng(0).integers(1, 50, 30).tolist()
     batch = batch_of(lengths)
-    assert batch.position_ids.tolist() == [place for length in lengths for place in range(length)]
+    assert batch.position_ids.tolist() == [position for length in lengths for position in range(length)]
     assert batch.cu_seqlens.tolist() == [sum(lengths[:n]) for n in range(31)]
     assert (batch.position_ids.dtype, batch.cu_seqlens.dtype) == (torch.int64, torch.int32)
     assert (batch.longest, type(batch.longest)) == (max(lengths), int)

@@ -30,20 +30,20 @@ def pretraining(
 
 
 def sequences(batches: list[Batch]) -> dict[int, tuple[list[int], ...]]:
-    """Row → all that the batch says of it, places counted from the sequence's start."""
-    found: dict[int, tuple[list[int], ...]] = {}
+    """Row → what the batch holds of it, with positions counted from the sequence's start."""
+    actual: dict[int, tuple[list[int], ...]] = {}
     for batch in batches:
         starts = (batch.lengths.cumsum(0) - batch.lengths).tolist()
         for index, (start, length) in enumerate(zip(starts, batch.lengths.tolist(), strict=True)):
             inside = (batch.masked_positions >= start) & (batch.masked_positions < start + length)
-            found[int(batch.row_ids[index])] = (
+            actual[int(batch.row_ids[index])] = (
                 batch.input_ids[start : start + length].tolist(),
                 batch.token_type_ids[start : start + length].tolist(),
                 [int(batch.labels[index])],
                 (batch.masked_positions[inside] - start).tolist(),
                 batch.masked_labels[inside].tolist(),
             )
-    return found
+    return actual
 
 
 @pytest.mark.parametrize(("world_size", "accumulation"), [(1, 1), (2, 1), (3, 1), (1, 4), (2, 3)])
@@ -78,7 +78,7 @@ def test_another_seed_and_another_epoch_mask_anew(corpus):
         for row, s in sequences(source.micro_batches(step, 0, 1, 1)).items()
     }
     later = sequences(source.micro_batches(per_epoch * 2, 0, 1, 1))
-    assert sum(first[row] != found for row, found in later.items()) > 0.8 * len(later)
+    assert sum(first[row] != actual for row, actual in later.items()) > 0.8 * len(later)
     other = sequences(pretraining(corpus, seed=1).micro_batches(0, 0, 1, 1))
     assert other != sequences(source.micro_batches(0, 0, 1, 1))
 
@@ -99,17 +99,17 @@ def test_sequences_are_framed_and_typed_as_bert_wants(next_sentence, corpus):
     tokenizer = corpus.tokenizer
     for step in range(5):
         [batch] = pretraining(corpus, next_sentence).micro_batches(step, 0, 1, 1)
-        for ids, types, label, places, labels in sequences([batch]).values():
+        for ids, types, label, positions, labels in sequences([batch]).values():
             assert len(ids) <= corpus.facts["max_length"]
             assert ids[0] == tokenizer.cls_token_id
-            ends = [place for place, token in enumerate(ids) if token == tokenizer.sep_token_id]
+            ends = [position for position, token in enumerate(ids) if token == tokenizer.sep_token_id]
             assert ends[-1] == len(ids) - 1
             assert len(ends) == (2 if next_sentence else 1)
             boundary = ends[0] + 1
             assert types == [0] * boundary + [1] * (len(ids) - boundary)
             assert label[0] in ((0, 1) if next_sentence else (0,))
-            assert not {0, *ends} & set(places)
-            assert len(labels) == len(places) >= 1
+            assert not {0, *ends} & set(positions)
+            assert len(labels) == len(positions) >= 1
 
 
 PARTS, TOKENS = 4, 4 * 70
@@ -177,12 +177,12 @@ def test_without_pairs_an_epoch_holds_each_token_of_the_corpus_once(max_length, 
     """Sentences of about 10 tokens are longer, and shorter, than what fits."""
     masking = MaskingConfig(whole_words=whole_words)
     source = pretraining(corpus, False, max_length=max_length, masking=masking, batch_sizes=BatchSizes(1))
-    found: dict[int, list[int]] = {}
+    actual: dict[int, list[int]] = {}
     for step in range(source.rows):
         [batch] = source.micro_batches(step, 0, 1, 1)
         assert len(batch.input_ids) == source.lengths[batch.row_ids[0]] <= max_length
-        found[int(batch.row_ids[0])] = unmasked(batch)[1:-1].tolist()
-    together = [token for row in sorted(found) for token in found[row]]
+        actual[int(batch.row_ids[0])] = unmasked(batch)[1:-1].tolist()
+    together = [token for row in sorted(actual) for token in actual[row]]
     assert together == corpus.store("train").tokens.tolist()
     assert source.truncated_fraction == 0.0
 
@@ -239,18 +239,18 @@ def test_labelled_texts_are_framed_and_cut(corpus):
     texts = [np.arange(5, 9), np.arange(5, 60), np.empty(0, np.int64)]
     labels = np.asarray([2, 0, 1])
     source = LabelledBatches(texts, labels, tokenizer, max_length=16, batch_size=3, seed=0)
-    found = sequences(source.micro_batches(0, 0, 1, 1))
+    actual = sequences(source.micro_batches(0, 0, 1, 1))
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
-    assert found[0][0] == [cls, 5, 6, 7, 8, sep]
-    assert found[1][0] == [cls, *range(5, 19), sep]
-    assert found[2][0] == [cls, sep]
-    assert [found[row][2][0] for row in range(3)] == [2, 0, 1]
+    assert actual[0][0] == [cls, 5, 6, 7, 8, sep]
+    assert actual[1][0] == [cls, *range(5, 19), sep]
+    assert actual[2][0] == [cls, sep]
+    assert [actual[row][2][0] for row in range(3)] == [2, 0, 1]
 
 
 def test_collating_moves_places_with_their_sequence():
-    def example(ids: list[int], places: list[int], row: int) -> Example:
+    def example(ids: list[int], positions: list[int], row: int) -> Example:
         array = np.asarray(ids)
-        return Example(array, np.zeros(len(ids), int), row, np.asarray(places), array[places], row)
+        return Example(array, np.zeros(len(ids), int), row, np.asarray(positions), array[positions], row)
 
     batch = collate([example([1, 2, 3], [1], 0), example([4, 5], [0, 1], 1)])
     assert batch.input_ids.tolist() == [1, 2, 3, 4, 5]

@@ -42,13 +42,17 @@ def test_a_step_depends_on_nothing_but_its_number():
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 5])
-def test_dealing_gives_each_place_once_and_balances_tokens(parts):
+def test_dealing_gives_each_row_once_and_balances_tokens(parts):
     lengths = np.random.default_rng(0).integers(5, 129, 64)
-    shares = deal(lengths, parts)
-    assert sorted(np.concatenate(shares).tolist()) == list(range(64))
-    tokens = [lengths[share].sum() for share in shares]
+    dealt = deal(lengths, parts)
+    assert sorted(np.concatenate(dealt).tolist()) == list(range(64))
+    tokens = [lengths[part].sum() for part in dealt]
     assert max(tokens) - min(tokens) <= lengths.max()
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+
+
+def test_the_example_of_dealing_is_true():
+    assert [part.tolist() for part in deal(np.asarray([4, 1, 3, 2]), 2)] == [[0, 1], [2, 3]]
 
 
 def test_generators_are_functions_of_their_key():

@@ -1,22 +1,16 @@
 """Replicas that reserve cores make nodes come and go, with Ray's autoscaler and its fake nodes."""
 
 import asyncio
-import contextlib
-import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import ray
 import torch
 import transformers
-from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
+from fake_autoscaler import fake_autoscaler
 from headway.cluster import connect as cluster
 from headway.config.serve import ServeConfig
 from headway.data.corpus.tokenizer import train_tokenizer
@@ -26,67 +20,15 @@ from headway.serving.scheduling.messages import Release
 from ports import free_port
 from waiting import PATIENCE, wait_until
 
-_COMMANDS = (
-    *("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands"),
-    *("head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files"),
-    *("rsync_exclude", "rsync_filter"),
-)
-HEAD, WORKER = "ray.head.default", "worker"
 CORES = os.cpu_count() or 1
 TEXTS = [f"The sailor steers old boat number {i} before noon." for i in range(2000)]
 
 
 @pytest.fixture
 def address(tmp_path):
-    """Of a head with this machine's cores, whose autoscaler may add two nodes that claim as many.
-
-    `ray.cluster_utils.AutoscalingCluster` would first end every Ray process of the machine, and its settings
-    need a file that Ray's wheel lacks.
-    """
-    found = f"{ray.util.get_node_ip_address()}:{free_port()}"
-    config = {
-        "cluster_name": "fake",
-        "max_workers": 2,
-        "idle_timeout_minutes": 0.05,
-        "provider": {
-            # By its path: as `fake_multinode` it asks for a file that Ray's wheel lacks.
-            "type": "external",
-            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
-            "gcs_address": found,
-            "head_node_id": FAKE_HEAD_NODE_ID,
-            "launch_multiple": True,
-        },
-        "available_node_types": {
-            HEAD: {"resources": {"CPU": CORES}, "node_config": {}, "max_workers": 0},
-            WORKER: {"resources": {"CPU": CORES}, "node_config": {}, "min_workers": 0, "max_workers": 2},
-        },
-        "head_node_type": HEAD,
-        **{name: {} for name in ("auth", "docker", "file_mounts")},
-        **{name: [] for name in _COMMANDS},
-        "upscaling_speed": 1.0,
-        "file_mounts_sync_continuously": False,
-    }
-    (tmp_path / "autoscaling.json").write_text(json.dumps(config))
-    command = [
-        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--num-cpus={CORES}"),
-        *(f"--port={found.rpartition(':')[2]}", "--include-dashboard=false", "--disable-usage-stats"),
-        *("--dashboard-agent-listen-port=0", f"--autoscaling-config={tmp_path / 'autoscaling.json'}"),
-    ]
-    settings = {
-        "RAY_FAKE_CLUSTER": "1",
-        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        "RAY_enable_autoscaler_v2": "1",
-        "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
-        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
-    }
-    with (tmp_path / "head.log").open("w") as log:
-        head = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | settings)
-    yield found
-    processes = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.send_signal(signal.SIGKILL)
-    head.wait()
+    """Of a head with this machine's cores, whose autoscaler may add two nodes that claim as many."""
+    with fake_autoscaler(tmp_path, head_cpus=CORES, node_cpus=CORES, most_nodes=2) as found:
+        yield found
 
 
 @pytest.fixture

@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ray.cluster_utils import Cluster
 
+from ports import free_port
 from waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
@@ -47,9 +50,9 @@ def folder(tmp_path_factory, labelled_file, tiny_shape) -> Path:
     return folder
 
 
-def headway(folder: Path) -> subprocess.CompletedProcess[str]:
+def headway(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "headway.cli.main", "run", "quickstart.yaml"],
+        [sys.executable, "-m", "headway.cli.main", "run", "quickstart.yaml", *options],
         cwd=folder,
         env=os.environ.copy(),
         capture_output=True,
@@ -123,3 +126,32 @@ def test_nothing_is_left_running(second):
 
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", PORT)) != 0
+
+
+@pytest.fixture
+def two_nodes(monkeypatch) -> Iterator[str]:
+    """Address of a cluster of two nodes of one core each."""
+    monkeypatch.delenv("RAY_OVERRIDE_RESOURCES")
+    node: dict[str, Any] = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 << 20}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    cluster.add_node(**node)
+    yield cluster.address
+    cluster.shutdown()
+
+
+def test_it_ends_on_a_cluster_of_two_nodes_of_one_core(
+    two_nodes, labelled_file, tiny_shape, tmp_path, monkeypatch
+):
+    """Nothing that it starts asks for more than one node has."""
+    shipped = yaml.safe_load((ROOT / "pipelines" / "quickstart.yaml").read_text())
+    settings = tiny(shipped, labelled_file, tiny_shape)
+    steps = settings["steps"]
+    steps["pretrain"]["steps"] = steps["sweep"]["finetune"]["steps"] = 8
+    steps["evaluate"]["seeds"] = 1
+    steps["serve"]["port"] = free_port()
+    (tmp_path / "quickstart.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    done = headway(tmp_path, "--address", two_nodes)
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = summary_of(tmp_path)
+    assert set(summary["evaluate"]["few_labels"]["4"]) == {"pretrained", "random_init", "tfidf"}
+    assert (summary["serve"]["requests"], summary["serve"]["failed"]) == (5, 0)

@@ -22,11 +22,11 @@ def average(rank: int, world: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     mean = SharedMean.among(rank, world)
     assert mean is not None
-    found = []
+    actual = []
     for dtype in (torch.float32, torch.bfloat16):
         for size in SIZES:
             values = rows_of(size, dtype, world)[rank]
             mean.average(values)
-            found.append(values)
-    torch.save(found, f"{folder}/{rank}.pt")
+            actual.append(values)
+    torch.save(actual, f"{folder}/{rank}.pt")
     dist.destroy_process_group()

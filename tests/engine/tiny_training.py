@@ -84,12 +84,16 @@ class MaskedBatches(LabelledBatches):
 
     def sequence(self, draw: Draw) -> Example:
         example = super().sequence(draw)
-        places = np.asarray([1, 2])
+        positions = np.asarray([1, 2])
         words = example.input_ids.copy()
-        words[places] = 4
-        labels = example.input_ids[places]
+        words[positions] = 4
+        labels = example.input_ids[positions]
         return replace(
-            example, input_ids=words, label=example.label % 2, masked_positions=places, masked_labels=labels
+            example,
+            input_ids=words,
+            label=example.label % 2,
+            masked_positions=positions,
+            masked_labels=labels,
         )
 
 
@@ -145,8 +149,8 @@ def train(
         losses = mean_losses(module, validation, worker, config.batch_size)
         if not scored:
             return losses
-        found = predict(module, validation, worker, batch_size=config.batch_size, precision=config.precision)
-        return losses | {"validation_scored": found.loss}
+        actual = predict(module, validation, worker, batch_size=config.batch_size, precision=config.precision)
+        return losses | {"validation_scored": actual.loss}
 
     objective = (tiny_pretraining_objective if pretraining else tiny_objective)(dropout)
     freeze_layers(objective.model, frozen_layers)

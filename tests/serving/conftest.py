@@ -91,7 +91,7 @@ class LocalReplica:
         self.gate.set()
 
     async def check(self, release: Release) -> str | None:
-        """What is wrong with a version, of those in `problems`; each in `deaths` kills so many replicas first."""
+        """What is wrong with a version, by `problems`; it kills as many replicas before as `deaths` says."""
         self.checked.append(release.version)
         if self.deaths.get(release.version):
             self.deaths[release.version] -= 1

@@ -23,7 +23,7 @@ from transformers import AutoTokenizer, BertForSequenceClassification
 from headway.config.serve import ServeConfig
 from headway.inference.golden import FILE, store_golden
 from headway.serving.declared import build
-from headway.serving.deploy import deploy, follow_aliases, undeploy
+from headway.serving.deploy import application_name, deploy, follow_aliases, undeploy
 from headway.serving.load_test import apply_load, bodies
 from headway.serving.scheduling import replica
 from headway.serving.scheduling.messages import Release
@@ -170,8 +170,9 @@ def serve_processes(deployment: str) -> list[int]:
             process = parents[process]
         return process == os.getpid()
 
-    name = f"ray::ServeReplica:headway:{deployment}"
-    return [process for process, title in titles.items() if title.startswith(name) and ours(process)]
+    # Ray names a process by application and deployment.
+    name = re.compile(rf"ray::ServeReplica:[^:]*:{deployment}")
+    return [process for process, title in titles.items() if name.match(title) and ours(process)]
 
 
 def retries(url: str) -> float:
@@ -334,6 +335,46 @@ def test_requests_in_flight_are_answered_when_the_server_stops(cluster, expected
         httpx.get(f"{url}/health/live", trust_env=False)
 
 
+def test_it_serves_beside_others_and_takes_down_nothing_but_its_own(cluster, classifiers, monkeypatch):
+    """On a cluster that is shared: another's application, and two servers of ours."""
+    from ray import serve
+
+    from headway.cluster import connect
+
+    class Others:
+        def __call__(self) -> str:
+            return "still here"
+
+    undeploy()
+    theirs = serve.deployment(Others, ray_actor_options={"num_cpus": 0}).bind()
+    serve.run(theirs, name="theirs", route_prefix=None)
+    configs = [ServeConfig(model="x", replicas=(1, 1), port=free_port()) for _ in range(2)]
+    urls = [
+        deploy(config, [Release(f"topics-{number}", "1", str(path))], 1)
+        for number, (config, path) in enumerate(zip(configs, classifiers, strict=False))
+    ]
+    for number, url in enumerate(urls):
+        answer = httpx.post(
+            f"{url}/v1/classify", json={"input": "A rose."}, trust_env=False, timeout=PATIENCE
+        )
+        assert answer.json()["model"] == f"topics-{number}"
+    monkeypatch.setattr(connect, "_is_local", False)
+    monkeypatch.setattr(connect, "disconnect", lambda: None)
+    connect.shut_down()
+    assert list(serve.status().applications) == ["theirs"]
+    assert serve.get_app_handle("theirs").remote().result() == "still here"
+    serve.delete("theirs")
+
+
+def test_its_name_is_that_of_the_settings_or_of_its_address(cluster):
+    import ray
+
+    [node] = ray.nodes()
+    config = ServeConfig(model="x", port=8123)
+    assert application_name(config) == f"headway-{node['NodeManagerAddress']}-8123"
+    assert application_name(config.model_copy(update={"application": "search"})) == "search"
+
+
 def test_a_replica_that_loses_its_gpu_is_replaced_and_costs_no_request(
     cluster, expected, classifiers, tmp_path, monkeypatch
 ):
@@ -386,7 +427,7 @@ def test_a_gateway_that_restarts_serves_what_it_served_and_refuses_what_it_refus
     assert httpx.get(f"{url}/health/ready", trust_env=False).status_code == 200
 
     def switch(version: str, path: Path) -> str | None:
-        gateway = serve.get_deployment_handle("Gateway", "headway")
+        gateway = serve.get_deployment_handle("Gateway", application_name(config))
         problem: str | None = gateway.switch.remote(Release("topics", version, str(path))).result(
             timeout_s=PATIENCE
         )
@@ -423,7 +464,9 @@ def test_a_gateway_that_restarts_serves_what_it_served_and_refuses_what_it_refus
 def gateway_log() -> str:
     """What the gateway has written into Ray Serve's file."""
     opened = {os.path.realpath(link) for link in Path(f"/proc/{serve_processes('Gateway')[0]}/fd").iterdir()}
-    return "".join(Path(name).read_text() for name in opened if "/serve/replica_headway_Gateway" in name)
+    return "".join(
+        Path(name).read_text() for name in opened if "/serve/replica_" in name and "_Gateway_" in name
+    )
 
 
 def test_a_version_that_departs_from_its_stored_answers_is_not_deployed(cluster, classifiers):

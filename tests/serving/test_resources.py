@@ -5,7 +5,7 @@ import pytest
 from headway.cluster import connect
 from headway.config.base import ConfigError
 from headway.config.serve import ServeConfig
-from headway.serving.resources import gpus_per_replica, load_of
+from headway.serving.resources import cores_per_replica, gateway_node, gpus_per_replica, load_of
 
 
 def config(**settings):
@@ -47,7 +47,7 @@ def test_what_is_set_is_taken(pretend_nodes, asked):
         (
             [{"CPU": 8.0, "GPU": 1.0}],
             {"replica_gpus": 0.5, "replicas": (3, 4)},
-            "replica_gpus: 3 replicas with 0.5 of a GPU each do not fit on this machine, which has",
+            "replica_gpus: 3 replicas with 0.5 of a GPU each do not fit on this machine; at most",
         ),
     ],
 )
@@ -72,3 +72,30 @@ def test_packs_are_larger_on_gpus_unless_they_are_set():
     assert load_of(config(), 0.5) == (16_384, 1_048_576, 32_768)
     settings = {"max_batch_tokens": 100, "queue_tokens": 900, "target_queued_tokens": 300}
     assert load_of(config(**settings), 1.0) == (100, 900, 300)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "replicas", "cores"),
+    [
+        ([{"CPU": 8.0}, {"CPU": 8.0}, {"CPU": 8.0}, {"CPU": 8.0}], (1, 4), 8),  # and not 32
+        ([{"CPU": 8.0}, {"CPU": 8.0}], (4, 4), 4),
+        ([{"CPU": 2.0}], (0, 4), 2),
+        ([{"CPU": 32.0}, {"CPU": 8.0, "GPU": 1.0}], (1, 1), 8),
+    ],
+)
+def test_a_replica_computes_with_the_cores_of_one_node(pretend_nodes, nodes, replicas, cores):
+    pretend_nodes(*nodes)
+    assert cores_per_replica(config(replicas=replicas)) == cores
+
+
+def test_the_gateway_runs_where_a_load_balancer_points_to_or_where_the_driver_is(ray_cluster, monkeypatch):
+    import ray
+
+    [own] = ray.nodes()
+    other = own | {"NodeID": "other", "NodeManagerAddress": "10.0.0.2"}
+    monkeypatch.setattr(ray, "nodes", lambda: [other, own])
+    address, resources = gateway_node()
+    assert address == own["NodeManagerAddress"]
+    assert list(resources) == [f"node:{address}"]
+    other["Resources"] = {"gateway": 1.0}
+    assert gateway_node() == ("10.0.0.2", {"gateway": 0.001})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,6 +40,17 @@ def test_another_model_is_scored_on_the_same_texts(classifier, task, make_contex
     result = run_evaluate(config, make_context("evaluate-beside", runs))
     assert result.summary["beside"]["as it came"]["accuracy"] == result.summary["accuracy"]
     assert f"as it came {result.summary['accuracy']:.4f}" in result.headline
+
+
+def test_on_a_cluster_that_is_joined_models_are_scored_on_its_nodes(
+    classifier, task, make_context, runs, ray_cluster, monkeypatch
+):
+    """The driver may run on a head without GPUs; here it could not score at all."""
+    monkeypatch.setattr("headway.steps.evaluate.score_model", None)
+    config = EvaluateConfig(model=str(classifier), beside={"as it came": str(classifier)}, task=task)
+    context = replace(make_context("evaluate-joined", runs), address="joined-already:6379")
+    summary = run_evaluate(config, context).summary
+    assert summary["beside"]["as it came"]["accuracy"] == summary["accuracy"]
 
 
 def test_baselines_and_few_labels_are_computed_in_the_same_run(

@@ -17,7 +17,8 @@ from headway.config.sweep import SearchSpace, SweepConfig
 from headway.runs.journal import Journal
 from headway.steps.sweep import run_sweep
 from headway.sweeps.ledger import Ledger, Trial, TrialState
-from headway.sweeps.search import Sampler, make_scheduler, next_trials, replay, rung_steps
+from headway.sweeps.schedulers import make_scheduler, replay, rung_steps
+from headway.sweeps.search import Sampler, next_trials
 from headway.sweeps.space import parse_search
 from headway.tracking import tracking_uri
 
@@ -135,8 +136,8 @@ def test_tpe_learns_from_trials_of_before_the_restart(tmp_path):
     def medians(told: bool) -> float:
         config = settings(search=search, algorithm="tpe", samples=40)
         sampler, ledger = Sampler(config, parse_search(search), "max"), Ledger(tmp_path / f"told-{told}")
-        for place in range(20):
-            rate = 10 ** (-5 + 4 * place / 19)
+        for index in range(20):
+            rate = 10 ** (-5 + 4 * index / 19)
             trial = ledger.new({"optimizer.learning_rate": rate})
             measure(trial, {1: 1.0 - (math.log10(rate) + 5) / 4})
             trial.end(TrialState.DONE)

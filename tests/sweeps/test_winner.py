@@ -22,9 +22,9 @@ BOTH = ["accuracy", "latency_ms"]
 def trials(*rows: tuple[float, float]) -> list[Measured]:
     return [
         Measured(
-            Trial(Path(f"{place:05d}")), {"accuracy": accuracy, "latency_ms": latency, "loss": 1 - accuracy}
+            Trial(Path(f"{index:05d}")), {"accuracy": accuracy, "latency_ms": latency, "loss": 1 - accuracy}
         )
-        for place, (accuracy, latency) in enumerate(rows)
+        for index, (accuracy, latency) in enumerate(rows)
     ]
 
 

@@ -123,7 +123,7 @@ MISTAKES = [
     (
         {"kind": "reranking"},
         [{"query": f"q {i}", "passage": "p", "label": 1} for i in range(40)],
-        "no query of the train split has passages of both labels, 1 and 0",
+        "no query of the train split has passages of both labels, 0 and 1",
     ),
     (
         {"kind": "regression"},

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
+import httpx
 import numpy as np
 import pandas
 import pytest
@@ -17,7 +22,8 @@ from headway.config.base import ConfigError
 from headway.inference.description import describe
 from headway.inference.predictor import Predictor, kind_of
 from headway.tracking import Tracking, tracking_uri
-from waiting import PATIENCE
+from ports import free_port
+from waiting import PATIENCE, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +47,46 @@ def test_the_environment_names_the_server_or_a_file_under_runs_is_used(tmp_path,
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
     assert tracking_uri(tmp_path) == "http://tracking:5000"
     assert Tracking.at(tmp_path).uri == "http://tracking:5000"
+
+
+@pytest.fixture
+def served(tmp_path) -> Iterator[str]:
+    """Address of an MLflow server that keeps artifacts where no client looks."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/served.db"]
+    command += ["--artifacts-destination", str(tmp_path / "bucket")]
+    with (tmp_path / "served.log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"))
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def answers(url: str) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(url, trust_env=False).status_code == 200
+    return False
+
+
+def test_weights_that_a_server_hands_out_lie_where_all_machines_see_them(served, tmp_path, classifier):
+    """Not in this machine's temporary folder, and not a second time."""
+    tracking = Tracking(served, tmp_path / "runs")
+    for _ in range(2):
+        with tracking.run("registry", "register") as run:
+            tracking.register_model(run, "registry", classifier, "topics", "champion", "A text.", "label")
+        found = tracking.download_weights("models:/topics@champion")
+        assert found.is_relative_to(tmp_path / "runs")
+        names = {file.name for file in found.iterdir()}
+        assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
+        assert not any(name.startswith(".") for name in names)
+        assert tracking.download_weights("models:/topics@champion") == found
+        # What is made again under the same name begins with version 1 too, and is another model.
+        tracking.client.delete_registered_model("topics")
+    assert len(list(found.parent.iterdir())) == 2
 
 
 def test_a_run_keeps_its_settings_metrics_and_files(tracking, client):
@@ -71,6 +117,17 @@ def test_a_child_run_knows_its_parent(tracking, client):
     found = client.get_run(child.run_id)
     assert found.data.tags["mlflow.parentRunId"] == parent.run_id
     assert found.info.status == "KILLED"
+
+
+def test_children_are_found_by_their_token_whatever_they_are_called(tracking):
+    with tracking.run("tests", "sweep") as parent:
+        named_alike = [tracking.start_run("tests", "trial", None, parent, token=str(n)) for n in range(2)]
+        tracking.start_run("tests", "no token", None, parent)
+        children = tracking.children(parent)
+    assert {token: run.run_id for token, run in children.items()} == {
+        "0": named_alike[0].run_id,
+        "1": named_alike[1].run_id,
+    }
 
 
 def test_a_registered_model_has_signature_example_tokenizer_and_alias(tracking, client, version):

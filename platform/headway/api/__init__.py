@@ -1,1 +1,1 @@
-"""The verbs as Python functions, what they are given and what they return."""
+"""The verbs as Python functions: what they take and what they return."""

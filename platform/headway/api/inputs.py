@@ -1,4 +1,4 @@
-"""Typed configs from what Python callers give: keywords, texts in memory, trained models."""
+"""Turns what Python callers pass (keywords, texts in memory, trained models) into typed settings."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from headway.runs.context import Context
 def pretrain_config(
     train: Any, validation: Any, settings: dict[str, Any], context: Context
 ) -> PretrainConfig:
-    """What `pretrain` shall do with texts in memory, which are prepared here, a source's path, or neither.
+    """Settings of `pretrain` for texts in memory, which are prepared here, for a path, or for neither.
 
     Raises:
-        ConfigError: a setting that is unknown or not allowed, or data without text.
+        ConfigError: a setting is unknown or not allowed, or the data has no text.
     """
     settings = _with_learning_rate(settings)
     corpus = {key: settings.pop(key) for key in list(settings) if key in CorpusConfig.model_fields}
@@ -48,10 +48,10 @@ def pretrain_config(
 def finetune_config(
     train: Any, validation: Any, model: Any, settings: dict[str, Any], context: Context
 ) -> FinetuneConfig:
-    """The same for `finetune`, whose texts have labels.
+    """Settings of `finetune`, likewise; its texts have labels.
 
     Raises:
-        ConfigError: a setting that is unknown or not allowed, or data without text or label.
+        ConfigError: a setting is unknown or not allowed, or the data has no text or label.
     """
     settings = _with_learning_rate(settings) | {"model": reference(model)}
     max_length = settings.pop("max_length", ClassificationTask.model_fields["max_length"].default)
@@ -72,8 +72,8 @@ def finetune_config(
     given: list[Document] | None = None
     if validation is not None:
         given = documents_in_memory(validation, "validation_data", labelled=True)
-    share = ClassificationTask.model_fields["validation"].default
-    train_side, validation_side = split_in_memory(documents, given, share)
+    fraction = ClassificationTask.model_fields["validation"].default
+    train_side, validation_side = split_in_memory(documents, given, fraction)
 
     def items(documents: list[Document]) -> list[Item]:
         return [Item((d.text,), d.label, d.text, d.origin) for d in documents]
@@ -87,7 +87,7 @@ def finetune_config(
 
 
 def _with_learning_rate(settings: dict[str, Any]) -> dict[str, Any]:
-    """`learning_rate=` stands for the optimizer's; everyone writes it so."""
+    """Accept `learning_rate=`, which most libraries call it, for `optimizer.learning_rate`."""
     if "learning_rate" not in settings:
         return dict(settings)
     rest = {key: value for key, value in settings.items() if key != "learning_rate"}
@@ -97,14 +97,14 @@ def _with_learning_rate(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def reference(model: Any) -> str:
-    """Where a model lies: its folder or name; empty for none."""
+    """The folder or name of a model; empty for none."""
     if isinstance(model, TrainedModel):
         return str(model.path)
     return "" if model is None else str(model)
 
 
 def plain(settings: Any) -> Any:
-    """Typed settings as a mapping of those that were set; anything else as it is."""
+    """Typed settings as a mapping of those that were set; anything else unchanged."""
     if isinstance(settings, Config):
         return settings.model_dump(mode="json", exclude_unset=True)
     return settings

@@ -1,4 +1,4 @@
-"""What training leaves, as Python sees it."""
+"""What training returns in Python."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What training leaves.
+    """A trained model and its metrics.
 
     Attributes:
         path: a folder in transformers' format: weights, configuration and tokenizer.
-        validation_loss: of the held-out data, at the end.
-        metrics: everything else that was measured.
+        validation_loss: at the end of pretraining, or of the model that fine-tuning kept.
+        metrics: all figures of the step's summary.
     """
 
     path: Path
@@ -24,7 +24,7 @@ class TrainedModel:
 
     @cached_property
     def model(self) -> Any:
-        """The transformers model."""
+        """The model, loaded by transformers."""
         import transformers
 
         config = transformers.AutoConfig.from_pretrained(self.path, local_files_only=True)
@@ -34,7 +34,7 @@ class TrainedModel:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The transformers tokenizer."""
+        """The tokenizer, loaded by transformers."""
         from headway.data.corpus.tokenizer import load_tokenizer
 
         return load_tokenizer(self.path)

@@ -1,4 +1,4 @@
-"""One step outside any pipeline, in a folder of its own."""
+"""Runs a single step outside any pipeline, in its own folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headway.runs.context import Context, StepResult
 
 
 def make_context(verb: str, runs: Path, display: Display, address: str | None = None) -> Context:
-    """A step outside any pipeline: its folder is named after the moment, and not made yet."""
+    """The context of a step outside any pipeline; its folder is named after the time, and not created yet."""
     from headway.tracking import Tracking
 
     folder = runs / verb / time.strftime("%Y%m%d-%H%M%S")
@@ -25,7 +25,7 @@ def make_context(verb: str, runs: Path, display: Display, address: str | None = 
 
 
 def resumed_context(verb: str, config: Config, context: Context) -> Context:
-    """The context of the newest run of a step outside any pipeline that had the very same settings.
+    """The context of the newest run of a step outside any pipeline with exactly these settings.
 
     Raises:
         ConfigError: there is none.
@@ -38,7 +38,7 @@ def resumed_context(verb: str, config: Config, context: Context) -> Context:
 
 
 def run_step(verb: str, config: Config, context: Context) -> StepResult:
-    """Run one step outside any pipeline, in its own folder."""
+    """Run a single step in the folder of its context."""
     from headway.cluster import connect
     from headway.pipeline.run import step_function, uses_ray
 

@@ -1,4 +1,4 @@
-"""Headway in Python: the verbs of the command line as functions, also on data in memory.
+"""Headway in Python: the verbs of the command line as functions, which also take data in memory.
 
 ```python
 import headway
@@ -35,13 +35,13 @@ RUNS = Path("runs")
 
 @dataclass(frozen=True)
 class Server:
-    """A running server; a context manager that stops it."""
+    """A running server; as a context manager, it stops at the end of the block."""
 
     url: str
     summary: dict[str, Any]
 
     def stop(self) -> None:
-        """Take the server down, and a local Ray cluster with it."""
+        """Stop the server, and the local Ray cluster if there is one."""
         from headway.cluster import connect
         from headway.serving.deploy import undeploy
 
@@ -67,16 +67,16 @@ def pretrain(
     """Pretrain an encoder, from scratch or from `model=`.
 
     Args:
-        train_data: texts, a `datasets.Dataset` with a column `text`, or the path of a source; leave it out
-            when `corpus=` names a prepared corpus.
-        validation_data: likewise, never trained on; a share of `train_data` is held out when left out.
+        train_data: texts, a `datasets.Dataset` with a column `text`, or the path of a source; omit it if
+            `corpus=` names a prepared corpus.
+        validation_data: the same, never trained on; if omitted, a fraction of `train_data` is held out.
         config: all settings at once, instead of `settings`.
         runs: folder for everything that is made.
         quiet: show no progress.
         **settings: of `PretrainConfig`; also `learning_rate`, `vocab_size` and `max_length`.
 
     Raises:
-        ConfigError: a setting that is unknown or not allowed, or data without text.
+        ConfigError: a setting is unknown or not allowed, or the data has no text.
     """
     context = make_context("pretrain", Path(runs), Display(quiet))
     if config is None:
@@ -98,8 +98,8 @@ def finetune(
 
     Args:
         train_data: (text, label) pairs, a `datasets.Dataset` with columns `text` and `label`, or the path
-            of a source; leave it out when `task=` says where the texts are.
-        validation_data: likewise; a share of `train_data` when left out.
+            of a source; omit it if `task=` says where the texts are.
+        validation_data: the same; if omitted, a fraction of `train_data`.
         model: the encoder: a folder, `models:/name@alias`, or what `pretrain` returned.
         config: all settings at once, instead of `settings`.
         runs: folder for everything that is made.
@@ -107,7 +107,7 @@ def finetune(
         **settings: of `FinetuneConfig`; also `learning_rate` and `max_length`.
 
     Raises:
-        ConfigError: a setting that is unknown or not allowed, or data without text or label.
+        ConfigError: a setting is unknown or not allowed, or the data has no text or label.
     """
     context = make_context("finetune", Path(runs), Display(quiet))
     if config is None:
@@ -125,7 +125,7 @@ def sweep(
     resume: bool = False,
     **settings: Any,
 ) -> TrainedModel:
-    """Search fine-tuning settings on Ray Tune; returns the best trial's model.
+    """Search settings of fine-tuning on Ray Tune; returns the best trial's model.
 
     Args:
         model: the encoder: a folder, `models:/name@alias`, or what `pretrain` returned.
@@ -133,7 +133,7 @@ def sweep(
         config: all settings at once, instead of `settings`.
         runs: folder for everything that is made.
         quiet: show no progress.
-        resume: go on with the newest sweep of the same settings.
+        resume: continue the newest sweep with the same settings.
         **settings: of `SweepConfig`.
     """
     context = make_context("sweep", Path(runs), Display(quiet))
@@ -154,21 +154,21 @@ def quantize(
     quiet: bool = False,
     **settings: Any,
 ) -> Path:
-    """Have a processor multiply an encoder's layers in 8-bit integers when it is served.
+    """Make an encoder's layers multiply 8-bit integers when it is served on a CPU.
 
     Args:
         model: the encoder: a folder, `models:/name@alias`, or what `finetune` or `sweep` returned.
-        texts: like those it will be given: a source's path, or all settings of one.
+        texts: similar to those it will be given: the path of a source, or settings of one.
         runs: folder for everything that is made.
-        quiet: do not say how close and how fast it is.
+        quiet: do not show how close to the original and how fast it is.
         **settings: of `CompressConfig`.
 
     Returns:
         A folder with the same weights, and the scales.
 
     Raises:
-        ConfigError: a setting that is not allowed, a kind of encoder that int8 is not for, or a result that
-            departs too far.
+        ConfigError: a setting is not allowed, int8 does not support the encoder, or the result differs too
+            much from the original.
     """
     source = texts if isinstance(texts, SourceConfig | Mapping) else {"source": str(texts)}
     given = {"model": reference(model), "texts": plain(source)}
@@ -184,14 +184,14 @@ def serve(
     quiet: bool = False,
     **settings: Any,
 ) -> Server:
-    """Serve a classifier over HTTP until `stop()` is called on what is returned.
+    """Serve an encoder over HTTP until `stop()` is called on the result.
 
     Args:
-        model: a classifier: a folder, `models:/name@alias`, or what `finetune` or `sweep` returned; several
-            go into `models=`.
+        model: a folder, `models:/name@alias`, or what `finetune` or `sweep` returned; pass several as
+            `models=`.
         config: all settings at once, instead of `settings`.
         runs: folder with the embedded MLflow database.
-        quiet: show nothing.
+        quiet: show no output.
         **settings: of `ServeConfig`.
     """
     context = make_context("serve", Path(runs), Display(quiet))
@@ -210,13 +210,13 @@ def run(
     address: str | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Run a pipeline; steps that are done already are not run again.
+    """Run a pipeline; steps that are already done are not run again.
 
     Args:
         pipeline: its settings, or the path of its YAML file.
-        overrides: `step.setting=value`, as after `--set`.
+        overrides: `step.setting=value`, as with `--set`.
         runs: folder for everything that is made.
-        address: of a Ray cluster; `RAY_ADDRESS` or a local one when left out.
+        address: of a Ray cluster; if omitted, `RAY_ADDRESS` or a local one.
         quiet: show no progress.
 
     Returns:

@@ -1,4 +1,4 @@
-"""`headway up`, `down`, `submit`, `status`, `logs` and `cancel`: thin over Ray's launcher and its job API."""
+"""`headway up`, `down`, `submit`, `status`, `logs` and `cancel`: Ray's launcher and its job API."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ _API = click.option(
     envvar="RAY_API_SERVER_ADDRESS",
     default="http://127.0.0.1:8265",
     show_default=True,
-    help="The cluster's dashboard.",
+    help="URL of the cluster's dashboard.",
 )
 _JOB = click.argument("job")
-_STAYS_HERE = [".git", ".venv", "runs", "**/__pycache__"]
+_NOT_UPLOADED = [".git", ".venv", "runs", "**/__pycache__"]
 _SECONDS_TO_SAVE = 120
-"""What a cancelled job has to save its state, before Ray kills it; 3 s where not set."""
+"""How long a cancelled job may take to save its state before Ray kills it; Ray's default is 3 s."""
 
 
 @click.command()
 @_CLUSTER_FILE
 def up(cluster: Path) -> None:
-    """Start, or bring up to date, the machines that CLUSTER names."""
+    """Start or update the machines described in the file CLUSTER."""
     _launch("up", cluster)
 
 
 @click.command()
 @_CLUSTER_FILE
 def down(cluster: Path) -> None:
-    """Give the machines of CLUSTER back."""
+    """Terminate the machines described in the file CLUSTER."""
     _launch("down", cluster)
 
 
@@ -52,19 +52,19 @@ def down(cluster: Path) -> None:
     "--runs",
     type=click.Path(path_type=Path),
     required=True,
-    help="Folder that all machines of the cluster share.",
+    help="Folder on storage that all machines of the cluster share.",
 )
-@click.option("--name", help="The job's name; a new one where not given.")
+@click.option("--name", help="Name of the job; a new one if not given.")
 @_API
 def submit(file: Path, overrides: tuple[str, ...], runs: Path, name: str | None, api: str) -> None:
-    """Run the pipeline FILE on the cluster, where it goes on without this machine; prints the job's name.
+    """Run the pipeline in FILE on the cluster, independently of this machine; prints the job's name.
 
-    The working folder travels, and what its requirements.txt names is installed.
+    The working folder is uploaded, and the packages in its requirements.txt are installed.
     """
     load_pipeline(file, overrides)
     if file.is_absolute() or not runs.is_absolute():
         raise ConfigError(
-            f"submit: FILE {str(file)!r} should be in the working folder, which travels, "
+            f"submit: FILE {str(file)!r} must be a relative path in the working folder, which is uploaded, "
             f"and --runs {str(runs)!r} an absolute path that all machines share"
         )
     command = ["python", "-m", "headway.cli.main", "run", str(file), "--runs", str(runs), "--address", "auto"]
@@ -72,7 +72,7 @@ def submit(file: Path, overrides: tuple[str, ...], runs: Path, name: str | None,
     variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(_SECONDS_TO_SAVE)}
     if "MLFLOW_TRACKING_URI" in os.environ:
         variables["MLFLOW_TRACKING_URI"] = os.environ["MLFLOW_TRACKING_URI"]
-    environment: dict[str, Any] = {"working_dir": ".", "excludes": _STAYS_HERE, "env_vars": variables}
+    environment: dict[str, Any] = {"working_dir": ".", "excludes": _NOT_UPLOADED, "env_vars": variables}
     if Path("requirements.txt").is_file():
         environment["pip"] = "requirements.txt"
     entrypoint = shlex.join(command)
@@ -83,18 +83,18 @@ def submit(file: Path, overrides: tuple[str, ...], runs: Path, name: str | None,
 @_JOB
 @_API
 def status(job: str, api: str) -> None:
-    """How JOB stands: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
-    click.echo(_known(_client(api).get_job_status, job))
+    """Print the status of JOB: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
+    click.echo(_of_known_job(_client(api).get_job_status, job))
 
 
 @click.command()
 @_JOB
 @_API
-@click.option("--follow", is_flag=True, help="Go on until the job ends.")
+@click.option("--follow", is_flag=True, help="Keep printing until the job ends.")
 def logs(job: str, api: str, follow: bool) -> None:
-    """What JOB wrote."""
+    """Print the output of JOB."""
     client = _client(api)
-    written = _known(client.get_job_logs, job)
+    written = _of_known_job(client.get_job_logs, job)
     if follow:
         asyncio.run(_tail(client, job))
     else:
@@ -105,13 +105,15 @@ def logs(job: str, api: str, follow: bool) -> None:
 @_JOB
 @_API
 def cancel(job: str, api: str) -> None:
-    """Stop JOB; a training run saves its state first, and the same pipeline goes on from there."""
-    _known(_client(api).stop_job, job)
+    """Stop JOB; a training run saves its state, from which the same pipeline continues later."""
+    _of_known_job(_client(api).stop_job, job)
 
 
 def _launch(verb: str, cluster: Path) -> None:
     if not cluster.is_file():
-        raise ConfigError(f"cluster: {str(cluster)!r} does not exist; cluster.yaml is a template")
+        raise ConfigError(
+            f"cluster: {str(cluster)!r} does not exist; cluster.yaml in Headway's repository is a template"
+        )
     done = subprocess.run(
         [sys.executable, "-m", "ray.scripts.scripts", verb, "--yes", str(cluster)], check=False
     )
@@ -126,16 +128,16 @@ def _client(api: str) -> Any:
         return JobSubmissionClient(api)
     except (ConnectionError, RuntimeError) as error:
         raise ConfigError(
-            f"--api: no cluster's dashboard at {api!r}: {str(error).splitlines()[0]}"
+            f"--api: no dashboard of a cluster answers at {api!r}: {str(error).splitlines()[0]}"
         ) from error
 
 
-def _known(function: Callable[[str], Any], job: str) -> Any:
+def _of_known_job(function: Callable[[str], Any], job: str) -> Any:
     try:
         return function(job)
     except RuntimeError as error:
         if "does not exist" in str(error):
-            raise ConfigError(f"job: {job!r} is unknown to this cluster") from error
+            raise ConfigError(f"job: {job!r} does not exist on this cluster") from error
         raise
 
 

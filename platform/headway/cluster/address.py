@@ -16,8 +16,8 @@ _TIMEOUT_SECONDS = 2.0
 def address_problem(address: str) -> str | None:
     """Why the cluster at `host:port` cannot be joined; None if no problem is found.
 
-    If the cluster asks for a token, Ray sends this machine's from now on. The addresses `auto` and `local` are
-    left to Ray; for `ray://…` only whether anything listens is checked.
+    If the cluster asks for a token, Ray sends this machine's from now on. The addresses `auto` and `local`
+    are left to Ray; for `ray://…` only whether anything listens is checked.
     """
     host, separator, port = address.removeprefix("ray://").rpartition(":")
     if not separator or not port.isdigit():
@@ -34,7 +34,7 @@ def _token_problem(address: str) -> str | None:
         return None
     # A token is sent only if asked for: a cluster without one could not call a driver that requires one.
     if not ray_internals.show_token() and "RAY_AUTH_MODE" not in os.environ:
-        return "it requires a token, which this release of Ray sends only with RAY_AUTH_MODE=token; set that"
+        return "it requires a token, which this release of Ray sends only if told to; set RAY_AUTH_MODE=token"
     if not ray_internals.is_refused(address, _TIMEOUT_SECONDS):
         return None
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":

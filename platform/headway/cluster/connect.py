@@ -17,6 +17,7 @@ from headway.cluster.fork_server import launch as fork_server
 from headway.config.base import ConfigError
 
 _is_local = True
+_before_leaving: list[Callable[[], None]] = []
 _PASSED_ON = ("MLFLOW_TRACKING_URI", "HF_HOME", "HF_HUB_OFFLINE")
 
 
@@ -35,9 +36,9 @@ def connect(address: str | None, tracking_uri: str) -> None:
 
     if ray.is_initialized():
         return
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
     global _is_local
-    _is_local = address == "local"
+    _is_local = will_be_local(address)
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     environment["MLFLOW_TRACKING_URI"] = tracking_uri
     handler = signal.getsignal(signal.SIGTERM)
@@ -59,7 +60,7 @@ def warm_up(address: str | None, verb: str) -> None:
         address: as in `connect`.
         verb: what the processes will do first.
     """
-    if not address and not os.environ.get("RAY_ADDRESS"):
+    if will_be_local(address):
         fork_server.start(fork_server.FOR_SERVING if verb == "serve" else fork_server.FOR_ALL)
 
 
@@ -94,12 +95,25 @@ def disconnect() -> None:
         ray.shutdown()
 
 
+def before_leaving(function: Callable[[], None]) -> None:
+    """Have `shut_down` call a function before it leaves a cluster that stays."""
+    if function not in _before_leaving:
+        _before_leaving.append(function)
+
+
 def shut_down() -> None:
-    """Stop serving, also on a cluster that keeps running, and leave the cluster."""
-    ray, serve = sys.modules.get("ray"), sys.modules.get("ray.serve")
-    if ray is not None and serve is not None and ray.is_initialized() and not _is_local:
-        serve.shutdown()
+    """Take down what this process serves, also on a cluster that stays, and leave it."""
+    ray = sys.modules.get("ray")
+    while _before_leaving:
+        function = _before_leaving.pop()
+        if ray is not None and ray.is_initialized() and not _is_local:
+            function()
     disconnect()
+
+
+def will_be_local(address: str | None) -> bool:
+    """Whether `connect` starts a cluster of this machine alone, and joins none, with this address."""
+    return (address or os.environ.get("RAY_ADDRESS") or "local") == "local"
 
 
 def is_local() -> bool:
@@ -128,7 +142,7 @@ def start_processes_ahead(processes: int, environment: dict[str, str] | None = N
 
 
 def quieten() -> None:
-    """Silence Ray's progress, hints and warnings, which would bury Headway's; its log files keep them."""
+    """Silence Ray's progress, hints and warnings, which would hide Headway's; its log files keep them."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray_internals.set_train_defaults()
@@ -137,20 +151,28 @@ def quieten() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def map_on_cores(
+def map_on_cluster(
     function: Callable[..., Any],
     calls: Sequence[tuple[Any, ...]],
-    cores: int,
+    cpus: int,
+    gpus: float = 0.0,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Any]:
-    """Results of `function(*arguments)` for each of `calls`, in order, each on so many cores of the cluster.
+    """Results of `function(*arguments)` for each of `calls`, in order; a call waits for a node with room.
+
+    Args:
+        function: what is called, in a process of the cluster.
+        calls: its arguments.
+        cpus: cores of one node that each call holds.
+        gpus: GPUs of that node that each call holds.
+        progress: told how many calls are done.
 
     Raises:
         Exception: whatever a call raised, as it was raised.
     """
     import ray
 
-    remote = ray.remote(num_cpus=cores)(function)
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus)(function)
     pending = references = [remote.remote(*arguments) for arguments in calls]
     try:
         while pending:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 import logging
 import os
 from collections.abc import Iterator
@@ -132,8 +133,8 @@ def show_token() -> bool:
 def start_processes(processes: int, serialized_environment: str, address: str) -> None:
     """Have the node whose manager is at this address start processes for actors with this environment.
 
-    Ray has no public call for it. If the private one is missing, nothing is started ahead, and Ray starts each
-    process when its actor needs it.
+    Ray has no public call for it. If the private one is missing, nothing is started ahead, and Ray starts
+    each process when its actor needs it.
 
     Raises:
         grpc.RpcError: the node does not answer.
@@ -154,6 +155,79 @@ def start_processes(processes: int, serialized_environment: str, address: str) -
         request.runtime_env_info.serialized_runtime_env = serialized_environment
         channel = init_grpc_channel(address, asynchronous=False)
         NodeManagerServiceStub(channel).PrestartWorkers(request, timeout=_REQUEST_SECONDS)
+
+
+def cluster_version() -> int:
+    """The version of the cluster's state by which its autoscaler will say what it has seen; 0 if unknown."""
+    status = _cluster_status()
+    return 0 if status is None else int(status.cluster_resource_state.cluster_resource_state_version)
+
+
+def is_growth_refused(since: int) -> bool | None:
+    """Whether the nodes will not come that `ray.autoscaler.sdk.request_resources` asked for after a version.
+
+    Ray has no public call that says what its autoscaler could add. If there is nothing to ask any more, this
+    is None, and the caller waits for the nodes until it gives up.
+
+    Args:
+        since: what `cluster_version` gave just before the request.
+
+    Returns:
+        True if the cluster cannot have so many or has no autoscaler, False if they are on their way, None if
+        the autoscaler has not said. The older one never does if it cannot start what was asked for.
+    """
+    status = _cluster_status()
+    if status is None:
+        return None
+    state = status.autoscaling_state
+    if state.last_seen_cluster_resource_state_version:
+        if state.last_seen_cluster_resource_state_version <= since:
+            return None
+        return bool(state.infeasible_cluster_resource_constraints)
+    return _is_growth_refused_by_older_autoscaler()
+
+
+def _is_growth_refused_by_older_autoscaler() -> bool | None:
+    try:
+        from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+        from ray._private.worker import global_worker
+
+        written = global_worker.gcs_client.internal_kv_get(DEBUG_AUTOSCALING_STATUS.encode(), None)
+    except _MISSING:
+        return None
+    report = json.loads(written or "{}").get("autoscaler_report")
+    if not report:
+        return None
+    # Without an autoscaler, each node is of a type of its own that is named after it.
+    types = (report.get("node_type_mapping") or {}).items()
+    if types and all(name == f"node_{node}" for node, name in types):
+        return True
+    return False if report.get("pending_launches") or report.get("pending_nodes") else None
+
+
+def launch_problem() -> str | None:
+    """Why the autoscaler could not start a node, the last time that it could not; None if it always could.
+
+    If it cannot be asked, this is None, and a user has to read the autoscaler's log.
+    """
+    status = _cluster_status()
+    failed = [] if status is None else list(status.autoscaling_state.failed_instance_requests)
+    reason = max(failed, key=lambda request: request.failed_ts).reason.strip() if failed else ""
+    return reason.splitlines()[0] if reason else None
+
+
+def _cluster_status() -> Any:
+    """What the cluster's head knows of its nodes and its autoscaler; None if it cannot be asked."""
+    try:
+        from ray._private.worker import global_worker
+        from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+        from ray.exceptions import RpcError
+    except _MISSING:
+        return None
+    try:
+        return GetClusterStatusReply.FromString(global_worker.gcs_client.get_cluster_status())
+    except (AttributeError, RpcError):
+        return None
 
 
 def train_environment() -> dict[str, str] | None:

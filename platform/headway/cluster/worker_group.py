@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from headway.cluster import connect, prestart, ray_internals
-from headway.config.base import ConfigError
 
 Workers = int | tuple[int, int]
 """The number of training workers, or its minimum and maximum."""
@@ -44,6 +43,11 @@ def worker_resources(processes: int, gpus: float | None = None) -> WorkerResourc
     return WorkerResources(_cpus_of_each(processes, gpus), gpus, connect.is_local())
 
 
+def call_resources(calls: int) -> WorkerResources:
+    """The most that each of so many independent calls can have; those without room wait for others."""
+    return worker_resources(max(1, min(calls, connect.available_gpus() or connect.available_cpus())))
+
+
 def _cpus_of_each(processes: int, gpus: float) -> int:
     """The most cores that each process can have: all are on one node, with its GPU if it has one."""
     import ray
@@ -64,22 +68,6 @@ def gpu_slots(gpus: float, of_each: float) -> int:
     if of_each < 1:
         return int(gpus) * int(1 / of_each + 1e-9)
     return int(gpus // of_each)
-
-
-def require_workers(workers: Workers, address: str | None, tracking_uri: str) -> None:
-    """Connect, and refuse more training workers than the cluster has GPUs or cores: they would wait forever.
-
-    Raises:
-        ConfigError: there are too few, or no cluster answers.
-    """
-    connect.connect(address, tracking_uri)
-    min_workers = workers if isinstance(workers, int) else workers[0]
-    gpus = connect.available_gpus()
-    unit, available = ("GPUs", gpus) if gpus else ("cores", connect.available_cpus())
-    if min_workers > available:
-        raise ConfigError(
-            f"workers: {min_workers} is more than the cluster has {unit}; allowed: up to {available}"
-        )
 
 
 def start_workers_ahead(workers: int, resources: WorkerResources | None = None) -> None:
@@ -121,6 +109,8 @@ def train_on_workers(
 
     launched_at = time.time()
     done = progress()
+    # Before anything can fail: a node that has just died would be left out, and its GPU with it.
+    resources = resources or worker_resources(workers if isinstance(workers, int) else workers[1])
     while True:
         try:
             _trainer(function, arguments, workers, storage, launched_at, resources, retries).fit()

@@ -63,7 +63,7 @@ class PretrainConfig(TrainingConfig):
     )
     new_weights_first: Fraction = Field(
         0.1,
-        description="fraction of the steps that train only weights that the model's folder lacked, a head",
+        description="fraction of the steps that train only weights missing from the model's folder",
     )
     validation_rows: Positive = Field(512, description="number of held-out rows for the validation loss")
 

@@ -64,7 +64,12 @@ class ServeConfig(Config):
     )
     replicas: Replicas = Field(
         (1, 4),
-        description="min and max, or one number for both; with a min of 0, the first request waits for one",
+        description="min and max, or one number for both; with a min of 0, the first request waits until "
+        "a replica has started",
+    )
+    application: _ModelName | None = Field(
+        None,
+        description="its name on Ray Serve, which others may use too; after its address if not set",
     )
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
@@ -176,7 +181,7 @@ def _check_challenger(one: ServeConfig) -> None:
     if not model.startswith("models:/") or "@" not in model:
         raise ValueError(f"challenger goes with models:/name@alias, not with {model!r}")
     if model.endswith(f"@{one.challenger.alias}"):
-        raise ValueError(f"the alias of challenger, {one.challenger.alias!r}, is the one that is served")
+        raise ValueError(f"challenger.alias {one.challenger.alias!r} is the alias that is served already")
     if not one.watch_interval_s:
         raise ValueError("challenger needs watch_interval_s above 0, so that its alias is checked")
 

@@ -108,7 +108,7 @@ class TrainingConfig(Config):
     schedule: ScheduleConfig = ScheduleConfig()
     new_weights_first: Fraction = Field(
         0.0,
-        description="fraction of the steps that train only weights that the model's folder lacked, a head",
+        description="fraction of the steps that train only weights missing from the model's folder",
     )
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
@@ -151,7 +151,7 @@ class TrainingConfig(Config):
     )
     keep_checkpoints: Positive = Field(2, description="how many of the newest states are kept")
     keep_best_checkpoints: Annotated[int, Field(ge=0)] = Field(
-        0, description="how many states with the lowest validation loss are kept besides"
+        0, description="how many states with the lowest validation loss are also kept"
     )
     log_rows: bool = Field(
         False, description="write the ids of every step's rows to rows/: proof of what was seen"
@@ -218,6 +218,11 @@ class TrainingConfig(Config):
                 f"gradient_accumulation {self.gradient_accumulation} is less"
             )
         return self
+
+    @property
+    def min_workers(self) -> int:
+        """Workers in the smallest group that trains; 1 without Ray."""
+        return self.workers[0] if isinstance(self.workers, tuple) else max(1, self.workers)
 
     @property
     def max_workers(self) -> int:

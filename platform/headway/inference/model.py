@@ -16,7 +16,7 @@ from headway.config.serve import Precision
 from headway.data.batch import Batch
 from headway.engine.hardware.device import begin_copy_to_host, default_device
 from headway.engine.inference.encoder import load_for_inference
-from headway.engine.inference.graph_sizes import Rows, graph_sizes
+from headway.engine.inference.graph_sizes import ResultRows, graph_sizes
 from headway.engine.inference.graphs import PackGraphs, Recorder
 from headway.engine.model.gpu_attention import computes_no_padding
 from headway.inference.description import describe
@@ -89,7 +89,9 @@ class EncoderModel:
         """
         if record is None and not self._suits_graphs():
             return 0
-        rows: dict[str, Rows] = {name: HEADS[name].rows for name in operations_of(self.description.abilities)}
+        rows: dict[str, ResultRows] = {
+            name: HEADS[name].rows for name in operations_of(self.description.abilities)
+        }
         sizes = graph_sizes(self.description.max_length)
         self._row_step = 1  # graphs fill packs up to their own sizes
         with torch.inference_mode():

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from headway.data.batch import Batch
 from headway.engine.inference.encoder import InferenceEncoder
-from headway.engine.inference.graph_sizes import Rows
+from headway.engine.inference.graph_sizes import ResultRows
 from headway.engine.model.heads import (
     answer_logits,
     sequence_logits,
@@ -106,7 +106,7 @@ class Head(NamedTuple):
         output: computes it from the hidden states of a batch.
     """
 
-    rows: Rows
+    rows: ResultRows
     output: Callable[[HeadOutputs, Tensor, SequenceLayout, Batch], Tensor]
 
 

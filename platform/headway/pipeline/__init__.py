@@ -1,1 +1,1 @@
-"""A graph of steps: order, cache and summary."""
+"""Runs a graph of steps: order, cache and summary."""

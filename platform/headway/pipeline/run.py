@@ -1,8 +1,8 @@
-"""Order, cache, resume and report of a pipeline's steps.
+"""Runs a pipeline's steps in order, and reuses the results of those that are already done.
 
 A step is a pure function of its settings, of the steps it refers to and of the files it reads. A digest
-of these names its folder, `runs/<pipeline>/<step>/<digest>`; `result.json` there is written last, so a
-folder with it is finished and one without it is continued.
+of these names its folder, `runs/<pipeline>/<step>/<digest>`. `result.json` is written last: a step whose
+folder has it is done, and one whose folder lacks it is continued.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _WITHOUT_RAY = (CorpusConfig, RegisterConfig, CompressConfig)
 
 @dataclass(frozen=True)
 class FinishedStep:
-    """A step that is done: its digest, what it left, how long it took now, and whether it had to run."""
+    """A step that is done: its digest, its result, how long it took now, and whether it was cached."""
 
     digest: str
     result: StepResult
@@ -53,19 +53,19 @@ def run_pipeline(
     display: Display,
     address: str | None = None,
 ) -> dict[str, Any]:
-    """Run what is not done yet, step by step in the order written.
+    """Run the steps that are not done yet, in the order in which they are written.
 
     Args:
         config: the pipeline.
         root: folder of everything that is made, `runs/`.
         display: the screen.
-        address: of a Ray cluster; None for `RAY_ADDRESS`, or a local one.
+        address: of a Ray cluster; None for the one in `RAY_ADDRESS`, or a local one.
 
     Returns:
         The summary, also written to `<root>/<name>/summary.json`.
 
     Raises:
-        ConfigError: a mistake in the settings; nothing has run and nothing is written.
+        ConfigError: there is a mistake in the settings; nothing was run or written.
     """
     check_pipeline(config)
     check_references(config)
@@ -90,7 +90,7 @@ def run_pipeline(
 
 
 def step_function(verb: str) -> Callable[[Any, Context], StepResult]:
-    """The function behind a verb, imported when needed: some bring Ray or a web server with them."""
+    """The function of a verb, imported when needed, since some import Ray or a web server."""
     function: Callable[[Any, Context], StepResult] = getattr(
         importlib.import_module(f"headway.steps.{verb}"), f"run_{verb}"
     )
@@ -130,7 +130,7 @@ def _in_folder(context: Context, folder: Path) -> Context:
 
 
 def _cached_result(folder: Path, tracking: Tracking) -> StepResult | None:
-    """What a finished step left, if what it made is still there."""
+    """The result of a finished step, if what it made still exists."""
     path = folder / "result.json"
     if not path.exists():
         return None
@@ -145,7 +145,7 @@ def _cached_result(folder: Path, tracking: Tracking) -> StepResult | None:
 
 
 def _digest(settings: dict[str, Any], finished: dict[str, FinishedStep]) -> str:
-    """Digest of all that a step's result depends on."""
+    """A digest of all that a step's result depends on."""
 
     def by_content(value: str) -> str:
         match = _REFERENCE.match(value)
@@ -180,7 +180,7 @@ def _resolve(settings: dict[str, Any], finished: dict[str, FinishedStep]) -> dic
 
 
 def check_references(config: PipelineConfig) -> None:
-    """Refuse a reference to a step that is not there or comes later."""
+    """Refuse a reference to a step that does not exist or comes later."""
     before: list[str] = []
     for name, settings in config.steps.items():
         for text in _texts(settings):
@@ -192,7 +192,7 @@ def check_references(config: PipelineConfig) -> None:
 
 
 def check_sources(config: PipelineConfig) -> None:
-    """Refuse a source that is missing before anything is computed."""
+    """Refuse a missing source before anything is computed."""
     for name, settings in config.steps.items():
         for source in _sources(step_config(name, settings)):
             try:

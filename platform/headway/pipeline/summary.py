@@ -1,4 +1,4 @@
-"""The last words of a pipeline: what came out, where it lies, and how to look further."""
+"""What is shown at the end of a pipeline: results, where they are, and commands to look further."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headway.tracking import tracking_uri
 
 
 def write_closing(summary: dict[str, Any], runs: Path, pipeline: Path, display: Display) -> None:
-    """A table of the steps, the paths of what was made, and commands that go on from there."""
+    """Show a table of the steps with the paths of what they made, and commands that use it."""
     seconds = summary["wall_seconds"]
     rows = [
         (name, "cached" if name in summary["cached"] else duration(took), summary["outputs"][name])
@@ -24,7 +24,7 @@ def write_closing(summary: dict[str, Any], runs: Path, pipeline: Path, display: 
     rows.append(("all", duration(sum(seconds.values())), str(runs / summary["name"] / "summary.json")))
     display.line("")
     display.table(f"{summary['name']}: done", ["step", "took", "made"], rows)
-    display.line("Look further:", style="bold")
+    display.line("Next:", style="bold")
     for command in _commands(summary, runs, pipeline):
         display.line(f"  {command}")
 
@@ -50,13 +50,13 @@ _EXAMPLE = "The striker scored twice before half-time."
 
 
 def curl_command(url: str, operation: str = "classify", model: str | None = None) -> str:
-    """How to ask the server from a shell."""
+    """The command that sends a request from a shell."""
     body = json.dumps(({"model": model} if model else {}) | {"input": _EXAMPLE})
     return f"curl -s {url}/v1/{operation} -H 'content-type: application/json' -d '{body}'"
 
 
 def example_command(url: str, abilities: Mapping[str, Sequence[str]]) -> str:
-    """How to ask a server for what the first of its models does best."""
+    """The command that sends a request for what the first model is made for."""
     name, able = next(iter(abilities.items()))
     operation = "classify" if "classify" in able else "embeddings"
     return curl_command(url, operation, name if len(abilities) > 1 else None)
@@ -64,10 +64,10 @@ def example_command(url: str, abilities: Mapping[str, Sequence[str]]) -> str:
 
 @contextlib.contextmanager
 def told_to_end() -> Iterator[threading.Event]:
-    """An event that is set on SIGTERM and on the first Ctrl-C, from before anything is started.
+    """An event that is set on SIGTERM and on the first Ctrl-C; entered before anything is started.
 
-    Clients are answered a moment before the command knows that all is up: told to end in between, it must
-    drain all the same. The second Ctrl-C interrupts as usual.
+    Clients are answered a moment before the command knows that the server is up. If it is told to end in
+    between, it must still answer what is in flight. The second Ctrl-C interrupts as usual.
     """
     ended = threading.Event()
 
@@ -88,7 +88,7 @@ def told_to_end() -> Iterator[threading.Event]:
 
 
 def serve_until(ended: threading.Event, display: Display) -> None:
-    """Wait for that; then take down what is served, once what is in flight is answered."""
+    """Wait for the event, then answer what is in flight and stop serving."""
     from headway.cluster import connect
     from headway.serving.deploy import undeploy
 

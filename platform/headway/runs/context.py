@@ -1,11 +1,13 @@
-"""What a step is given besides its settings, and what it gives back."""
+"""What a step receives besides its settings, and what it returns."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from headway.cluster.capacity import require_processes
 from headway.display import Display
 from headway.tracking import Tracking
 
@@ -31,6 +33,17 @@ class Context:
     tracking: Tracking
     display: Display
     address: str | None = None
+
+    def join_cluster(self, processes: int = 1) -> None:
+        """Connect to Ray, and wait until the cluster has room for so many training processes, which is said.
+
+        Raises:
+            ConfigError: it never will, or no cluster answers.
+            TimeoutError: its autoscaler has not added enough nodes within half an hour.
+        """
+        say = partial(self.display.waiting, self.step)
+        require_processes(processes, self.address, self.tracking.uri, say)
+        self.display.settle()
 
     @property
     def stores(self) -> Path:

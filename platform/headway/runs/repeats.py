@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from headway.cluster import connect
+from headway.cluster.worker_group import call_resources
 from headway.engine.parallel.worker import Worker
 from headway.runs.context import Context
 from headway.runs.journal import Entry, read_journal
@@ -21,7 +22,7 @@ from headway.tracking import Run
 
 
 def train_variants(jobs: Mapping[str, TrainingJob], context: Context, parent: Run) -> dict[str, list[Entry]]:
-    """Train every job in its own process, on an equal part of the cores; each is a child run of `parent`.
+    """Train every job in its own process, on a part of the cluster; each is a child run of `parent`.
 
     Each leaves its journal and model in `variants/<name>` of the step's folder; a job that is already done is
     not trained again.
@@ -30,14 +31,14 @@ def train_variants(jobs: Mapping[str, TrainingJob], context: Context, parent: Ru
         The journal of each job.
     """
     folders = {name: (context.folder / "variants" / name).resolve() for name in jobs}
-    connect.connect(context.address, context.tracking.uri)
-    threads = max(1, connect.available_cpus() // len(jobs))
+    context.join_cluster()
+    resources = call_resources(len(jobs))
 
     def progress(done: int) -> None:
         context.display.training(context.step, done, len(jobs), {})
 
-    calls = [(job, folders[name], threads) for name, job in jobs.items()]
-    connect.map_on_cores(train_variant, calls, threads, progress)
+    calls = [(job, folders[name], resources.cpus) for name, job in jobs.items()]
+    connect.map_on_cluster(train_variant, calls, resources.cpus, resources.gpus, progress)
     context.display.settle()
     entries = {name: read_journal(folder / "journal.jsonl") for name, folder in folders.items()}
     for name, job in jobs.items():

@@ -1,4 +1,4 @@
-"""Run the training loop where the settings say: in this process, or on Ray Train's workers."""
+"""Runs the training loop as the settings say: in this process, or on Ray Train's workers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def tracked(config: TrainingConfig, context: Context) -> Iterator[Run]:
         ConfigError: the cluster is too small for the workers, or no MLflow server answers.
     """
     if config.workers:
-        worker_group.require_workers(config.workers, context.address, context.tracking.uri)
+        context.join_cluster(config.min_workers)
         worker_group.start_workers_ahead(config.max_workers)
     token_file = context.folder / "token"
     if not token_file.exists():

@@ -97,7 +97,7 @@ def train_worker(
 
 
 class _Training:
-    """A worker's trainer, and what becomes of its reports.
+    """A worker's trainer, and what receives its reports.
 
     Only the first worker has a journal, and only a run that selects among its models has a selection.
     """
@@ -133,7 +133,7 @@ class _Training:
         self._trainer.add_hook(self._stop_if_asked)
 
     def set_up(self, launched_at: float) -> None:
-        """Take up what an earlier start of the run left, and open the journal."""
+        """Restore what an earlier start of the run left, and open the journal."""
         trainer = self._trainer
         if self._observer is not None:
             self._observer.begin(trainer, self._validation)
@@ -148,7 +148,7 @@ class _Training:
                 self._journal.append(trainer.start_step, {}, note)
 
     def run(self) -> bool:
-        """Train; returns whether training came to its end, or the user stopped it before."""
+        """Train; returns whether training reached its end, rather than being stopped by the user."""
         try:
             self._trainer.run()
         except Stopped:
@@ -184,7 +184,7 @@ class _Training:
         info.stop = self._trainer.worker.is_leaving() or (self._is_first and self._paths.stop_sign.exists())
 
     def _keep_best(self, step: int) -> None:
-        """Save the model that was just measured to be the best, in place of the one before."""
+        """Save the new best model in place of the one before."""
         trainer = self._trainer
         use_result_weights(trainer.optimizer)
         self._save_model(self._best_folder(step))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import socket
 import sys
@@ -18,19 +17,20 @@ from typing import Any
 from headway.cluster import connect
 from headway.config.base import ConfigError
 from headway.config.serve import ChallengerConfig, ServeConfig
+from headway.serving.autoscaling import WaitingTokensPolicy
 from headway.serving.http.auth import Keys
-from headway.serving.resources import gpus_per_replica, load_of
+from headway.serving.resources import gateway_node, gpus_per_replica, load_of
 from headway.serving.rollout.watch import AliasWatch, ChallengerWatch
 from headway.serving.scheduling.messages import Release
 from headway.serving.settings import GatewaySettings, ReplicaSettings
 from headway.tracking import Tracking
 
-_APPLICATION = "headway"
-_GATEWAY_RESOURCE = "gateway"
 _QUIET = {"log_level": "ERROR", "enable_access_log": False}
 _DRAIN_S = 30.0
 _POLL_S = 0.1
 _watches: list[AliasWatch] = []
+_applications: list[str] = []
+"""On Ray Serve, that this process has deployed; others may serve on the same cluster."""
 
 
 def check_port(host: str, port: int) -> None:
@@ -67,15 +67,22 @@ def deploy(config: ServeConfig, releases: Sequence[Release], cores: int) -> str:
     from ray import serve
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    application = bind_application(config, releases, cores)
+    application, name = bind_application(config, releases, cores), application_name(config)
     serve.start(proxy_location="Disabled", logging_config=_QUIET)
-    target = serve.RunTarget(application, name=_APPLICATION, route_prefix=None, logging_config=_QUIET)
+    target = serve.RunTarget(application, name=name, route_prefix=None, logging_config=_QUIET)
+    _applications.append(name)
+    connect.before_leaving(undeploy)
     serve.run_many([target], wait_for_applications_running=False)
-    _wait_until_running()
+    _wait_until_running(name)
     return f"{'https' if config.ssl_certfile else 'http'}://{config.host}:{config.port}"
 
 
-def _wait_until_running() -> None:
+def application_name(config: ServeConfig) -> str:
+    """What the server is called on Ray Serve: as the settings say, or after the one address it can have."""
+    return config.application or f"headway-{gateway_node()[0]}-{config.port}"
+
+
+def _wait_until_running(name: str) -> None:
     """Wait as `serve.run` does, but look more often than once a second.
 
     Raises:
@@ -84,7 +91,7 @@ def _wait_until_running() -> None:
     from ray import serve
 
     while True:
-        application = serve.status().applications[_APPLICATION]
+        application = serve.status().applications[name]
         if application.status == "RUNNING":
             return
         if application.status == "DEPLOY_FAILED":
@@ -103,7 +110,6 @@ def bind_application(config: ServeConfig, releases: Sequence[Release], cores: in
     Raises:
         ConfigError: the replicas do not fit on the cluster.
     """
-    import ray
     from ray import serve
 
     from headway.serving.http.gateway import Gateway
@@ -116,11 +122,9 @@ def bind_application(config: ServeConfig, releases: Sequence[Release], cores: in
         for number, (settings, release) in enumerate(pairs)
     }
     scale_to_zero = tuple(release.name for settings, release in pairs if not settings.min_replicas)
-    # If a node offers this resource, the gateway runs there: a load balancer points to that node.
-    resources = {_GATEWAY_RESOURCE: 0.001} if _GATEWAY_RESOURCE in ray.cluster_resources() else {}
     return serve.deployment(
         Gateway,
-        ray_actor_options={"num_cpus": 0, "resources": resources},
+        ray_actor_options={"num_cpus": 0, "resources": gateway_node()[1]},
         health_check_period_s=2,
         graceful_shutdown_timeout_s=_DRAIN_S,
         graceful_shutdown_wait_loop_s=0.2,
@@ -129,30 +133,37 @@ def bind_application(config: ServeConfig, releases: Sequence[Release], cores: in
 
 def follow_aliases(config: ServeConfig, tracking: Tracking) -> None:
     """Switch versions when the models' aliases move, until `undeploy`."""
+    application = application_name(config)
+    switch = partial(_tell_gateway, application, "switch")
     for name, settings in config.each().items():
         if settings.model is None or "@" not in settings.model or not settings.watch_interval_s:
             continue
-        _start(AliasWatch(settings.model, tracking, settings.watch_interval_s, _switch, name))
+        _start(AliasWatch(settings.model, tracking, settings.watch_interval_s, switch, name))
         if settings.challenger is not None:
-            alias, challenge = settings.challenger.alias, partial(_challenge, settings.challenger)
+            alias, challenge = (
+                settings.challenger.alias,
+                partial(_challenge, application, settings.challenger),
+            )
             _start(
                 ChallengerWatch(settings.model, alias, tracking, settings.watch_interval_s, challenge, name)
             )
 
 
 def undeploy() -> None:
-    """Stop the server once requests in flight are answered; does nothing if none runs."""
+    """Stop what this process serves once requests in flight are answered; does nothing if that is nothing."""
     from ray import serve
     from ray.exceptions import RayError
     from ray.serve.exceptions import RayServeException
 
     while _watches:
         _watches.pop().stop()
-    # Ray Serve would stop the replicas together with the gateway, which still needs them.
-    with contextlib.suppress(RayServeException, RayError, TimeoutError):
-        _gateway().drain.remote().result(timeout_s=_DRAIN_S)
-    with contextlib.suppress(RayServeException):
-        serve.delete(_APPLICATION)
+    while _applications:
+        application = _applications.pop()
+        # Ray Serve would stop the replicas together with the gateway, which still needs them.
+        with contextlib.suppress(RayServeException, RayError, TimeoutError):
+            _gateway(application).drain.remote().result(timeout_s=_DRAIN_S)
+        with contextlib.suppress(RayServeException):
+            serve.delete(application)
 
 
 def _start(watch: AliasWatch) -> None:
@@ -160,27 +171,24 @@ def _start(watch: AliasWatch) -> None:
     _watches.append(watch)
 
 
-def _switch(release: Release) -> str | None:
-    return _tell_gateway("switch", release)
+def _challenge(application: str, config: ChallengerConfig, name: str, release: Release | None) -> str | None:
+    return _tell_gateway(application, "challenge", name, release, config)
 
 
-def _challenge(config: ChallengerConfig, name: str, release: Release | None) -> str | None:
-    return _tell_gateway("challenge", name, release, config)
-
-
-def _tell_gateway(method: str, *arguments: Any) -> str | None:
+def _tell_gateway(application: str, method: str, *arguments: Any) -> str | None:
     import ray
 
     if not ray.is_initialized():
         sys.exit()  # ends the watch's thread, not the process: the server ended with the cluster
-    problem: str | None = getattr(_gateway(), method).remote(*arguments).result(timeout_s=600)
+    gateway = _gateway(application)
+    problem: str | None = getattr(gateway, method).remote(*arguments).result(timeout_s=600)
     return problem
 
 
-def _gateway() -> Any:
+def _gateway(application: str) -> Any:
     from ray import serve
 
-    return serve.get_deployment_handle("Gateway", _APPLICATION)
+    return serve.get_deployment_handle("Gateway", application)
 
 
 def _settings(config: ServeConfig, gpus: float, scale_to_zero: tuple[str, ...]) -> GatewaySettings:
@@ -221,7 +229,7 @@ def _encoder(config: ServeConfig, release: Release, cores: int, gpus: float, num
         upscale_delay_s=1.0,
         downscale_delay_s=config.downscale_delay_s,
         policy=AutoscalingPolicy(
-            policy_function=ByWaitingTokens, policy_kwargs={"tokens": load_of(config, gpus).replica}
+            policy_function=WaitingTokensPolicy, policy_kwargs={"tokens": load_of(config, gpus).replica}
         ),
     )
     return serve.deployment(
@@ -236,22 +244,3 @@ def _encoder(config: ServeConfig, release: Release, cores: int, gpus: float, num
         graceful_shutdown_timeout_s=_DRAIN_S,
         graceful_shutdown_wait_loop_s=0.2,
     ).bind(release, settings)
-
-
-class ByWaitingTokens:
-    """Autoscaling policy of Ray Serve: a replica for every so many waiting tokens.
-
-    Args:
-        tokens: that are worth a replica.
-    """
-
-    def __init__(self, tokens: int) -> None:
-        self._tokens = tokens
-
-    def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
-        """The number of replicas to run, and no state."""
-        reported = context.aggregated_metrics.get("waiting_tokens", {})
-        waiting = max(reported.values(), default=0.0)
-        # A request in progress keeps one replica, even if nothing waits.
-        busy = 1 if context.total_num_requests > 0 else 0
-        return max(busy, math.ceil(waiting / self._tokens)), {}

@@ -6,12 +6,13 @@ import math
 from typing import NamedTuple
 
 from headway.cluster import connect
-from headway.cluster.worker_group import gpu_slots
+from headway.cluster.worker_group import gpu_slots, worker_resources
 from headway.config.base import ConfigError
 from headway.config.serve import ServeConfig
 
 _RAY_UNITS = 10_000
 """Ray counts resources in units of 1 / 10,000."""
+_GATEWAY_RESOURCE = "gateway"
 
 
 class Load(NamedTuple):
@@ -41,10 +42,10 @@ def load_of(config: ServeConfig, gpus: float) -> Load:
 
 
 def cores_per_replica(config: ServeConfig) -> int:
-    """Cores that a replica computes with: those it reserves, or a part of the cluster's."""
+    """Cores of its node that a replica computes with: those it reserves, or its part of the node's."""
     if config.replica_cpus:
         return config.replica_cpus
-    return max(1, connect.available_cpus() // max(1, config.min_replicas))
+    return worker_resources(max(1, config.min_replicas), gpus_per_replica(config)).cpus
 
 
 def gpus_per_replica(config: ServeConfig) -> float:
@@ -52,7 +53,7 @@ def gpus_per_replica(config: ServeConfig) -> float:
 
     Raises:
         ConfigError: no node has that and the cores that a replica reserves, or the minimum of replicas does
-            not fit on the one machine there is: they would wait for ever.
+            not fit on the one machine there is: they would wait forever.
     """
     nodes = _nodes()
     if config.replica_gpus is None:
@@ -71,6 +72,23 @@ def gpus_per_replica(config: ServeConfig) -> float:
             f"machine; at most {capacity} do"
         )
     return gpus
+
+
+def gateway_node() -> tuple[str, dict[str, float]]:
+    """The address of the node that the gateway runs on, and the resource by which Ray places it there.
+
+    It is the node that offers the resource `gateway`, since a load balancer points there, or else the
+    driver's, where the port was checked and where `host` is meant.
+    """
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    offering = [node["NodeManagerAddress"] for node in nodes if _GATEWAY_RESOURCE in node["Resources"]]
+    if offering:
+        return offering[0], {_GATEWAY_RESOURCE: 0.001}
+    own = ray.get_runtime_context().get_node_id()
+    [address] = [node["NodeManagerAddress"] for node in nodes if node["NodeID"] == own]
+    return address, {f"node:{address}": 0.001}
 
 
 def _even_fraction(gpus: float, replicas: int) -> float:

@@ -1,1 +1,1 @@
-"""One file a verb: what a pipeline's steps do, on Ray, tracked in MLflow."""
+"""What the steps of a pipeline do, on Ray, tracked in MLflow; one file for each verb."""

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from headway.cluster import connect
+from headway.cluster.worker_group import call_resources
 from headway.config.base import ConfigError
 from headway.config.evaluate import EvaluateConfig
 from headway.config.finetune import FinetuneConfig
@@ -49,11 +50,9 @@ def run_evaluate(config: EvaluateConfig, context: Context) -> StepResult:
     """Score a fine-tuned model on the held-out rows; with `encoder`, its baselines too."""
     model = model_folder(config.model, context.tracking).resolve()
     task = open_task(task_folder(config.task, model, context))
-    summary: dict[str, Any] = score_model(model, task)
-    others = {
-        name: score_model(model_folder(other, context.tracking), task)
-        for name, other in config.beside.items()
-    }
+    beside = [model_folder(other, context.tracking) for other in config.beside.values()]
+    summary, *scored = score_models([model, *beside], task, context)
+    others = dict(zip(config.beside, scored, strict=True))
     rows = [_table_row("this model", summary)]
     rows += [_table_row(name, scores) for name, scores in others.items()]
     if others:
@@ -72,6 +71,27 @@ def run_evaluate(config: EvaluateConfig, context: Context) -> StepResult:
             run.log_file(picture)
     _show(context, task, summary, rows)
     return StepResult(str(model), _headline(summary, task), summary=summary)
+
+
+def score_models(models: Sequence[Path], task: Task, context: Context) -> list[dict[str, Any]]:
+    """Scores of each saved model on the task's held-out rows, computed where models are trained.
+
+    That is this machine or, since the driver may have no GPU and few cores, a node of the cluster.
+
+    Raises:
+        ConfigError: a model's labels are others than the task's, or no cluster answers.
+    """
+    if connect.will_be_local(context.address):
+        return [score_model(model, task) for model in models]
+    context.join_cluster()
+    resources = call_resources(len(models))
+    calls = [(model.resolve(), task.folder.resolve(), resources.cpus) for model in models]
+    return connect.map_on_cluster(_score_folder, calls, resources.cpus, resources.gpus)
+
+
+def _score_folder(model: Path, task: Path, threads: int) -> dict[str, Any]:
+    torch.set_num_threads(threads)
+    return score_model(model, open_task(task))
 
 
 def score_model(model: Path, task: Task) -> dict[str, Any]:
@@ -174,13 +194,14 @@ def _job(encoder: Path, task: Task, settings: dict[str, Any]) -> FinetuningJob:
 def _run_all(jobs: Sequence[FinetuningJob], context: Context) -> list[dict[str, Any]]:
     if not jobs:
         return []
-    connect.connect(context.address, context.tracking.uri)
-    threads = max(1, connect.available_cpus() // len(jobs))
+    context.join_cluster()
+    resources = call_resources(len(jobs))
 
     def progress(done: int) -> None:
         context.display.training(context.step, done, len(jobs), {})
 
-    results = connect.map_on_cores(train_and_score, [(job, threads) for job in jobs], threads, progress)
+    calls = [(job, resources.cpus) for job in jobs]
+    results = connect.map_on_cluster(train_and_score, calls, resources.cpus, resources.gpus, progress)
     context.display.settle()
     return results
 

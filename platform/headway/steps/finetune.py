@@ -6,7 +6,6 @@ import shutil
 from dataclasses import replace
 from typing import Any
 
-from headway.cluster import worker_group
 from headway.config.finetune import FinetuneConfig
 from headway.config.tasks import ClassificationTask
 from headway.engine.training.trainer import Metrics
@@ -27,7 +26,7 @@ def run_finetune(config: FinetuneConfig, context: Context) -> StepResult:
     """
     if config.workers:
         # Checked before anything is written: a run that cannot start leaves no trace.
-        worker_group.require_workers(config.workers, context.address, context.tracking.uri)
+        context.join_cluster(config.min_workers)
     model = model_folder(config.model, context.tracking).resolve()
     few = config.task.labels_per_class if isinstance(config.task, ClassificationTask) else None
     job = FinetuningJob(config, model, task_folder(config.task, model, context), few)

@@ -10,6 +10,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ import pyarrow.parquet
 import xxhash
 
 from headway.cluster import connect
+from headway.cluster.capacity import require_processes
 from headway.config.base import ConfigError
 from headway.data.atomic import write_atomically
 from headway.data.sources.prediction_files import Row, as_table, check_output, read_rows, write_rows
@@ -85,7 +87,7 @@ def predict_file(
     if len(missing) < total:
         display.line(f"{total - len(missing)} of {total} parts were already computed")
     if missing:
-        connect.connect(address, tracking.uri)
+        require_processes(1, address, tracking.uri, partial(display.waiting, "predict"))
         for done, (part, answers) in enumerate(
             _computed(folder, texts, missing, question), total - len(missing) + 1
         ):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from headway.cluster import worker_group
 from headway.config.pretrain import PretrainConfig
 from headway.runs.context import Context, StepResult
 from headway.runs.journal import first_value, last_value, median_value
@@ -15,7 +14,7 @@ def run_pretrain(config: PretrainConfig, context: Context) -> StepResult:
     """Pretrain an encoder and save it in transformers' format."""
     if config.workers:
         # Checked before anything is written: a run that cannot start leaves no trace.
-        worker_group.require_workers(config.workers, context.address, context.tracking.uri)
+        context.join_cluster(config.min_workers)
     base = start_from(config, context)
     job = PretrainingJob(config, corpus_folder(config, base, context), base)
     batches = job.batches()[0]

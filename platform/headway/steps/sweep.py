@@ -21,20 +21,14 @@ from headway.data.atomic import write_atomically
 from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import FinetuningJob, task_folder
 from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from
-from headway.steps.evaluate import score_model
+from headway.steps.evaluate import score_models
 from headway.sweeps.ledger import Ledger
 from headway.sweeps.model_cost import COSTS
 from headway.sweeps.plots import write_report
 from headway.sweeps.report import Leaderboard
 from headway.sweeps.resources import TrialResources, trial_resources
-from headway.sweeps.search import (
-    SUCCESSIVE_HALVING,
-    Sampler,
-    make_scheduler,
-    replay,
-    trial_count,
-    trial_source,
-)
+from headway.sweeps.schedulers import SUCCESSIVE_HALVING, make_scheduler, replay
+from headway.sweeps.search import Sampler, trial_count, trial_source
 from headway.sweeps.space import Domain, check_search, parse_search, trial_settings
 from headway.sweeps.trials import SweepJob, TrialSettings, run_trial
 from headway.sweeps.winner import (
@@ -70,7 +64,9 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
     _check_trials(config, space)
     job, metrics = _sweep_job(config, context)
     ledger = Ledger(context.folder.resolve() / "trials")
-    connect.connect(context.address, context.tracking.uri)
+    context.join_cluster()
+    if connect.available_cpus() < job.base.config.max_workers:
+        context.join_cluster(job.base.config.max_workers)
     resources = trial_resources(config, job.base.config, trial_count(config, space))
     _start_ahead(resources)
     sampler = Sampler(config, space, *map(mode_of, metrics))
@@ -176,15 +172,7 @@ def _tune(
     shutil.rmtree(context.folder / "tune", ignore_errors=True)
     scheduler = make_scheduler(config, parse_search(config.search), board.metric, board.mode)
     replay(ledger.trials(), scheduler, sampler, config, board.metrics)
-    settings = TrialSettings(
-        ledger.folder,
-        resources.each,
-        config.reports,
-        at_rungs_only=config.scheduler in SUCCESSIVE_HALVING,
-        saves_states=config.scheduler == "pbt",
-        measures_cost=not set(COSTS).isdisjoint(board.metrics),
-    )
-    trial = partial(run_trial, sweep_job=job, settings=settings)
+    trial = partial(run_trial, sweep_job=job, settings=_trial_settings(config, resources, ledger, board))
     source = trial_source(config, sampler, ledger, board.metrics, remaining)
     tuner = tune.Tuner(
         tune.with_resources(trial, tune.PlacementGroupFactory([_held_by_trial(resources)])),
@@ -207,6 +195,19 @@ def _tune(
         ),
     )
     tuner.fit()
+
+
+def _trial_settings(
+    config: SweepConfig, resources: TrialResources, ledger: Ledger, board: Leaderboard
+) -> TrialSettings:
+    return TrialSettings(
+        ledger.folder,
+        resources.each,
+        config.reports,
+        at_rungs_only=config.scheduler in SUCCESSIVE_HALVING,
+        saves_states=config.scheduler == "pbt",
+        measures_cost=not set(COSTS).isdisjoint(board.metrics),
+    )
 
 
 def _held_by_trial(resources: TrialResources) -> dict[str, float]:
@@ -240,7 +241,7 @@ def _test(winner: Measured, task: Path, context: Context, parent: Run) -> dict[s
     if path.is_file():
         earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return earlier
-    scores = score_model(winner.trial.model, open_task(task))
+    [scores] = score_models([winner.trial.model], open_task(task), context)
     numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
     parent.log_metrics([(0, {f"test_{name}": value for name, value in numbers.items()})])
     write_atomically(path, json.dumps(numbers))

@@ -1,1 +1,1 @@
-"""Searching settings: trials, their ledger and their report."""
+"""A search over settings: its trials, their ledger and their report."""

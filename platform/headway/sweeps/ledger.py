@@ -1,4 +1,4 @@
-"""What is known of a sweep's trials, on disk: whatever dies, no finished trial runs again and none is lost.
+"""The record of a sweep's trials on disk: whatever dies, no trial is lost, and no finished one runs again.
 
 Each trial has a folder under `trials/`, named after its number: `trial.json` holds the values it was given,
 `journal.jsonl` what it measured, `steps_per_round` a number, `model/` its model. `ended.json`, written last,

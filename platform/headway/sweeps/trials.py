@@ -25,7 +25,7 @@ from headway.runs.pretraining import PretrainingJob
 from headway.runs.worker import TrainingJob
 from headway.sweeps.ledger import Ledger, Trial, TrialState, validation_metrics
 from headway.sweeps.population import newest_state, state_path, step_of
-from headway.sweeps.search import rung_steps
+from headway.sweeps.schedulers import rung_steps
 from headway.sweeps.space import trial_settings
 from headway.sweeps.trial_group import train_on_group
 from headway.sweeps.trial_worker import TrialSpec, train_trial

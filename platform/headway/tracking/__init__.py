@@ -1,4 +1,4 @@
-"""Runs, metrics and models in MLflow. The only package that imports it, and only when first used.
+"""Runs, metrics and models in MLflow; the only package that imports it, and only when it is first used.
 
 Every address is explicit: nothing here reads or changes MLflow's global state.
 """

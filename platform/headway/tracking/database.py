@@ -1,4 +1,4 @@
-"""A new SQLite database for MLflow, in a moment."""
+"""Creates a SQLite database for MLflow quickly."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from headway.data.atomic import write_atomically
 
 
 def create_database(path: Path) -> None:
-    """Make MLflow's SQLite file at `path`, whole or not at all.
+    """Create MLflow's SQLite file at `path`, atomically.
 
-    MLflow makes a database by all the migrations it ever had, for seconds. The first of each release is kept
-    in the user's cache, and those that follow are copies of it.
+    MLflow creates a database by running all migrations it ever had, which takes seconds. The first database
+    of each release is kept in the user's cache, and later ones are copies of it.
     """
-    # Under a passing name: one half made, by a process that was killed meanwhile, could never be used again.
+    # Under a temporary name: a database left half made by a killed process could never be used.
     draft = path.with_name(f".{path.name}.draft")
     draft.unlink(missing_ok=True)
     template = _template()
@@ -41,11 +41,11 @@ def _migrate(path: Path) -> None:
 
     MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments(max_results=1)
     with contextlib.closing(sqlite3.connect(path)) as database, database:
-        # The default experiment's artifacts belong beside each database; MLflow makes it where there is none.
+        # The default experiment names a folder for artifacts; MLflow creates it again for each copy.
         database.execute("DELETE FROM experiments")
 
 
 def _keep(path: Path, template: Path) -> None:
-    """Keep a copy, where the cache can be written to."""
+    """Keep a copy in the cache, if it can be written to."""
     with contextlib.suppress(OSError):
         write_atomically(template, path.read_bytes())

@@ -19,13 +19,42 @@ TRAVELS = ("config", "data", "engine", "inference")
 _QUESTION = "What is this about?"
 
 
-def save_pyfunc(target: Path, logged: Any, run_id: str, weights: Path, example: str, kind: Kind) -> None:
-    """Write an encoder's folder as an MLflow pyfunc model, with a signature and an input example, no pickle.
+def log_model(
+    client: Any, experiment_id: str, run_id: str, name: str, weights: Path, example: str, kind: Kind
+) -> Any:
+    """Log an encoder's folder as a model of a run; returns MLflow's logged model.
 
     Args:
-        target: the folder to make.
-        logged: MLflow's logged model that it becomes the files of.
-        run_id: of the run it belongs to.
+        client: MLflow's.
+        experiment_id: of the run.
+        run_id: of the run that the model belongs to.
+        name: of the model.
+        weights: a folder of transformers' `save_pretrained`, with the tokenizer.
+        example: a text, stored as the input example.
+        kind: what it answers.
+    """
+    from mlflow.entities import LoggedModelOutput
+
+    logged = client.create_logged_model(experiment_id, name=name, source_run_id=run_id, model_type=kind)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            save_pyfunc(Path(folder) / "model", logged, run_id, weights, example, kind)
+            client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
+    except BaseException:
+        client.finalize_logged_model(logged.model_id, "FAILED")
+        raise
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    return logged
+
+
+def save_pyfunc(target: Path, logged: Any, run_id: str, weights: Path, example: str, kind: Kind) -> None:
+    """Write an encoder's folder as an MLflow pyfunc model, with a signature and an example, without pickle.
+
+    Args:
+        target: the folder to create.
+        logged: MLflow's logged model that the files belong to.
+        run_id: of the run that it belongs to.
         weights: a folder of transformers' `save_pretrained`, with the tokenizer.
         example: a text, stored as the input example.
         kind: what it answers.
@@ -38,7 +67,7 @@ def save_pyfunc(target: Path, logged: Any, run_id: str, weights: Path, example: 
 
     inputs = {"text": [example]} | ({"question": [_QUESTION]} if kind == "answers" else {})
     with tempfile.TemporaryDirectory() as folder:
-        # MLflow keeps the folder's own name; a copy gives it a fixed one. It refuses symbolic links.
+        # MLflow keeps the name of the folder, so a copy gives it a fixed one; it refuses symbolic links.
         copy = Path(folder) / "weights"
         shutil.copytree(weights, copy, copy_function=link_or_copy)
         mlflow.pyfunc.save_model(

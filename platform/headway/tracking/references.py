@@ -1,4 +1,4 @@
-"""From what a user calls a model to a folder of transformers files."""
+"""Resolves what a user calls a model to a folder of transformers files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def model_folder(reference: str, tracking: Tracking) -> Path:
     """The folder that a path or `models:/name@alias` stands for.
 
     Raises:
-        ConfigError: it stands for nothing.
+        ConfigError: there is no such model.
     """
     if reference.startswith("models:/"):
         return tracking.download_weights(reference)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_MOST_METRICS_A_CALL = 900
+_MAX_METRICS_PER_CALL = 900
 
 
 @dataclass(frozen=True)
 class Run:
-    """One MLflow run; `close` it with a status."""
+    """One MLflow run; end it with `close`."""
 
     client: Any
     run_id: str
@@ -23,7 +23,7 @@ class Run:
 
         Args:
             rows: what was measured.
-            times: when, in milliseconds since the epoch; now where not given.
+            times: when, in milliseconds since the epoch; if not given, now.
         """
         from mlflow.entities import Metric
 
@@ -33,11 +33,11 @@ class Run:
             for (step, metrics), moment in zip(rows, times, strict=True)
             for name, value in metrics.items()
         ]
-        for start in range(0, len(flat), _MOST_METRICS_A_CALL):
-            self.client.log_batch(self.run_id, metrics=flat[start : start + _MOST_METRICS_A_CALL])
+        for start in range(0, len(flat), _MAX_METRICS_PER_CALL):
+            self.client.log_batch(self.run_id, metrics=flat[start : start + _MAX_METRICS_PER_CALL])
 
     def logged_steps(self) -> dict[str, int]:
-        """The last step that each metric is logged at."""
+        """The last step at which each metric was logged."""
         names = self.client.get_run(self.run_id).data.metrics
         histories = {name: self.client.get_metric_history(self.run_id, name) for name in names}
         return {name: max(metric.step for metric in history) for name, history in histories.items()}
@@ -59,7 +59,7 @@ class Run:
         self.client.log_artifact(self.run_id, str(path))
 
     def last_step(self, metric: str) -> int:
-        """The highest step that a metric was logged for; -1 where it never was."""
+        """The last step at which a metric was logged; -1 if it never was."""
         return max((entry.step for entry in self.client.get_metric_history(self.run_id, metric)), default=-1)
 
     def close(self, status: str = "FINISHED") -> None:

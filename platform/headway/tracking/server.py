@@ -1,20 +1,22 @@
-"""An MLflow server or database: its runs, and its registry of models."""
+"""An MLflow server or database: its runs and its model registry."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
-import tempfile
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headway.config.base import ConfigError
+from headway.data.atomic import atomic_folder
 from headway.tracking.database import create_database
-from headway.tracking.pyfunc import save_pyfunc
+from headway.tracking.pyfunc import log_model
 from headway.tracking.run import Run
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ _QUIET = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # Otherwise a lock file of the user's own project, in the working folder, travels into the model.
+    # Otherwise MLflow puts the lock file of a user's project in the working folder into the model.
     "MLFLOW_UV_AUTO_DETECT": "false",
     "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
 }
@@ -33,17 +35,17 @@ _TOKEN = "headway.token"
 
 
 def tracking_uri(root: Path) -> str:
-    """`MLFLOW_TRACKING_URI` where set, otherwise a SQLite file under `root`."""
+    """`MLFLOW_TRACKING_URI` if it is set, otherwise a SQLite file under `root`."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve()}/mlflow.db"
 
 
 @dataclass(frozen=True)
 class Tracking:
-    """An MLflow server or database, and where its artifacts go if it is a local one.
+    """An MLflow server or database, and the folder of its artifacts if it is local.
 
     Attributes:
-        uri: tracking and registry address.
-        root: folder of the embedded default's files.
+        uri: of tracking and registry.
+        root: folder of the embedded database and its artifacts.
     """
 
     uri: str
@@ -51,7 +53,7 @@ class Tracking:
 
     @classmethod
     def at(cls, root: Path) -> Tracking:
-        """What the environment names, or the embedded default under `root`."""
+        """The server that the environment names, or the embedded database under `root`."""
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)
         return cls(tracking_uri(root), root)
@@ -78,7 +80,7 @@ class Tracking:
 
     @contextlib.contextmanager
     def _creation_lock(self) -> Iterator[None]:
-        """Two processes that create the same SQLite file at once would both fail."""
+        """A lock, since two processes that create the same SQLite file at once would both fail."""
         if not self.uri.startswith("sqlite:"):
             yield
             return
@@ -95,9 +97,9 @@ class Tracking:
         parent: Run | None = None,
         token: str | None = None,
     ) -> Run:
-        """A new run in an experiment (made if missing), a child of `parent` if given.
+        """Start a run in an experiment, which is created if missing; it is a child of `parent` if given.
 
-        With a `token` it can be found again, see `run`.
+        A run with a `token` can be found again by `run` and `children`.
         """
         tags = {"mlflow.source.name": "headway"}
         if token is not None:
@@ -123,7 +125,7 @@ class Tracking:
         }
 
     def reopen(self, run_id: str) -> Run | None:
-        """A run that an earlier process began, as one that goes on; None where there is none of that id."""
+        """Continue a run that an earlier process began; None if there is no run with this id."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -133,16 +135,16 @@ class Tracking:
         return Run(self.client, run_id)
 
     def check(self) -> None:
-        """Refuse an address where nothing answers, with a `ConfigError`."""
+        """Raise a `ConfigError` if nothing answers at the address."""
         self._experiment_id("headway doctor")
 
     @contextlib.contextmanager
     def run(
         self, experiment: str, name: str, params: Mapping[str, Any] | None = None, token: str | None = None
     ) -> Iterator[Run]:
-        """A run that ends with the block: FINISHED, FAILED if the block raises, KILLED if it is stopped.
+        """A run that ends with the block: FINISHED, FAILED if the block raises, or KILLED if interrupted.
 
-        A run started with the same `token` before, by a process that may be dead, is continued.
+        A run that was started with the same `token` before, by a process that may be dead, is continued.
         """
         run = self._continued_run(experiment, token, params) or self.start_run(
             experiment, name, params, token=token
@@ -162,12 +164,12 @@ class Tracking:
     ) -> Run | None:
         if token is None:
             return None
-        found = self.client.search_runs([self._experiment_id(experiment)], f"tags.`{_TOKEN}` = '{token}'")
-        if not found:
+        earlier = self.client.search_runs([self._experiment_id(experiment)], f"tags.`{_TOKEN}` = '{token}'")
+        if not earlier:
             return None
-        run = Run(self.client, found[0].info.run_id)
+        run = Run(self.client, earlier[0].info.run_id)
         self.client.update_run(run.run_id, status="RUNNING")
-        run.log_params(params or {})  # its maker may have died before it had logged them all
+        run.log_params(params or {})  # the process that started it may have died before it logged them all
         return run
 
     def _experiment_id(self, name: str) -> str:
@@ -177,8 +179,8 @@ class Tracking:
         if self.uri.startswith("sqlite:"):
             location = (self.root / "artifacts").resolve().as_uri()
         try:
-            found = self.client.get_experiment_by_name(name)
-            return found.experiment_id if found else self.client.create_experiment(name, location)
+            experiment = self.client.get_experiment_by_name(name)
+            return experiment.experiment_id if experiment else self.client.create_experiment(name, location)
         except MlflowException as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"MLFLOW_TRACKING_URI: {self.uri!r} cannot be used: {reason}") from error
@@ -186,34 +188,22 @@ class Tracking:
     def register_model(
         self, run: Run, experiment: str, weights: Path, name: str, alias: str, example: str, kind: Kind
     ) -> int:
-        """Register an encoder's folder as an MLflow pyfunc model without any pickle.
+        """Register an encoder's folder as an MLflow pyfunc model, without pickle.
 
         Args:
-            run: the run it belongs to.
-            experiment: that run's experiment.
+            run: the run that it belongs to.
+            experiment: of that run.
             weights: a folder of transformers' `save_pretrained`, with the tokenizer.
             name: in the registry.
-            alias: that shall point to the new version.
+            alias: to point to the new version.
             example: a text, stored as the input example.
             kind: what it answers.
 
         Returns:
-            The version's number.
+            The number of the version.
         """
-        from mlflow.entities import LoggedModelOutput
-
-        logged = self.client.create_logged_model(
-            self._experiment_id(experiment), name=name, source_run_id=run.run_id, model_type=kind
-        )
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                save_pyfunc(Path(folder) / "model", logged, run.run_id, weights, example, kind)
-                self.client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
-        except BaseException:
-            self.client.finalize_logged_model(logged.model_id, "FAILED")
-            raise
-        self.client.finalize_logged_model(logged.model_id, "READY")
-        self.client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        experiment_id = self._experiment_id(experiment)
+        logged = log_model(self.client, experiment_id, run.run_id, name, weights, example, kind)
         self._ensure_registered(name)
         version = self.client.create_model_version(
             name, source=logged.artifact_location, run_id=run.run_id, model_id=logged.model_id
@@ -250,16 +240,30 @@ class Tracking:
             raise ConfigError(f"model: {model_uri!r} is not in the registry at {self.uri}") from error
 
     def version_with_alias(self, name: str, alias: str) -> str | None:
-        """The version of a registered model that has an alias; None while none has."""
+        """The version of a registered model that has an alias; None if none has."""
         version = self.client.get_registered_model(name).aliases.get(alias)
         return None if version is None else str(version)
 
     def download_weights(self, model_uri: str) -> Path:
-        """A local folder with the transformers files of a registered model; not to be written to."""
+        """A folder with the transformers files of a registered model; it must not be written to.
+
+        All machines see it: where the artifacts lie, or a copy under `root`, which they share, of those that
+        a server hands out.
+        """
         import mlflow
 
         name, version = self.registered_version(model_uri)
         source = self.client.get_model_version_download_uri(name, version)
-        return Path(
-            mlflow.artifacts.download_artifacts(artifact_uri=f"{source}/{_WEIGHTS}", tracking_uri=self.uri)
-        )
+        download = partial(mlflow.artifacts.download_artifacts, f"{source}/{_WEIGHTS}", tracking_uri=self.uri)
+        if source.startswith(("file:", "/")):
+            return Path(download())
+        # A model that is deleted and made again has its versions' numbers again, from other sources.
+        digest = hashlib.blake2b(f"{self.uri} {source}".encode(), digest_size=6).hexdigest()
+        folder = self.root / "stores" / "models" / f"{name}-{version}-{digest}"
+        if not folder.is_dir():
+            with atomic_folder(folder) as draft:
+                (draft / ".download").mkdir()
+                for file in Path(download(dst_path=str(draft / ".download"))).iterdir():
+                    file.rename(draft / file.name)
+                shutil.rmtree(draft / ".download")
+        return folder

@@ -12,12 +12,20 @@ def test_tokens_sentences_and_documents_come_back(tmp_path):
     write_store(tmp_path / "s", ([np.asarray(s, np.int32) for s in d] for d in documents))
     store = open_store(tmp_path / "s")
     assert (store.num_documents, store.num_sentences) == (3, 5)
-    found = [
+    actual = [
         [store.span(s, s + 1).tolist() for s in range(store.documents[d], store.documents[d + 1])]
         for d in range(3)
     ]
-    assert found == documents
+    assert actual == documents
     assert store.span(1, 4).tolist() == [3, 4, 5, 6, 7]
+
+
+def test_the_example_of_the_format_is_true(tmp_path):
+    documents = [[[5, 6], [7]], [[8]]]
+    write_store(tmp_path / "s", ([np.asarray(s, np.int32) for s in d] for d in documents))
+    assert np.fromfile(tmp_path / "s" / "tokens.bin", np.int32).tolist() == [5, 6, 7, 8]
+    assert np.load(tmp_path / "s" / "sentences.npy").tolist() == [0, 2, 3, 4]
+    assert np.load(tmp_path / "s" / "documents.npy").tolist() == [0, 2, 3]
 
 
 def test_the_tokens_stay_on_disk_until_read(tmp_path):

@@ -43,7 +43,7 @@ def bits(request) -> np.ndarray:
 
 
 def test_every_bit_is_set_half_of_the_time(bits):
-    set_bits = [int(((bits >> np.uint64(place)) & np.uint64(1)).sum()) for place in range(64)]
+    set_bits = [int(((bits >> np.uint64(position)) & np.uint64(1)).sum()) for position in range(64)]
     assert min(stats.binomtest(n, len(bits)).pvalue for n in set_bits) > LEAST
 
 
@@ -80,8 +80,8 @@ def test_integers_are_uniform_below_their_bound(bound):
 
 
 def test_the_largest_bits_stay_below_the_bound():
-    most = np.full(3, 2**64 - 1, np.uint64)
-    assert integers_below(np.asarray([1, 3, 2**40 + 1]), most).tolist() == [0, 2, 2**40]
+    all_ones = np.full(3, 2**64 - 1, np.uint64)
+    assert integers_below(np.asarray([1, 3, 2**40 + 1]), all_ones).tolist() == [0, 2, 2**40]
 
 
 def test_coins_fall_half_and_half():

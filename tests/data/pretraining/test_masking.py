@@ -1,4 +1,4 @@
-"""Which tokens are hidden, and what stands in their place."""
+"""Which tokens are hidden, and what replaces them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PLAIN = vocabulary_of(SIZE)
 def mask_together(
     rows: list[np.ndarray], config: MaskingConfig, vocabulary: Vocabulary, keys: np.ndarray
 ) -> list[Masked]:
-    """What becomes of each of the rows of one batch; places counted from the row's start."""
+    """The masked rows of one batch, with positions counted from the row's start."""
     layout = Ragged(np.asarray([len(row) for row in rows]))
     masked = mask_rows(np.concatenate(rows), layout, keys, config, vocabulary)
     cuts = np.searchsorted(masked.positions, layout.ends)[:-1]
@@ -37,8 +37,8 @@ def mask_together(
         strict=True,
     )
     return [
-        Masked(ids, places - start, labels)
-        for (ids, places, labels), start in zip(parts, layout.starts, strict=True)
+        Masked(ids, chosen - start, labels)
+        for (ids, chosen, labels), start in zip(parts, layout.starts, strict=True)
     ]
 
 
@@ -99,8 +99,8 @@ def test_every_place_is_as_likely_as_any_other():
     counts = np.zeros(52)
     for seed in range(4000):
         counts[mask_alone(original, MaskingConfig(), PLAIN, seed).positions] += 1
-    share = counts[1:-1] / 4000
-    assert np.all(np.abs(share - round(0.15 * 50) / 50) < 5 * (0.16 * 0.84 / 4000) ** 0.5)
+    fraction = counts[1:-1] / 4000
+    assert np.all(np.abs(fraction - round(0.15 * 50) / 50) < 5 * (0.16 * 0.84 / 4000) ** 0.5)
 
 
 def test_whole_words_are_hidden_whole():
@@ -108,12 +108,12 @@ def test_whole_words_are_hidden_whole():
     continues[500:] = True
     vocabulary = vocabulary_of(SIZE, continues)
     original = sequence(400)
-    # The places of each word: a beginning, and all pieces that go on with it.
+    # The positions of each word: a beginning, and all pieces that continue it.
     words = np.cumsum(~continues[original])
     for seed in range(30):
         masked = mask_alone(original, MaskingConfig(whole_words=True), vocabulary, seed)
         hidden = set(masked.positions.tolist())
-        for word in {words[place] for place in hidden}:
+        for word in {words[position] for position in hidden}:
             pieces = set(np.flatnonzero((words == word) & ~np.isin(original, SPECIAL)).tolist())
             assert pieces <= hidden
         assert len(hidden) <= round(0.15 * 400)
@@ -172,15 +172,15 @@ def test_every_row_hides_as_many_tokens_as_the_rate_says_and_one_at_least(rate):
 
 
 def words_of(row: np.ndarray) -> list[list[int]]:
-    """The places of each word of a row, found piece by piece."""
+    """The positions of each word of a row, piece by piece."""
     words: list[list[int]] = []
-    for place, token in enumerate(row):
+    for position, token in enumerate(row):
         if token < 5:
             continue
-        if token >= 600 and words and words[-1][-1] == place - 1:
-            words[-1].append(place)
+        if token >= 600 and words and words[-1][-1] == position - 1:
+            words[-1].append(position)
         else:
-            words.append([place])
+            words.append([position])
     return words
 
 
@@ -193,12 +193,12 @@ def test_whole_words_fill_what_they_can_and_no_word_that_fits_is_left_out(rate):
         chosen = [word for word in words if set(word) <= hidden]
         assert sum(map(len, chosen)) == len(hidden)
         maskable = sum(map(len, words))
-        room = min(maskable, max(1, round(rate * maskable))) - len(hidden)
-        if room < 0:
+        remaining = min(maskable, max(1, round(rate * maskable))) - len(hidden)
+        if remaining < 0:
             assert len(chosen) == 1
-            assert all(len(word) > len(hidden) + room for word in words)
+            assert all(len(word) > len(hidden) + remaining for word in words)
         else:
-            assert all(len(word) > room for word in words if word not in chosen)
+            assert all(len(word) > remaining for word in words if word not in chosen)
 
 
 def test_every_word_is_as_likely_as_any_other_of_its_length():
@@ -207,12 +207,12 @@ def test_every_word_is_as_likely_as_any_other_of_its_length():
     config = MaskingConfig(rate=0.2, whole_words=True)
     for masked in mask_together([row] * 4000, config, WORD_PIECES, keys_of(0, 4000)):
         counts[masked.positions] += 1
-    share = counts[1:-1] / 4000
-    assert np.all(np.abs(share - 0.2) < 5 * (0.2 * 0.8 / 4000) ** 0.5)
+    fraction = counts[1:-1] / 4000
+    assert np.all(np.abs(fraction - 0.2) < 5 * (0.2 * 0.8 / 4000) ** 0.5)
 
 
 def test_neighbouring_tokens_are_hidden_independently():
-    """Of 20 places 3 are hidden: two given ones together as often as of a random choice."""
+    """Of 20 positions, 3 are hidden: two given ones together as often as by a random choice."""
     both = sum(
         bool({5, 6} <= set(masked.positions.tolist()))
         for masked in mask_together([sequence(20)] * 20_000, MaskingConfig(), PLAIN, keys_of(0, 20_000))

@@ -32,20 +32,20 @@ class Pair(NamedTuple):
 
 @pytest.fixture
 def store(numbered_store) -> TokenStore:
-    """A token's value says its place in the whole store."""
+    """A token's value is its index in the whole store."""
     return numbered_store(11)
 
 
 def drawn(splitter: PairSplitter, store: TokenStore, epochs: int, seed: int = 0) -> list[Pair]:
     """All pairs of some epochs."""
-    found = []
+    actual = []
     rows = np.arange(len(splitter.rows.first))
     for epoch in range(epochs):
         a, b, labels = splitter.pairs(rows, row_keys(seed, np.full_like(rows, epoch), rows))
         for row in rows:
             one, other = (store.tokens[s.starts[row] : s.starts[row] + s.lengths[row]] for s in (a, b))
-            found.append(Pair(int(row), one, other, int(labels[row])))
-    return found
+            actual.append(Pair(int(row), one, other, int(labels[row])))
+    return actual
 
 
 def splitter_of(store: TokenStore, budget: int = BUDGET, objective="nsp") -> PairSplitter:

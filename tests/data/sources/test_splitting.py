@@ -49,8 +49,8 @@ def test_splits_with_another_salt_are_independent():
 
 
 def test_the_first_of_duplicates_is_kept_in_order():
-    found = drop_duplicates([Document("b", "x", "1"), Document("a", "x", "2"), Document("B ", "y", "3")])
-    assert [d.origin for d in found] == ["1", "2"]
+    actual = drop_duplicates([Document("b", "x", "1"), Document("a", "x", "2"), Document("B ", "y", "3")])
+    assert [d.origin for d in actual] == ["1", "2"]
 
 
 def test_hashes_fill_the_unit_interval():

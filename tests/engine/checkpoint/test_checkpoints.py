@@ -48,8 +48,8 @@ def restored_from(folder: Path | str) -> Restored:
 
 
 def folder_of(folder: Path, step: int) -> Path:
-    [found] = folder.glob(f"step-{step:09d}-*")
-    return found
+    [actual] = folder.glob(f"step-{step:09d}-*")
+    return actual
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -76,9 +76,9 @@ def test_hidden_states_are_transformers(architecture, tmp_path):
     tolerances: dict[Precision, float] = {"fp32": 2e-5, "bf16": 0.15}
     for precision, tolerance in tolerances.items():
         encoder = load_for_inference(tmp_path, architecture, precision, torch.device("cpu"))
-        found = encoder(ids, types, layout)
-        assert found.dtype == (torch.float32 if precision == "fp32" else torch.bfloat16)
-        torch.testing.assert_close(found.float(), expected, atol=tolerance, rtol=0.0)
+        actual = encoder(ids, types, layout)
+        assert actual.dtype == (torch.float32 if precision == "fp32" else torch.bfloat16)
+        torch.testing.assert_close(actual.float(), expected, atol=tolerance, rtol=0.0)
 
 
 @pytest.mark.parametrize("architecture", MODELS)

@@ -51,9 +51,9 @@ def test_every_filled_row_has_the_same_shapes_and_the_batch_in_it(lengths):
         "lengths": 6,
         "masked_positions": 6,
     }.items():
-        found = getattr(filled, name)
-        assert found.shape == (length,)
-        assert found.dtype == getattr(batch, name).dtype
+        actual = getattr(filled, name)
+        assert actual.shape == (length,)
+        assert actual.dtype == getattr(batch, name).dtype
     ends = filled.cu_seqlens.numpy()
     assert ends[0] == 0 and ends[-1] == 12
     assert (np.diff(ends) >= 0).all() and np.diff(ends).max() <= 4
@@ -84,8 +84,8 @@ def test_every_filled_row_has_the_same_shapes_and_the_batch_in_it(lengths):
     ],
 )
 def test_a_batch_goes_into_the_smallest_row_that_holds_it(lengths, masked, expected):
-    found = smallest_that_holds(graph_sizes(512), batch_of(lengths, list(range(masked))))
-    assert (found and (found.tokens, found.longest)) == expected
+    actual = smallest_that_holds(graph_sizes(512), batch_of(lengths, list(range(masked))))
+    assert (actual and (actual.tokens, actual.longest)) == expected
 
 
 @pytest.mark.parametrize("max_length", [128, 256, 512, 8192])

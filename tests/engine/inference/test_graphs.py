@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from headway.data.batch import Batch
-from headway.engine.inference.graph_sizes import GraphSize, Rows
+from headway.engine.inference.graph_sizes import GraphSize, ResultRows
 from headway.engine.inference.graphs import PackGraphs, Recording
 
 CPU = torch.device("cpu")
 SIZES = (GraphSize(8, 4, 4), GraphSize(16, 8, 4), GraphSize(32, 16, 4))
-ROWS: dict[str, Rows] = {"lengths": "sequences", "ids": "tokens", "hidden": "masked"}
+ROWS: dict[str, ResultRows] = {"lengths": "sequences", "ids": "tokens", "hidden": "masked"}
 
 
 class Recorder:
-    """In the place of CUDA: a recording makes the call again, and writes where it wrote before."""
+    """Replaces CUDA: a recording makes the call again, and overwrites its earlier result."""
 
     def __init__(self, limit: int = 1000) -> None:
         self.replays, self.recorded, self.limit = 0, 0, limit
@@ -70,8 +70,8 @@ def test_a_replay_gives_the_batch_its_own_rows(lengths):
             "ids": (batch.input_ids * 10).tolist(),
             "hidden": batch.input_ids[masked].tolist(),
         }.items():
-            found = graphs.run(name, batch)
-            assert found is not None and found.tolist() == expected
+            actual = graphs.run(name, batch)
+            assert actual is not None and actual.tolist() == expected
     assert recorder.replays == 6 and recorder.recorded == 9
 
 
@@ -99,5 +99,5 @@ def test_on_a_gpu_graphs_give_what_the_call_gives():
         graphs = PackGraphs(compute, ROWS, SIZES, device)
         assert len(graphs) == 9
         for lengths in ([1], [3, 2], [4, 1, 3, 2, 2], [3, 2]):
-            found = graphs.run("lengths", batch_of(lengths, []))
-            assert found is not None and found.tolist() == lengths
+            actual = graphs.run("lengths", batch_of(lengths, []))
+            assert actual is not None and actual.tolist() == lengths

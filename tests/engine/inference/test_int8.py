@@ -62,11 +62,11 @@ def test_an_activation_is_rounded_as_the_following_product_takes_it(activation):
     hidden, weight, bias = operands()
     product = Int8Product(weight, bias, ROUNDING)
     following = Int8Product(weight.T.contiguous(), torch.zeros(48), Rounding(0.02, 9))
-    found = product.activated(hidden, ACT2FN[activation], following)
+    actual = product.activated(hidden, ACT2FN[activation], following)
     exact = ACT2FN[activation](torch.from_numpy(integer_product(hidden, weight, bias, ROUNDING)))
     expected = (exact / 0.02).round().add(9).clamp(0, 255)
-    assert found.dtype == torch.uint8
-    distance = (found.double() - expected).abs()
+    assert actual.dtype == torch.uint8
+    distance = (actual.double() - expected).abs()
     assert distance.max() <= 1
     assert distance.mean() < 0.05
 

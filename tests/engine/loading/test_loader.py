@@ -61,9 +61,9 @@ def no_process_is_left() -> Iterator[None]:
 def assert_same(one: list[Batch], other: list[Batch]) -> None:
     for left, right in zip(one, other, strict=True):
         for name, value in vars(left).items():
-            found = getattr(right, name)
-            assert torch.equal(value, found) if isinstance(value, torch.Tensor) else value == found
-            assert not isinstance(value, torch.Tensor) or value.dtype == found.dtype
+            actual = getattr(right, name)
+            assert torch.equal(value, actual) if isinstance(value, torch.Tensor) else value == actual
+            assert not isinstance(value, torch.Tensor) or value.dtype == actual.dtype
 
 
 @pytest.mark.parametrize("first", [0, 7])

@@ -148,10 +148,13 @@ def test_dropout_is_random_through_the_global_generator_only():
         ({"dropout": -0.1}, "dropout is -0.1"),
         ({"key": random(2, 4, WIDTH * 2)}, "do not fit together"),
         ({"value": random(2, 5, WIDTH)}, "do not fit together"),
-        ({"layout": layout_of_lengths(torch.tensor([4, 4])), "is_causal": True}, "a layout says it all"),
+        (
+            {"layout": layout_of_lengths(torch.tensor([4, 4])), "is_causal": True},
+            "give a layout, or attention_mask or is_causal",
+        ),
         (
             {"layout": layout_of_lengths(torch.tensor([4, 4])), "attention_mask": torch.ones(2, 4)},
-            "a layout says it all",
+            "give a layout, or attention_mask or is_causal",
         ),
     ],
 )

@@ -15,9 +15,9 @@ def test_loss_and_gradient_are_pytorchs(rows, monkeypatch):
     logits = torch.randn(rows, 33, dtype=torch.float64, requires_grad=True)
     labels = torch.randint(33, (rows,))
     expected = F.cross_entropy(logits, labels, reduction="sum")
-    found = cross_entropy_sum(logits, labels)
-    torch.testing.assert_close(found, expected)
-    for one, other in zip(*(torch.autograd.grad(3 * x, logits) for x in (found, expected)), strict=True):
+    actual = cross_entropy_sum(logits, labels)
+    torch.testing.assert_close(actual, expected)
+    for one, other in zip(*(torch.autograd.grad(3 * x, logits) for x in (actual, expected)), strict=True):
         torch.testing.assert_close(one, other)
 
 
@@ -34,7 +34,7 @@ def test_all_rows_at_once_as_on_a_gpu_give_the_same_loss_and_gradient():
     logits = torch.randn(17, 33, dtype=torch.float64, requires_grad=True)
     labels = torch.randint(33, (17,))
     expected = F.cross_entropy(logits, labels, reduction="sum")
-    found = cross_entropy._CrossEntropySumAtOnce.apply(logits, labels)
-    torch.testing.assert_close(found, expected)
-    for one, other in zip(*(torch.autograd.grad(3 * x, logits) for x in (found, expected)), strict=True):
+    actual = cross_entropy._CrossEntropySumAtOnce.apply(logits, labels)
+    torch.testing.assert_close(actual, expected)
+    for one, other in zip(*(torch.autograd.grad(3 * x, logits) for x in (actual, expected)), strict=True):
         torch.testing.assert_close(one, other)

@@ -64,11 +64,11 @@ def test_seeded_dropout_drops_the_share_asked_for_everywhere():
 
 def test_seeded_dropout_keeps_the_mean_and_drops_the_same_backward():
     values = torch.full((1000, 100), 3.0, requires_grad=True)
-    found = seeded(values)
-    assert found.mean().item() == pytest.approx(3.0, abs=0.02)
-    (gradient,) = torch.autograd.grad(found.sum(), values)
-    assert torch.equal(gradient != 0, found != 0)
-    assert torch.equal(found, seeded(values))
+    actual = seeded(values)
+    assert actual.mean().item() == pytest.approx(3.0, abs=0.02)
+    (gradient,) = torch.autograd.grad(actual.sum(), values)
+    assert torch.equal(gradient != 0, actual != 0)
+    assert torch.equal(actual, seeded(values))
 
 
 @pytest.mark.parametrize("other", [{"seed": 12346}, {"site": 2}, {"seed": 12345 + 2**20}])

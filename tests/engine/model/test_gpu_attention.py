@@ -33,8 +33,8 @@ def by_heads(query, key, value, mask, scale):
 def one_at_a_time(query, key, value, window=None, scale=None):
     parts = []
     for trio in zip(query.split(LENGTHS), key.split(LENGTHS), value.split(LENGTHS), strict=True):
-        places = torch.arange(len(trio[0]))
-        near = None if window is None else (places[:, None] - places).abs() < window
+        positions = torch.arange(len(trio[0]))
+        near = None if window is None else (positions[:, None] - positions).abs() < window
         parts.append(by_heads(*trio, near, scale))
     return torch.cat(parts)
 
@@ -44,11 +44,11 @@ def one_at_a_time(query, key, value, window=None, scale=None):
 def test_padded_blocks_equal_a_sequence_at_a_time(scale, window):
     query, key, value = inputs = row(0)  # float64, which no fused kernel takes
     expected = one_at_a_time(query, key, value, window, scale)
-    found = attend_fused(query, key, value, 0.0, layout_of_lengths(torch.tensor(LENGTHS)), window, scale)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    actual = attend_fused(query, key, value, 0.0, layout_of_lengths(torch.tensor(LENGTHS)), window, scale)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
     direction = torch.randn_like(expected)
     for one, other in zip(
-        torch.autograd.grad(found, inputs, direction),
+        torch.autograd.grad(actual, inputs, direction),
         torch.autograd.grad(expected, inputs, direction),
         strict=True,
     ):
@@ -73,8 +73,8 @@ def test_flash_attention_is_asked_for_windows_as_it_counts_them(window, monkeypa
         left, right = window_size
         parts = []
         for start, end in zip(cu_q[:-1].tolist(), cu_q[1:].tolist(), strict=True):
-            places = torch.arange(end - start)
-            ahead = places - places[:, None]
+            positions = torch.arange(end - start)
+            ahead = positions - positions[:, None]
             mask = ((ahead >= -left) | (left == -1)) & ((ahead <= right) | (right == -1))
             parts.append(by_heads(query[start:end], key[start:end], value[start:end], mask, scale))
         return torch.cat(parts)
@@ -82,8 +82,8 @@ def test_flash_attention_is_asked_for_windows_as_it_counts_them(window, monkeypa
     monkeypatch.setattr(gpu_attention, "varlen_attn", documented)
     monkeypatch.setattr(gpu_attention, "_has_flash_attention", lambda device: True)
     query, key, value = row(1, torch.bfloat16)
-    found = attend_fused(query, key, value, 0.0, layout_of_lengths(torch.tensor(LENGTHS)), window, None)
-    torch.testing.assert_close(found, one_at_a_time(query, key, value, window=window))
+    actual = attend_fused(query, key, value, 0.0, layout_of_lengths(torch.tensor(LENGTHS)), window, None)
+    torch.testing.assert_close(actual, one_at_a_time(query, key, value, window=window))
 
 
 class Operators(TorchDispatchMode):

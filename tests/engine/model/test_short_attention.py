@@ -11,8 +11,8 @@ def one_at_a_time(qkv, lengths, heads, window, scale):
     query, key, value = qkv.unflatten(-1, (3, heads, -1)).unbind(1)
     parts = []
     for trio in zip(query.split(lengths), key.split(lengths), value.split(lengths), strict=True):
-        places = torch.arange(len(trio[0]))
-        near = None if window is None else (places[:, None] - places).abs() < window
+        positions = torch.arange(len(trio[0]))
+        near = None if window is None else (positions[:, None] - positions).abs() < window
         one, other, last = (part.transpose(0, 1) for part in trio)
         attended = F.scaled_dot_product_attention(one, other, last, attn_mask=near, scale=scale)
         parts.append(attended.transpose(0, 1).flatten(1))
@@ -31,11 +31,11 @@ def test_outputs_and_gradients_are_those_of_a_sequence_at_a_time(lengths, heads,
     torch.manual_seed(0)
     qkv = torch.randn(sum(lengths), 3 * heads * head_dim, requires_grad=True)
     ends = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
-    found = attend_short(qkv, ends, heads, max(lengths), window=window, scale=scale)
+    actual = attend_short(qkv, ends, heads, max(lengths), window=window, scale=scale)
     expected = one_at_a_time(qkv, lengths, heads, window, scale)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
     direction = torch.randn_like(expected)
-    (gradient,) = torch.autograd.grad(found, qkv, direction)
+    (gradient,) = torch.autograd.grad(actual, qkv, direction)
     (wanted,) = torch.autograd.grad(expected, qkv, direction)
     torch.testing.assert_close(gradient, wanted, rtol=1e-5, atol=1e-5)
 

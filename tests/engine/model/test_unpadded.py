@@ -35,12 +35,12 @@ def test_unpadded_outputs_and_gradients_equal_transformers_padded_ones(kind, hea
     run_unpadded(model)
     layout = layout_of_lengths(torch.tensor(LENGTHS))
     hidden = encode_unpadded(model.base_model, ids, types, layout)
-    found = MODELS[head](model, hidden, layout)
-    gradients = torch.autograd.grad((found * direction).sum(), parameters, allow_unused=True)
+    actual = MODELS[head](model, hidden, layout)
+    gradients = torch.autograd.grad((actual * direction).sum(), parameters, allow_unused=True)
 
     # ModernBERT turns queries and keys in float32, whatever the weights are.
     tolerance = 1e-5 if kind == "modernbert" else 1e-9
-    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
     for name, one, other in zip(names, gradients, wanted, strict=True):
         if other is not None:
             torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance, msg=name)
@@ -55,8 +55,8 @@ def test_bf16_outputs_stay_within_rounding(kind):
     layout = layout_of_lengths(torch.tensor(LENGTHS))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hidden = encode_unpadded(model.base_model, ids, types, layout)
-        found = heads.sequence_logits(model, hidden, layout)
-    torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.03)
+        actual = heads.sequence_logits(model, hidden, layout)
+    torch.testing.assert_close(actual.float(), expected, rtol=0.05, atol=0.03)
 
 
 def test_next_sentence_head_equals_transformers():
@@ -67,8 +67,8 @@ def test_next_sentence_head_equals_transformers():
     run_unpadded(model)
     layout = layout_of_lengths(torch.tensor(LENGTHS))
     hidden = encode_unpadded(model.base_model, ids, types, layout)
-    found = heads.next_sentence_logits(model, hidden, layout)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    actual = heads.next_sentence_logits(model, hidden, layout)
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_mean_pooling_is_the_mean_of_each_sequence():

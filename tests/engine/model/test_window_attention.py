@@ -21,8 +21,8 @@ def attended(inputs, ends, window, **settings):
 def one_at_a_time(inputs, lengths, window, scale=None):
     parts = []
     for trio in zip(*(tensor.split(lengths) for tensor in inputs), strict=True):
-        places = torch.arange(len(trio[0]))
-        near = (places[:, None] - places).abs() < window
+        positions = torch.arange(len(trio[0]))
+        near = (positions[:, None] - positions).abs() < window
         one, other, last = (part.transpose(0, 1) for part in trio)
         heads = F.scaled_dot_product_attention(one, other, last, attn_mask=near, scale=scale)
         parts.append(heads.transpose(0, 1))
@@ -43,12 +43,12 @@ def one_at_a_time(inputs, lengths, window, scale=None):
 def test_outputs_and_gradients_are_those_of_a_sequence_at_a_time(lengths, heads, head_dim, window, scale):
     torch.manual_seed(0)
     inputs = [torch.randn(sum(lengths), heads, head_dim, requires_grad=True) for _ in range(3)]
-    found = attended(inputs, ends_of(lengths), window, scale=scale)
+    actual = attended(inputs, ends_of(lengths), window, scale=scale)
     expected = one_at_a_time(inputs, lengths, window, scale)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
     direction = torch.randn_like(expected)
     for one, other in zip(
-        torch.autograd.grad(found, inputs, direction),
+        torch.autograd.grad(actual, inputs, direction),
         torch.autograd.grad(expected, inputs, direction),
         strict=True,
     ):
@@ -59,12 +59,12 @@ def test_half_precision_is_as_exact_as_it_can_be():
     torch.manual_seed(0)
     inputs = [torch.randn(250, 2, 32, dtype=torch.float16, requires_grad=True) for _ in range(3)]
     exact = [tensor.detach().float().requires_grad_() for tensor in inputs]
-    found = attended(inputs, ends_of([250]), 65)
+    actual = attended(inputs, ends_of([250]), 65)
     expected = one_at_a_time(exact, [250], 65)
-    torch.testing.assert_close(found.float(), expected, rtol=2e-3, atol=2e-3)
-    direction = torch.randn_like(found)
+    torch.testing.assert_close(actual.float(), expected, rtol=2e-3, atol=2e-3)
+    direction = torch.randn_like(actual)
     for one, other in zip(
-        torch.autograd.grad(found, inputs, direction),
+        torch.autograd.grad(actual, inputs, direction),
         torch.autograd.grad(expected, exact, direction.float()),
         strict=True,
     ):
@@ -86,10 +86,10 @@ def test_views_give_what_copies_give(layout):
     torch.manual_seed(0)
     whole, views = strided(layout)
     ends, direction = ends_of([30, 200]), torch.randn(2, 230, 32).transpose(0, 1)
-    found = attended(views, ends, 65)
+    actual = attended(views, ends, 65)
     expected = one_at_a_time(views, [30, 200], 65)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    (gradient,) = torch.autograd.grad(found, whole, direction)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+    (gradient,) = torch.autograd.grad(actual, whole, direction)
     (wanted,) = torch.autograd.grad(expected, whole, direction)
     torch.testing.assert_close(gradient, wanted, rtol=1e-5, atol=1e-5)
 
@@ -106,7 +106,7 @@ def test_shapes_are_known_without_values():
     inputs = [
         torch.empty(300, 4, 64, dtype=torch.bfloat16, device="meta", requires_grad=True) for _ in range(3)
     ]
-    found = attended(inputs, torch.empty(4, dtype=torch.int32, device="meta"), 65)
-    gradients = torch.autograd.grad(found.sum(), inputs)
-    assert {tensor.shape for tensor in (found, *gradients)} == {(300, 4, 64)}
-    assert {tensor.dtype for tensor in (found, *gradients)} == {torch.bfloat16}
+    actual = attended(inputs, torch.empty(4, dtype=torch.int32, device="meta"), 65)
+    gradients = torch.autograd.grad(actual.sum(), inputs)
+    assert {tensor.shape for tensor in (actual, *gradients)} == {(300, 4, 64)}
+    assert {tensor.dtype for tensor in (actual, *gradients)} == {torch.bfloat16}

@@ -30,8 +30,8 @@ def by_singular_values(matrix):
     return left @ torch.diag(values) @ right
 
 
-def relative_error(found, expected):
-    return float((found.double() - expected.double()).norm() / expected.double().norm())
+def relative_error(actual, expected):
+    return float((actual.double() - expected.double()).norm() / expected.double().norm())
 
 
 def test_newton_schulz_is_its_polynomial_of_the_singular_values():
@@ -48,11 +48,11 @@ def test_matrices_of_any_shape_come_back_in_their_order_with_the_size_of_adamws_
     generator = torch.Generator().manual_seed(0)
     shapes = [(20, 30), (30, 20), (25, 25), (20, 30), (30, 20), (20, 30)]
     matrices = [torch.randn(*shape, generator=generator) for shape in shapes]
-    for matrix, found in zip(matrices, orthogonalised(matrices, ALONE), strict=True):
-        assert found.dtype == torch.float32 and found.is_contiguous()
+    for matrix, actual in zip(matrices, orthogonalised(matrices, ALONE), strict=True):
+        assert actual.dtype == torch.float32 and actual.is_contiguous()
         expected = 0.2 * max(matrix.shape) ** 0.5 * by_singular_values(matrix)
-        assert relative_error(found, expected) < 0.03
-        assert float(found.square().mean().sqrt()) == pytest.approx(0.2, rel=0.15)
+        assert relative_error(actual, expected) < 0.03
+        assert float(actual.square().mean().sqrt()) == pytest.approx(0.2, rel=0.15)
 
 
 def test_first_steps_are_the_librarys_to_the_rounding_of_bf16():

@@ -38,7 +38,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "pipeline 2, shard 2": {"world": 4, "parallel": {"pipeline": 2, "shard": 2}},
     "pipeline 2, tensor 2": {"world": 4, "parallel": {"pipeline": 2, "tensor": 2}},
 }
-# Dropout draws by share of the batch, so it is left out where shares differ.
+# Dropout depends on the part of the batch, so it is left out if parts differ.
 SHARED = {"dropout": 0.0, "optimizer": {"name": "adamw", "learning_rate": 1e-3}, "gradient_accumulation": 3}
 MOVES = ["shard 2, tensor 2", "pipeline 2", "data 2", "pipeline 2, data 2", "tensor 2", "shard 2"]
 
@@ -130,15 +130,15 @@ def test_a_split_model_of_which_a_part_is_trained(trained_in_part: Results, part
             assert torch.equal(split["weights"][name], start[name])
 
 
-@pytest.mark.parametrize("most", [0.1, 1e6])
-def test_clipping_is_pytorchs(most: float) -> None:
+@pytest.mark.parametrize("limit", [0.1, 1e6])
+def test_clipping_is_pytorchs(limit: float) -> None:
     ours, theirs = tiny_objective(), tiny_objective()
     for module in (ours, theirs):
         torch.manual_seed(1)
         for parameter in module.parameters():
             parameter.grad = torch.randn_like(parameter)
-    norm = clip_gradients(ours, most)
-    assert norm == float(torch.nn.utils.clip_grad_norm_(theirs.parameters(), most))
+    norm = clip_gradients(ours, limit)
+    assert norm == float(torch.nn.utils.clip_grad_norm_(theirs.parameters(), limit))
     for left, right in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(left.grad, right.grad)
 

@@ -22,15 +22,15 @@ def test_count_is_that_of_one_full_sequence_of_the_padded_model():
     ids = torch.randint(97, (1, length))
     with FlopCounterMode(display=False) as counter:
         model(input_ids=ids).logits.sum().backward()
-    places = torch.arange(length)
+    positions = torch.arange(length)
     batch = Batch.of(
         input_ids=ids[0],
         token_type_ids=torch.zeros(length, dtype=torch.long),
         lengths=torch.tensor([length]),
         labels=torch.zeros(1, dtype=torch.long),
-        masked_positions=places,
+        masked_positions=positions,
         masked_labels=ids[0],
         row_ids=torch.zeros(1, dtype=torch.long),
     )
-    found = TrainingFlops.of(PretrainingObjective(model, pairs=None)).of_batch(batch)
-    assert found == pytest.approx(counter.get_total_flops(), rel=1e-6)
+    actual = TrainingFlops.of(PretrainingObjective(model, pairs=None)).of_batch(batch)
+    assert actual == pytest.approx(counter.get_total_flops(), rel=1e-6)

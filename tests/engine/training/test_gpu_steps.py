@@ -50,8 +50,8 @@ def ready(model):
     return model
 
 
-def some_batch(generator, most=20, longest=23):
-    lengths = [generator.randint(3, longest) for _ in range(generator.randint(2, most))]
+def some_batch(generator, limit=20, longest=23):
+    lengths = [generator.randint(3, longest) for _ in range(generator.randint(2, limit))]
     return random_batch(lengths, VOCABULARY)
 
 

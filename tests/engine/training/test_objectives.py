@@ -33,13 +33,13 @@ def config():
 def batch() -> Batch:
     generator = torch.Generator().manual_seed(0)
     tokens = sum(LENGTHS)
-    places = torch.randperm(tokens, generator=generator)[:9].sort().values
+    positions = torch.randperm(tokens, generator=generator)[:9].sort().values
     return Batch.of(
         input_ids=torch.randint(5, VOCABULARY, (tokens,), generator=generator),
         token_type_ids=torch.cat([(torch.arange(n) >= n // 2).long() for n in LENGTHS]),
         lengths=torch.tensor(LENGTHS),
         labels=torch.tensor([0, 1, 1, 0]),
-        masked_positions=places,
+        masked_positions=positions,
         masked_labels=torch.randint(5, VOCABULARY, (9,), generator=generator),
         row_ids=torch.arange(4),
     )
@@ -53,7 +53,7 @@ def plain(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def padded(batch: Batch) -> dict[str, Tensor]:
-    """The batch as transformers takes it; -100 where no token was hidden."""
+    """The batch as transformers takes it, with -100 for tokens that are not hidden."""
     labels = torch.full_like(batch.input_ids, -100)
     labels[batch.masked_positions] = batch.masked_labels
 

@@ -15,14 +15,14 @@ from headway.engine.training.hooks import StepInfo
 @pytest.mark.parametrize("pretraining", [False, True])
 def test_losses_and_gradients_are_those_of_the_batch_without_padding(pretraining, positions):
     [batch] = tiny_batches(pretraining=pretraining).micro_batches(0, 0, 1, 1)
-    found = []
+    actual = []
     for each in (batch, batch.padded(len(batch.input_ids) + positions, token=7)):
         objective = (tiny_pretraining_objective if pretraining else tiny_objective)(dropout=0.0)
         terms = objective(each)
         torch.stack([term.total for term in terms.values()]).sum().backward()
         gradients = [weight.grad for weight in objective.parameters() if weight.grad is not None]
-        found.append([*(term.total for term in terms.values()), *gradients])
-    for one, other in zip(*found, strict=True):
+        actual.append([*(term.total for term in terms.values()), *gradients])
+    for one, other in zip(*actual, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 

@@ -13,7 +13,7 @@ STEPS = 300
 
 
 def padded(batch, pad_token_id):
-    """The batch as transformers wants it: rows, padding, labels of -100 where nothing is asked."""
+    """The batch as transformers takes it: padded rows, with labels of -100 for tokens that are not hidden."""
     lengths = batch.lengths.tolist()
     labels = torch.full_like(batch.input_ids, -100)
     labels[batch.masked_positions] = batch.masked_labels

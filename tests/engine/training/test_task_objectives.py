@@ -44,10 +44,10 @@ def sequences(labels, words=None):
     nothing = np.empty(0, np.int64)
     examples = []
     for row, length in enumerate(LENGTHS):
-        places, place_labels = words[row] if words else (nothing, nothing)
+        positions, place_labels = words[row] if words else (nothing, nothing)
         ids = rng.integers(5, 61, length)
         types = (np.arange(length) >= length // 2).astype(np.int64)
-        examples.append(Example(ids, types, labels[row], places, place_labels, row))
+        examples.append(Example(ids, types, labels[row], positions, place_labels, row))
     return examples
 
 
@@ -75,8 +75,8 @@ def test_multi_label_loss_equals_transformers():
     model = build("ForSequenceClassification", problem_type="multi_label_classification")
     examples = sequences(labels)
     expected = model(**padded(examples), labels=torch.from_numpy(labels)).loss
-    found = mean_loss(MultiLabelObjective(model.float()), sequences(labels.astype(np.float32)))
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    actual = mean_loss(MultiLabelObjective(model.float()), sequences(labels.astype(np.float32)))
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_regression_loss_equals_transformers():
@@ -84,8 +84,8 @@ def test_regression_loss_equals_transformers():
     model = build("ForSequenceClassification", problem_type="regression", num_labels=1).float()
     examples = sequences(labels)
     expected = model(**padded(examples), labels=torch.from_numpy(labels)).loss
-    found = mean_loss(RegressionObjective(model), examples)
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    actual = mean_loss(RegressionObjective(model), examples)
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_reranking_loss_is_binary_cross_entropy():
@@ -104,8 +104,8 @@ def test_words_loss_equals_transformers_with_the_other_pieces_ignored():
     examples = sequences([0] * 4, words)
     inputs = padded(examples)
     targets = torch.full(inputs["input_ids"].shape, -100)
-    for row, (places, labels) in enumerate(words):
-        targets[row, places] = torch.from_numpy(labels)
+    for row, (positions, labels) in enumerate(words):
+        targets[row, positions] = torch.from_numpy(labels)
     expected = model(**inputs, labels=targets).loss
     assert mean_loss(WordsObjective(model), examples).item() == pytest.approx(expected.item(), rel=1e-5)
 

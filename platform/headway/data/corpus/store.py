@@ -1,7 +1,7 @@
 """A store of token ids, written once and memory-mapped by any number of processes.
 
-A store is a folder of three files. The documents "a b. c." and "d.", with the tokens 5 6, 7 and 8, are stored
-as
+A store is a folder of three files. The documents "a b. c." and "d.", with the tokens
+[5, 6], [7] and [8], are stored as
 
     tokens.bin     [5, 6, 7, 8]   int32, without a header
     sentences.npy  [0, 2, 3, 4]   int64: where each sentence begins in the tokens, and the end

@@ -66,7 +66,7 @@ def plan_sentence_rows(store: TokenStore, budget: int) -> SentenceRows:
 
 
 def _follow(successors: np.ndarray) -> np.ndarray:
-    """0, its successor, the successor of that, and so on until one lies past the end; int64."""
+    """0, its successor, the successor of that, and so on, up to the end; int64."""
     jumps = np.ascontiguousarray(successors).data  # a memoryview: faster to index than an array
     visited: list[int] = []
     position = 0

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import importlib.util
-import io
-import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from headway.config.base import ConfigError
 from headway.config.sources import SourceConfig
+from headway.data.sources.files import FILE_TYPES, file_rows, read_text
 
 BBC_NEWS = "bbc-news"
-_BYTE_ORDER_MARK = "\ufeff"
-_FILE_TYPES = (".jsonl", ".json", ".csv", ".parquet")
 
 
 class Document(NamedTuple):
@@ -74,7 +69,7 @@ def _fingerprint(source: str) -> str:
         return _fingerprint_of(sorted(file for file in path.rglob("*") if file.is_file()))
     if path.is_file():
         return _fingerprint_of([path])
-    if path.suffix.lower() in (".txt", *_FILE_TYPES) or source.startswith((".", "/", "~")):
+    if path.suffix.lower() in (".txt", *FILE_TYPES) or source.startswith((".", "/", "~")):
         raise ConfigError(f"source: {source!r} does not exist")
     return source
 
@@ -108,107 +103,15 @@ def _read_folder(folder: Path, encoding: str, fallback: str | None = None) -> It
         raise ConfigError(f"source: {str(folder)!r} holds no .txt file")
     for path in paths:
         label = path.parent.name if path.parent != folder else None
-        yield Document(_read_text(path, encoding, fallback), label, str(path))
-
-
-def _read_text(path: Path, encoding: str, fallback: str | None = None) -> str:
-    try:
-        content = path.read_bytes()
-        text = content.decode(encoding)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except LookupError as error:
-        raise ConfigError(f"encoding: {encoding!r} is not known to Python") from error
-    except UnicodeDecodeError as error:
-        if fallback is None:
-            raise ConfigError(f"{path}: byte {error.start} is not {encoding} text; set encoding") from error
-        text = content.decode(fallback)
-    if "\0" in text:
-        raise ConfigError(f"{path}: not text (it holds zero bytes)")
-    return text.removeprefix(_BYTE_ORDER_MARK)
+        yield Document(read_text(path, encoding, fallback), label, str(path))
 
 
 def _read_file(path: Path, source: SourceConfig, label_column: str | None) -> Iterator[Document]:
     if path.suffix.lower() == ".txt":
-        yield Document(_read_text(path, source.encoding), None, str(path))
+        yield Document(read_text(path, source.encoding), None, str(path))
         return
     for number, row in enumerate(file_rows(path, source), start=1):
         yield _document_of_row(row, source.text_column, label_column, f"{path}, row {number}")
-
-
-def file_rows(path: Path, source: SourceConfig) -> Iterator[dict[str, Any]]:
-    """The rows of a .jsonl, .json, .csv or .parquet file.
-
-    Raises:
-        ConfigError: the file has another type, or does not contain what its name says.
-    """
-    suffix = path.suffix.lower()
-    if suffix not in _FILE_TYPES:
-        allowed = ", ".join([".txt", *_FILE_TYPES])
-        raise ConfigError(f"source: {str(path)!r} has an unknown type; allowed: a folder, {allowed}")
-    readers = {".csv": _csv_rows, ".parquet": _parquet_rows, ".json": _json_rows}
-    return readers.get(suffix, _json_line_rows)(path, source.encoding)
-
-
-def _json_rows(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
-    """Rows of a list of objects, of SQuAD's nested format, or of one object a line."""
-    try:
-        content = json.loads(_read_text(path, encoding))
-    except json.JSONDecodeError:
-        return _json_line_rows(path, encoding)
-    if isinstance(content, dict):
-        content = content.get("data", [content])
-    rows = [row for item in content for row in _flat_article(item)]
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise ConfigError(f"{path}, row {number}: not a JSON object")
-    return iter(rows)
-
-
-def _flat_article(item: Any) -> Iterator[Any]:
-    """The questions of an article of SQuAD, each with its passage; anything else unchanged."""
-    if not isinstance(item, dict) or "paragraphs" not in item:
-        yield item
-        return
-    for paragraph in item["paragraphs"]:
-        for question in paragraph["qas"]:
-            answers = question.get("answers", [])
-            columns = {name: [answer[name] for answer in answers] for name in ("text", "answer_start")}
-            yield {**question, "context": paragraph["context"], "answers": columns}
-
-
-def _json_line_rows(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
-    # Not splitlines(): a value may hold U+2028, U+0085 and other characters that end a line there.
-    for number, line in enumerate(_read_text(path, encoding).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{path}, line {number}: not JSON: {error.msg}") from error
-        if not isinstance(row, dict):
-            raise ConfigError(f"{path}, line {number}: not a JSON object")
-        yield row
-
-
-def _csv_rows(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(sys.maxsize)
-    try:
-        yield from csv.DictReader(io.StringIO(_read_text(path, encoding), newline=""))
-    except csv.Error as error:
-        raise ConfigError(f"{path}: not CSV: {error}") from error
-
-
-def _parquet_rows(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.ParquetFile(path)
-        for batch in table.iter_batches():
-            yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ConfigError(f"{path}: not Parquet: {str(error).splitlines()[0]}") from error
 
 
 def is_saved_dataset(path: Path) -> bool:

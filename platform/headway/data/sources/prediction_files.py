@@ -14,7 +14,7 @@ import pyarrow.parquet
 
 from headway.config.base import ConfigError
 from headway.config.sources import SourceConfig
-from headway.data.sources.documents import file_rows
+from headway.data.sources.files import file_rows
 
 Row = dict[str, Any]
 

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from headway.config.base import ConfigError
 from headway.config.sources import SourceConfig
-from headway.data.sources.documents import BBC_NEWS, file_rows, is_saved_dataset, load_dataset, read_documents
+from headway.data.sources.documents import BBC_NEWS, is_saved_dataset, load_dataset, read_documents
+from headway.data.sources.files import file_rows
 
 
 class Row(NamedTuple):

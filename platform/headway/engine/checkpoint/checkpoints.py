@@ -1,9 +1,10 @@
-"""What must be saved for a stopped run to go on as if it had not stopped, and where it is kept.
+"""Save and restore what a stopped run needs to continue as if it had not been stopped.
 
-Batches and random numbers are functions of (seed, step), so weights, the optimizer, the step and what was
-measured since the last report are all. Every worker writes its part with torch.distributed.checkpoint, in
-a thread of its own, from a copy. A state is complete once its manifest is there, which is written last and
-holds the checksum of every other file; so half a state is never taken for one, on any storage.
+Batches and random numbers are functions of (seed, step), so a state consists of the weights, the optimizer's
+state, the step, and the metrics since the last report. Every worker writes its part with
+torch.distributed.checkpoint, from a copy and in a thread. A state is complete once it has a manifest, which
+is written last and contains the checksums of all other files. So an incomplete state is never used, on any
+storage.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ _PREFIX = "step-"
 _MANIFEST = "manifest.json"
 
 WorkerState = dict[str, Any]
-"""What a worker has to itself, in JSON's types."""
+"""What a worker keeps to itself, as JSON types."""
 
-# torch.distributed.checkpoint warns of what is meant: a worker alone saves alone.
+# torch.distributed.checkpoint warns if a single worker saves alone, which is intended.
 warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
 
 
@@ -43,13 +44,13 @@ class CheckpointError(RuntimeError):
 
 
 class Restored(NamedTuple):
-    """What a saved state gave back besides weights and optimizer.
+    """What a restored state contains besides weights and optimizer.
 
     Attributes:
-        step: steps done; 0 where nothing sound was saved.
-        worker_states: what each worker of the group that saved had to itself, by rank.
-        metric: how good the model was when last measured.
-        notes: a line for each state that had to be passed over.
+        step: how many steps were done; 0 if there is no undamaged state.
+        worker_states: what each worker of the group that saved it kept to itself, by rank.
+        metric: how good the model was when it was last measured.
+        notes: a line for each damaged state.
     """
 
     step: int = 0
@@ -59,18 +60,18 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The states of one run, in a folder. Every worker makes one, and all call each method alike."""
+    """The states of a run, in a folder. Every worker makes one, and all call each method alike."""
 
     def __init__(self, folder: Folder, worker: Worker, *, keep: int = 2, keep_best: int = 0) -> None:
         self.folder = folder
         self._worker = worker
         self._keep = keep
         self._keep_best = keep_best
-        # A group of its own: the saving thread speaks to its peers while training speaks to them too.
+        # A separate group, since the saving threads communicate while training does too.
         self._group = dist.new_group(backend="gloo") if worker.world_size > 1 else None
         self._is_alone = self._group is None
-        # Each start writes under names of its own: what a worker that is not quite dead yet still writes
-        # cannot mix with it.
+        # The names are different after each start, so that a dying worker of an earlier start cannot mix its
+        # files with ours.
         self._attempt = self._from_first(uuid.uuid4().hex[:8])
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="headway-checkpoint")
         on_gpu = worker.device.type == "cuda"
@@ -92,34 +93,34 @@ class Checkpoints:
         worker_state: WorkerState | None = None,
         metric: float | None = None,
     ) -> None:
-        """Copy the state after `step` steps and return; a thread writes it.
+        """Copy the state after `step` steps, and return; a thread writes it.
 
-        Waits first while the one before is still being written: there is at most one in flight.
+        Waits first if the previous state is still being written.
 
         Args:
-            step: steps done.
-            model: its parameters and buffers are saved; sharded or not.
-            optimizer: over the model's parameters.
-            worker_state: what this worker has to itself.
-            metric: how good the model is, lower is better; the best states are kept by it.
+            step: how many steps are done.
+            model: the module whose parameters and buffers are saved, sharded or not.
+            optimizer: of the model's parameters.
+            worker_state: what this worker keeps to itself.
+            metric: how good the model is, by which the best states are kept; lower is better.
 
         Raises:
-            CheckpointError: the state before this one could not be saved.
+            CheckpointError: the previous state could not be saved.
         """
         self.wait()
         state: Any = self._stager.stage(training_state(model, optimizer))
         self._in_flight = self._thread.submit(self._write, step, state, worker_state or {}, metric)
 
     def wait(self) -> None:
-        """Return once the state in flight is complete; a `CheckpointError` where it could not be saved."""
+        """Wait until the latest state is complete; raise a `CheckpointError` if it could not be saved."""
         in_flight, self._in_flight = self._in_flight, None
         if in_flight is not None:
             in_flight.result()
 
     def restore(self, model: nn.Module, optimizer: Optimizer) -> Restored:
-        """Load the newest sound state into the model and the optimizer, whatever layout it was saved under.
+        """Load the newest undamaged state into model and optimizer, whatever layout it was saved with.
 
-        Every file is checked against its checksum first. What is half-written is removed.
+        Every file's checksum is verified first. Incomplete states are removed.
         """
         if self._worker.rank == 0:
             self._remove_drafts()
@@ -128,7 +129,7 @@ class Checkpoints:
             return Restored(notes=notes)
         state = training_state(model, optimizer)
         groups = copy.deepcopy(state["optimizer"]["param_groups"])
-        # An optimizer has no state yet for a parameter that never had a gradient.
+        # The optimizer has no state for parameters that never had a gradient.
         planner = dcp.DefaultLoadPlanner(allow_partial_load=True)
         reader = CheckedReader(self.folder, name)
         dcp.load(
@@ -147,7 +148,7 @@ class Checkpoints:
     ) -> None:
         try:
             self._write_parts(f"{_PREFIX}{step:09d}-{self._attempt}", step, state, worker_state, metric)
-        except (Exception, CheckpointException) as error:  # the latter is no Exception
+        except (Exception, CheckpointException) as error:  # CheckpointException is not an Exception
             reason = str(error).strip().splitlines()[-1]
             raise CheckpointError(f"the state after step {step} could not be saved: {reason}") from error
 
@@ -166,7 +167,7 @@ class Checkpoints:
             self._prune()
 
     def _prune(self) -> None:
-        """Delete all but the newest states and the best ones; the manifest goes first."""
+        """Delete all but the newest and the best states, their manifests first."""
         names = _complete(self.folder)
         metrics = {name: self._manifest(name)["metric"] for name in names} if self._keep_best else {}
         measured = [name for name in names if metrics.get(name) is not None]
@@ -182,14 +183,14 @@ class Checkpoints:
     def _newest_sound(self) -> tuple[str | None, list[str]]:
         notes: list[str] = []
         for name in reversed(self._from_first(_complete(self.folder))):
-            problem = next((found for found in self._gather(self._problem(name)) if found), None)
+            problem = next((problem for problem in self._gather(self._problem(name)) if problem), None)
             if problem is None:
                 return name, notes
             notes.append(f"the state after step {_step(name)} is damaged ({problem}); using the one before")
         return None, notes
 
     def _problem(self, name: str) -> str | None:
-        """What is wrong with this worker's share of a state's files."""
+        """What is wrong with this worker's part of a state's files."""
         try:
             files = self._manifest(name)["files"]
             for file in sorted(files)[self._worker.rank :: self._worker.world_size]:
@@ -203,7 +204,7 @@ class Checkpoints:
         return _unsealed(self.folder.read(f"{name}/{_MANIFEST}"))
 
     def _gather(self, value: Any) -> list[Any]:
-        """`value` of every worker, on each of them."""
+        """The values of all workers, on each of them."""
         if self._group is None:
             return [value]
         values: list[Any] = [None] * self._worker.world_size
@@ -211,7 +212,7 @@ class Checkpoints:
         return values
 
     def _from_first(self, value: Any) -> Any:
-        """The first worker's `value`, on each of them."""
+        """The first worker's value, on each of them."""
         return self._gather(value)[0]
 
 
@@ -237,7 +238,7 @@ def _sealed(body: dict[str, Any]) -> bytes:
 
 
 def _unsealed(content: bytes) -> dict[str, Any]:
-    """Raises ValueError where the manifest is not what was written."""
+    """The content of a manifest; raises ValueError if it is damaged."""
     manifest = json.loads(content)
     body: dict[str, Any] = manifest["body"]
     if _checksum(body) != manifest["checksum"]:

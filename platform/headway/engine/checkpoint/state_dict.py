@@ -1,4 +1,4 @@
-"""A model's weights and its optimizer's state, by the names they have in a whole model."""
+"""Get and set a model's weights and its optimizer's state, by the names in the whole model."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from torch.optim import Optimizer
 from headway.engine.parallel.worker import Worker
 
 _IMPLEMENTATION = ("fused", "foreach")
-"""Settings of a group that say how a step is computed, not what it does."""
+"""Settings of a group that decide how a step is computed, not what it does."""
 
 
 def training_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """Parameters, buffers and optimizer state by the names they have in an unsharded model.
+    """Parameters, buffers and optimizer state, by their names in an unsharded model.
 
-    The tensors are the model's own, so loading into them loads the model. Tied weights are in it once.
+    The tensors are the model's own, so loading into them loads the model. Tied weights are included once.
     """
     names = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
     weights = {name: value for name, value in get_model_state_dict(model).items() if name in names}
@@ -33,30 +33,31 @@ def training_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
 def load_optimizer(
     model: nn.Module, optimizer: Optimizer, state: dict[str, Any], groups: list[dict[str, Any]]
 ) -> None:
-    """Give an optimizer a state that was read into what `training_state` gave.
+    """Load an optimizer's state that was read into what `training_state` returned.
 
     Args:
-        model: what it optimises.
-        optimizer: over the model's parameters.
-        state: the part `optimizer`, as it was read.
-        groups: its `param_groups` before that. They are kept where those saved are of other weights, of
-            another stage of a pipeline: only AdamW trains a split model, and its groups hold nothing but
-            what settings and schedule give.
+        model: the model that is optimised.
+        optimizer: of the model's parameters.
+        state: the part `optimizer` of the state that was read.
+        groups: the `param_groups` before reading. They are kept if the saved ones are for other weights,
+            those of another stage of a pipeline. Only AdamW trains split models, and its groups contain
+            nothing but what follows from settings and schedule.
     """
     if [group["params"] for group in state["param_groups"]] != [group["params"] for group in groups]:
         state["param_groups"] = groups
     for saved, present in zip(state["param_groups"], groups, strict=True):
-        # How the step is computed depends on the layout of now, not of then.
+        # How a step is computed depends on the present layout, not on the saved one.
         saved |= {name: present[name] for name in _IMPLEMENTATION if name in present}
     set_optimizer_state_dict(model, optimizer, state)
 
 
 def whole_weights(model: nn.Module, worker: Worker) -> dict[str, Any]:
-    """All weights of a model that is split over workers, on the first of them; every worker calls it.
+    """All weights of a model that is split over workers, on the first worker; every worker calls it.
 
-    What the other workers get is theirs, or nothing.
+    Other workers get their part of the weights, or nothing.
     """
-    # With `cpu_offload` the group's first worker alone keeps its part; others are the first of a stage.
+    # With `cpu_offload`, only the group's first worker keeps weights, but others are the first of their
+    # stage.
     options = StateDictOptions(full_state_dict=True, cpu_offload=worker.stages == 1)
     weights: dict[str, Any] = get_model_state_dict(model, options=options)
     if worker.mesh is None or worker.stages == 1:

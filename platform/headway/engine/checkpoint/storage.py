@@ -1,4 +1,4 @@
-"""Folders of files on local disks and object stores alike, with a checksum of everything written."""
+"""Read and write folders of files on local disks and object stores, with checksums."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Folder:
     Ray's `storage_path` takes the same addresses.
 
     Attributes:
-        address: as it was given; a local path made absolute.
+        address: as it was given, but a local path is made absolute.
     """
 
     def __init__(self, address: str | Path) -> None:
@@ -34,15 +34,15 @@ class Folder:
         self._is_local = isinstance(self._files, fs.LocalFileSystem)
 
     def path(self, name: str) -> str:
-        """Where `name` lies, in the filesystem's own words."""
+        """The path of `name` in the filesystem."""
         return f"{self._root}/{name}"
 
     def create(self, name: str = "") -> None:
-        """Make the folder, or a folder in it, unless it is there."""
+        """Make the folder, or a folder in it, if it does not exist."""
         self._files.create_dir(self.path(name), recursive=True)
 
     def names(self) -> list[str]:
-        """What lies in the folder; nothing where there is none."""
+        """Names of what is in the folder; none if there is no folder."""
         selector = fs.FileSelector(self._root, allow_not_found=True)
         return sorted(info.base_name for info in self._files.get_file_info(selector))
 
@@ -51,13 +51,13 @@ class Folder:
         return self._files.get_file_info(self.path(name)).type != fs.FileType.NotFound
 
     def read(self, name: str) -> bytes:
-        """A small file, whole."""
+        """The content of a small file."""
         with self._files.open_input_stream(self.path(name)) as stream:
             return stream.read()
 
     def write(self, name: str, content: bytes) -> None:
-        """A small file that is seen whole or not at all."""
-        # An object store shows an object once it is whole; a local disk does so with a renamed file.
+        """Write a small file that others see whole or not at all."""
+        # An object store only shows complete objects; on a local disk, renaming a file does the same.
         draft = f"{name}.draft" if self._is_local else name
         with self.open(draft, "wb") as stream:
             stream.write(content)
@@ -69,7 +69,7 @@ class Folder:
         self._files.move(self.path(name), self.path(new_name))
 
     def remove(self, name: str) -> None:
-        """Delete a file, or a folder with all in it; nothing happens where there is none."""
+        """Delete a file, or a folder with its content; nothing happens if it does not exist."""
         kind = self._files.get_file_info(self.path(name)).type
         if kind == fs.FileType.Directory:
             self._files.delete_dir(self.path(name))
@@ -78,7 +78,7 @@ class Folder:
 
     @contextmanager
     def open(self, name: str, mode: str) -> Iterator[Any]:
-        """A stream to read from ("rb", seekable) or to write to ("wb", on disk when the block ends)."""
+        """A stream to read ("rb", seekable) or to write ("wb", which is on disk once the block ends)."""
         path = self.path(name)
         if mode == "rb":
             with self._files.open_input_file(path) as stream:
@@ -90,7 +90,7 @@ class Folder:
             _flush_to_disk(path)
 
     def checksum(self, name: str) -> tuple[int, str]:
-        """Bytes of a file, and its checksum as `CheckedWriter` reckons it."""
+        """The size of a file in bytes, and its checksum as `CheckedWriter` computes it."""
         digest, size = xxhash.xxh3_128(), 0
         with self._files.open_input_stream(self.path(name)) as stream:
             while chunk := stream.read(_CHUNK):
@@ -108,7 +108,7 @@ def _flush_to_disk(path: str) -> None:
 
 
 class _SummedStream(io.RawIOBase):
-    """Hands on what is written, and sums it up."""
+    """Passes on what is written, and computes its checksum."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -132,12 +132,12 @@ class _SummedStream(io.RawIOBase):
         return self._size
 
     def total(self) -> tuple[int, str]:
-        """Bytes written, and their checksum."""
+        """How many bytes were written, and their checksum."""
         return self._size, self._digest.hexdigest()
 
 
 class _CheckpointFiles(FileSystemBase):
-    """What torch.distributed.checkpoint asks of a filesystem; all paths are names in the folder."""
+    """A folder as a filesystem for torch.distributed.checkpoint; paths are names in the folder."""
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
@@ -151,7 +151,7 @@ class _CheckpointFiles(FileSystemBase):
                 yield cast(io.IOBase, stream)
                 return
             summed = _SummedStream(stream)
-            # A small state is tens of thousands of writes of a few bytes; each would be a call in Python.
+            # Even a small state is written by tens of thousands of writes of a few bytes.
             with io.BufferedWriter(summed, _BUFFER) as buffered:
                 yield buffered
             self.checksums[name] = summed.total()
@@ -184,11 +184,11 @@ class CheckedWriter(FileSystemWriter):
     """Writes a distributed checkpoint into `folder/name`.
 
     Attributes:
-        checksums: name in the folder → bytes and xxh3-128 of each file that this process wrote.
+        checksums: name in the folder → size in bytes and xxh3-128 of each file that this process wrote.
     """
 
     def __init__(self, folder: Folder, name: str) -> None:
-        # Each file is brought to disk as it is closed; torch's own way without a descriptor syncs all disks.
+        # Files are flushed to disk when they are closed; torch would sync all disks instead.
         super().__init__(name, sync_files=False)
         files = _CheckpointFiles(folder)
         self.fs: Any = files

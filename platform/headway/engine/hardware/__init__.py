@@ -1,1 +1,1 @@
-"""What the machine computes on, and how fast it can."""
+"""The devices that a machine computes on, and how fast they are."""

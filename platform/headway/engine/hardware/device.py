@@ -1,4 +1,4 @@
-"""What the machine computes on, and in which precision it is fast."""
+"""Find the device to compute on, and the precisions in which it is fast."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def default_device() -> torch.device:
-    """The first GPU, or the processor."""
+    """The first GPU, or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -26,9 +26,9 @@ def has_fast_fp16(device: torch.device) -> bool:
 
 
 def compute_dtype(precision: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> torch.dtype:
-    """The dtype of matrix products; while training, weights and sums stay float32.
+    """The dtype of matrix products; weights and sums stay in float32 while training.
 
-    `auto` is float16 on GPUs that multiply only that fast, Volta and Turing.
+    `auto` is bfloat16 if it is fast. On Volta and Turing GPUs, which are only fast in float16, it is float16.
     """
     if precision == "auto":
         if has_fast_bf16(device):
@@ -38,15 +38,15 @@ def compute_dtype(precision: Literal["auto", "fp32", "bf16", "fp16"], device: to
 
 
 def limit_gpu_memory(device: torch.device, fraction: float) -> None:
-    """Let this process take no more than a fraction of its GPU's memory; 1 is no limit."""
+    """Limit this process to a fraction of its GPU's memory; 1 is no limit."""
     if device.type == "cuda" and fraction < 1.0:
         torch.cuda.set_per_process_memory_fraction(fraction, device.index or 0)
 
 
 def is_gpu_lost(error: BaseException) -> bool:
-    """Whether a GPU can compute nothing more in this process: after most of CUDA's errors, all calls fail.
+    """Whether a GPU cannot be used by this process any longer: after most CUDA errors, all calls fail.
 
-    Too little memory is none of them.
+    Running out of memory is not one of them.
     """
     if isinstance(error, torch.OutOfMemoryError):
         return False
@@ -56,8 +56,8 @@ def is_gpu_lost(error: BaseException) -> bool:
 
 
 def use_tf32(wanted: bool) -> None:
-    """Whether GPUs multiply float32 matrices in TF32, in this process; whatever was set before."""
-    # Of PyTorch's three ways to set this, the only one after which none of them refuses to be read.
+    """Set whether GPUs multiply float32 matrices in TF32, in this process, whatever was set before."""
+    # PyTorch has three ways to set this; after the other two, some of its settings cannot be read.
     torch.backends.cuda.matmul.allow_tf32 = wanted
 
 
@@ -68,17 +68,17 @@ def precision_context(dtype: torch.dtype, device: torch.device) -> torch.autocas
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A host's tensor on a device, without waiting for what the device is doing."""
+    """Copy a tensor from the host to a device, without waiting for the device."""
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
 def begin_copy_to_host(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
-    """Begin to copy a tensor to the host, after what the device has yet to do.
+    """Begin to copy a tensor to the host, after everything that the device has yet to do.
 
     Returns:
-        Waits for the copy, and for nothing that the device is given later, and returns it.
+        A function that waits for the copy, but not for later work of the device, and returns the copy.
     """
     if tensor.device.type != "cuda":
         return tensor.cpu

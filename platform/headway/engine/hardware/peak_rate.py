@@ -1,4 +1,4 @@
-"""What the machine can do at best, measured: the yardstick of every speed that Headway reports."""
+"""Measure what the machine can do at best, to which the speeds that Headway reports are compared."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ import torch
 
 _REPEATS = 5
 _LONG_SECONDS = 0.01
-"""A product that takes so long is large enough: on a core without bf16 instructions one of 1,024 runs at the
-same rate as one of 2,048, which would take a second in all, in each worker of each trial."""
+"""A product that takes this long is large enough. On a core without bf16 instructions, a product of size
+1,024 has the same rate as one of 2,048, whose measurement would take a second in each worker of each
+trial."""
 
 
 @lru_cache
 def matrix_product_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """FLOP/s of a large matrix product with the threads this process has; the best of a few.
+    """FLOP/s of a large matrix product with the threads of this process, the best of a few measurements.
 
-    A product of (n, n) by (n, n) counts 2 n^3 operations; n is 2,048 on a processor, 8,192 on a GPU, and less
-    where a smaller product takes long enough to be measured well.
+    A product of (n, n) by (n, n) has 2 n^3 operations; n is 2,048 on a CPU, 8,192 on a GPU, and less if a
+    smaller product takes long enough to be measured well.
     """
     largest = 8192 if device.type == "cuda" else 2048
     for size in (largest // 8, largest // 4, largest // 2, largest):
         left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        # The first one also loads the kernel.
+        # The first product also loads the kernel.
         if min(_seconds_of_product(left, right) for _ in range(2)) > _LONG_SECONDS:
             break
     return 2 * size**3 / min(_seconds_of_product(left, right) for _ in range(_REPEATS))
@@ -40,13 +41,13 @@ def _seconds_of_product(left: torch.Tensor, right: torch.Tensor) -> float:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done all it was given; a processor always has."""
+    """Wait until the device has done everything; a CPU always has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory this process ever held: on the GPU, or resident."""
+    """The peak memory of this process, on the GPU or resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""An encoder loaded to infer, not to learn."""
+"""Load an encoder for inference, with faster layers if it has BERT's."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from headway.engine.model.unpadded import (
 )
 
 _FUSABLE = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
-"""Kinds whose layers are BERT's, under the same names."""
+"""Values of `model_type` whose layers are BERT's, with the same names."""
 
 
 class Product:
-    """`hidden @ weight.T + bias`, and what follows it, in one call where the processor has that.
+    """`hidden @ weight.T + bias` and the operation after it, in one call if the CPU supports it.
 
-    On a processor oneDNN keeps a second copy of a weight in the order that it multiplies in, and adds or
-    applies GELU before a result leaves the cache. Measured on 2 cores, MiniLM, texts of 29 tokens on average,
-    all layers: in bf16 64 texts take 73 ms instead of 96, a single one 4.0 instead of 5.4. In fp32, without
-    AVX-512, 64 texts take as long as they did, a single one 11 ms instead of 18.
+    On a CPU, oneDNN keeps a second copy of a weight in the order in which it multiplies, and adds a tensor or
+    applies GELU while results are in the cache. Measured on 2 cores with all layers of MiniLM and texts of 29
+    tokens on average: in bf16, 64 texts take 73 ms instead of 96, and one text takes 4.0 ms instead of 5.4.
+    In fp32, without AVX-512, 64 texts take the same time, and one text takes 11 ms instead of 18.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
@@ -48,7 +48,7 @@ class Product:
 
     @cached_property
     def _packed(self) -> Tensor | None:
-        """Made when it is first multiplied by: layers in int8 never are."""
+        """The copy for oneDNN, made when it is first used, since layers in int8 never use it."""
         if self.weight.device.type != "cpu" or not _has_fused_products(self.weight.dtype):
             return None
         return torch.ops.mkldnn._reorder_linear_weight(self.weight.detach().contiguous())
@@ -60,10 +60,10 @@ class Product:
         return torch.ops.mkldnn._linear_pointwise(hidden, self._packed, self.bias, "none", [], "")
 
     def activated(self, hidden: Tensor, activation: Any) -> Tensor:
-        """The product after a function of each number."""
+        """An activation of the product."""
         if self._packed is None or not isinstance(activation, GELUActivation):
             return activation(self(hidden))
-        if self.weight.dtype == torch.float32:  # PyTorch's own is twice as fast as oneDNN's
+        if self.weight.dtype == torch.float32:  # PyTorch's GELU is twice as fast as oneDNN's
             return torch.ops.aten.gelu_(self(hidden))
         return torch.ops.mkldnn._linear_pointwise(hidden, self._packed, self.bias, "gelu", [], "none")
 
@@ -75,17 +75,17 @@ class Product:
 
 
 def _has_fused_products(dtype: torch.dtype) -> bool:
-    """Whether oneDNN has them for weights of this dtype; bf16 needs a processor with AVX-512 or better."""
+    """Whether oneDNN has fused products for this dtype; bf16 needs a CPU with AVX-512 or better."""
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     return dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 class FusedLayer:
-    """A layer of BERT's with one product for queries, keys and values, and little between the products.
+    """A layer of BERT with one product for queries, keys and values, and fused operations.
 
-    Measured on 2 cores, MiniLM in bf16, packs of texts of 29 tokens on average: 128 tokens take 11 ms
-    instead of 18, 2,048 take 142 ms instead of 155.
+    Measured on 2 cores with MiniLM in bf16 and packs of texts of 29 tokens on average: 128 tokens take 11 ms
+    instead of 18, and 2,048 tokens take 142 ms instead of 155.
     """
 
     def __init__(self, layer: Any) -> None:
@@ -97,7 +97,7 @@ class FusedLayer:
         self.narrow, self.norm = _parts(layer.output)
 
     def replaced(self, change: Callable[[Product], Any]) -> FusedLayer:
-        """The same layer with something else in the place of each product."""
+        """The same layer with each product replaced."""
         other = copy.copy(self)
         for name in PRODUCTS:
             setattr(other, name, change(getattr(self, name)))
@@ -115,7 +115,7 @@ def _parts(output: Any) -> tuple[Product, Any]:
 
 
 def _fuse(attention: Any) -> tuple[Tensor, Tensor]:
-    """One weight and bias for three projections; theirs become views of it, held once in memory."""
+    """One weight and bias for three projections, whose own become views of it to save memory."""
     parts = (attention.query, attention.key, attention.value)
     weight = torch.cat([part.weight.detach() for part in parts])
     bias = torch.cat([part.bias.detach() for part in parts])
@@ -125,11 +125,11 @@ def _fuse(attention: Any) -> tuple[Tensor, Tensor]:
 
 
 class InferenceEncoder:
-    """A model whose weights have the dtype they are multiplied in.
+    """A model whose weights have the dtype in which they are multiplied.
 
     Attributes:
-        model: the transformers model, heads included.
-        layers: what runs in the place of the model's own layers; None if they run themselves.
+        model: the transformers model with its heads.
+        layers: what runs instead of the model's layers; None if these run themselves.
     """
 
     def __init__(self, model: Any, layers: list[Any] | None = None) -> None:
@@ -137,7 +137,7 @@ class InferenceEncoder:
         self.layers = layers
 
     def __call__(self, input_ids: Tensor, token_type_ids: Tensor, layout: SequenceLayout) -> Tensor:
-        """The last hidden states, shape (tokens, hidden_size); arguments as `encode_unpadded`."""
+        """The last hidden states, shape (tokens, hidden_size); see `encode_unpadded` for the arguments."""
         return run_trunk(
             self.model.base_model,
             input_ids,
@@ -149,7 +149,7 @@ class InferenceEncoder:
         )
 
     def attention_weights(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
-        """Who looks at whom in one sequence: float32, shape (layers, heads, length, length)."""
+        """The attention weights in one sequence: float32, shape (layers, heads, length, length)."""
         arguments = {"input_ids": input_ids[None]}
         arguments |= token_type_arguments(self.model.config, token_type_ids)
         layers = self._with_weights.base_model(**arguments, output_attentions=True).attentions
@@ -173,15 +173,15 @@ def load_for_inference(
     """Load an encoder and its head from safetensors.
 
     Args:
-        folder: where transformers saved it.
-        architecture: name of its transformers class.
-        precision: of weights and products; `auto` is int8 on a processor if the model was quantised for it,
-            else bf16 if that is fast, or fp16 on a GPU if only that is.
-        device: where it computes.
+        folder: the folder of a model saved by transformers.
+        architecture: the name of its transformers class.
+        precision: of weights and products. `auto` is int8 on a CPU if the model was quantised, else bf16 if
+            that is fast, or fp16 on a GPU that is only fast in fp16.
+        device: the device to compute on.
 
     Raises:
-        ConfigError: no such class, no safetensors, a kind that cannot run unpadded, int8 where the model
-            was not quantised or the device is no processor, or fp16 on one.
+        ConfigError: the class is unknown, there are no safetensors, the model cannot run unpadded, int8 is
+            asked of a model that was not quantised or of a GPU, or fp16 of a CPU.
     """
     model_class = getattr(transformers, architecture, None)
     if model_class is None:
@@ -213,7 +213,7 @@ def load_for_inference(
 
 
 def _float_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """Of weights, and of what is not computed in integers."""
+    """The dtype of weights, and of what is not computed in integers."""
     if precision == "fp16" and device.type == "cpu":
         raise ConfigError("precision: 'fp16' is for GPUs; use 'bf16' or 'fp32' here")
     return compute_dtype("auto" if precision == "int8" else precision, device)
@@ -223,5 +223,5 @@ def _in_int8(folder: Path, precision: Precision, device: torch.device) -> bool:
     """Whether a model is to be computed in integers."""
     possible = device.type == "cpu" and has_int8_products()
     if precision == "int8" and not possible:
-        raise ConfigError("precision: 'int8' is for processors, with a torch that has oneDNN; not here")
+        raise ConfigError("precision: 'int8' needs a CPU and a torch with oneDNN; use 'bf16' or 'fp32' here")
     return precision == "int8" or (precision == "auto" and possible and (folder / FILE).is_file())

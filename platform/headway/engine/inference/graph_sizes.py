@@ -1,13 +1,13 @@
-"""The few sizes of row that CUDA graphs are recorded for, and a batch filled up to one of them.
+"""Fill batches up to one of the few sizes of rows for which CUDA graphs are recorded.
 
-A graph repeats its kernels on the same shapes, so every batch that it runs has as many tokens and as many
-sequences. What a batch has less of is filled up with sequences that nobody asked for. In a row of 12 tokens
-with 5 sequences of at most 4 tokens, sequences of 3 and 2 tokens lie like this:
+A graph repeats its kernels with the same shapes, so all its batches must have the same number of tokens and
+of sequences. A smaller batch is filled up with additional sequences. For example, in a row of 12 tokens with
+5 sequences of up to 4 tokens, sequences of 3 and 2 tokens become
 
     cu_seqlens   [0, 0, 3, 5, 9, 12]        an empty sequence, the two, and two of padding
     position_ids [0, 1, 2, 0, 1, 0, 1, 2, 3, 0, 1, 2]
 
-Empty sequences come first: there each begins at a token that exists, also if there is no padding.
+Empty sequences come first, where each begins at a token that exists even if there is no padding.
 """
 
 from __future__ import annotations
@@ -22,28 +22,30 @@ from torch import Tensor
 
 from headway.data.batch import Batch
 
-Rows = Literal["sequences", "tokens", "masked"]
-"""What the rows of a result stand for."""
+ResultRows = Literal["sequences", "tokens", "masked"]
+"""What each row of a result belongs to: a sequence, a token, or a masked token."""
 
 _TOKENS = (256, 512, 1024, 2048, 3072, 4096, 6144, 8192, 12_288, 16_384)
-"""Above the last, an encoder of 6 layers has enough to compute to hide its launches. On an H200, a pack of
-2,048 tokens took 3.6 ms without a graph in MiniLM's shape, and one of 65,536 tokens 7.6 ms."""
+"""Beyond the last size, an encoder of 6 layers computes long enough to hide the launches of kernels. On
+an H200, with MiniLM's shape and without a graph, a pack of 2,048 tokens took 3.6 ms, and one of 65,536
+tokens 7.6 ms."""
 
 _LONGEST = (128, 512)
-"""Attention starts blocks for sequences of this length, whether they are as long or not. Up to the first, a
-sequence is a single one (`short_attention`)."""
+"""Attention launches blocks for sequences of this length, however long they are. Up to the first, a
+sequence is a single block (`short_attention`)."""
 
 _MAX_FILLING = 4
-"""A row is at most so many times as long as what is in it, unless it is short."""
+"""A row is at most this many times as long as its batch, unless it is short."""
 
 
 class GraphSize(NamedTuple):
-    """The shape of a row.
+    """The size of a row.
 
     Attributes:
-        tokens: positions in it.
-        sequences: in it, those that fill it up included; and how many hidden words it can have.
-        longest: tokens of a sequence at most.
+        tokens: how many tokens it has, including padding.
+        sequences: how many sequences it has, including those of padding, and how many masked tokens it can
+            have.
+        longest: the largest number of tokens in a sequence.
     """
 
     tokens: int
@@ -63,7 +65,7 @@ class GraphSize(NamedTuple):
 
 
 def graph_sizes(max_length: int) -> tuple[GraphSize, ...]:
-    """The sizes for a model that reads so many tokens at most, smallest first."""
+    """The sizes for a model that reads up to `max_length` tokens, smallest first."""
     return tuple(
         GraphSize(tokens, max(64, tokens // 16), longest)
         for tokens in _TOKENS
@@ -72,19 +74,20 @@ def graph_sizes(max_length: int) -> tuple[GraphSize, ...]:
 
 
 def smallest_that_holds(sizes: Sequence[GraphSize], batch: Batch) -> GraphSize | None:
-    """The size that a batch is filled up to; None if it runs as it is."""
+    """The smallest size that holds a batch; None if there is none."""
     return next((size for size in sizes if size.holds(batch)), None)
 
 
 def filled_up(batch: Batch, size: GraphSize) -> Batch:
-    """A batch on the host in a row of a fixed shape.
+    """A batch filled up to a row of a fixed size.
 
     Args:
-        batch: on the host, without padding; it fits.
+        batch: on the host, without padding; it must fit.
         size: of the row.
 
     Returns:
-        `lengths` are those of all sequences, and `masked_positions` repeats 0 up to as many.
+        A batch whose `lengths` are those of all sequences, and whose `masked_positions` are filled up with
+        zeros to the number of sequences.
     """
     padding = np.arange(size.tokens - len(batch.input_ids)) % size.longest
     ends = np.arange(len(batch.input_ids), size.tokens, size.longest)[1:]
@@ -107,13 +110,13 @@ def filled_up(batch: Batch, size: GraphSize) -> Batch:
 
 
 def first_sequence(batch: Batch, size: GraphSize) -> int:
-    """Which sequence of the filled row is the batch's first: so many empty ones lie before it."""
+    """The index in the filled row of the batch's first sequence, which is how many empty ones come first."""
     padding = math.ceil((size.tokens - len(batch.input_ids)) / size.longest)
     return size.sequences - len(batch.lengths) - padding
 
 
-def rows_of(batch: Batch, size: GraphSize, kind: Rows) -> slice:
-    """Which rows of a result over the filled row are the batch's."""
+def rows_of(batch: Batch, size: GraphSize, kind: ResultRows) -> slice:
+    """Which rows of a result for the filled row belong to the batch."""
     match kind:
         case "sequences":
             first = first_sequence(batch, size)

@@ -1,9 +1,10 @@
-"""Small packs on a GPU, as CUDA graphs: the kernels of a forward, recorded once and launched in one call.
+"""Run small packs on a GPU by CUDA graphs: kernels that are recorded once and then launched by one call.
 
-A forward of MiniLM is about 100 kernels. Launched from Python one by one they take 3.6 ms, however few tokens
-there are; an H200 computes 2,048 tokens in a tenth of that. A graph is bound to its shapes and to its memory,
-so there is one for each of a few sizes of row (`graph_sizes`), inputs are copied into its own buffer, and all
-graphs of a model share the memory of what lies between: they run one after the other.
+A forward pass of MiniLM consists of about 100 kernels. Launched from Python one by one, they take 3.6 ms,
+however few tokens there are, while an H200 computes 2,048 tokens in a tenth of that time. A graph has fixed
+shapes and fixed memory. So there is a graph for each of a few sizes of rows (`graph_sizes`), inputs are
+copied into its buffer, and all graphs of a model share the memory for intermediate results, since they run
+one after another.
 """
 
 from __future__ import annotations
@@ -16,7 +17,13 @@ import torch
 from torch import Tensor
 
 from headway.data.batch import Batch, Packing
-from headway.engine.inference.graph_sizes import GraphSize, Rows, filled_up, rows_of, smallest_that_holds
+from headway.engine.inference.graph_sizes import (
+    GraphSize,
+    ResultRows,
+    filled_up,
+    rows_of,
+    smallest_that_holds,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -25,8 +32,8 @@ class Recording(NamedTuple):
     """A call that can be repeated.
 
     Attributes:
-        replay: computes the same again, from what its inputs hold by then.
-        output: where its result lies, after each replay.
+        replay: repeats the computation with the current content of its inputs.
+        output: the result of the latest replay.
     """
 
     replay: Callable[[], None]
@@ -37,7 +44,7 @@ class Recorder(Protocol):
     """Makes a recording of a call that launches the same kernels each time."""
 
     def __call__(self, call: Callable[[], Tensor]) -> Recording:
-        """Record a call; it may be made several times."""
+        """Record a call, which may be called several times for it."""
         ...
 
 
@@ -50,28 +57,24 @@ class GraphRecorder:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, call: Callable[[], Tensor]) -> Recording:
-        """Record a call, after one that loads kernels and workspaces, which cannot be recorded."""
+        """Record a call, after another call that loads kernels and workspaces, which cannot be recorded."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.stream(self._stream):
                 call()
-            # Another thread may use the GPU meanwhile, for packs of the version that answers.
+            # Another thread may use the GPU meanwhile, for packs of the version that is serving.
             with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                 output = call()
         finally:
-            torch.cuda.set_stream(current)  # a recording that fails leaves its own behind
+            torch.cuda.set_stream(current)  # a recording that fails leaves its own stream set
         current.wait_stream(self._stream)
         return Recording(graph.replay, output)
 
 
 class _Graph:
-    """One computation on rows of one size.
-
-    Attributes:
-        output: of the latest batch, its rows those of the filled row.
-    """
+    """One computation for rows of one size."""
 
     def __init__(
         self, compute: Callable[[Batch], Tensor], size: GraphSize, device: torch.device, record: Recorder
@@ -83,8 +86,8 @@ class _Graph:
         batch = self._packing.read(self._inputs)
         self._recording = record(lambda: compute(batch))
 
-    def run(self, batch: Batch, rows: Rows) -> Tensor:
-        """The result for a batch on the host; it is overwritten by the next run."""
+    def run(self, batch: Batch, rows: ResultRows) -> Tensor:
+        """The result for a batch on the host; the next run overwrites it."""
         self._inputs.copy_(self._packed(filled_up(batch, self._size)), non_blocking=True)
         self._recording.replay()
         return self._recording.output[rows_of(batch, self._size, rows)]
@@ -97,21 +100,21 @@ class _Graph:
 
 
 class PackGraphs:
-    """A model's recorded computations, by name and size of row.
+    """A model's recorded computations, by their names and the sizes of rows.
 
     Args:
-        compute: a computation by its name, on a batch on the device; no shape of it may depend on more than
-            the batch's shapes, and nothing may be read back.
-        rows: what the rows of each computation's result stand for, by its name.
+        compute: runs a computation, by its name, on a batch on the device. Its shapes must depend on nothing
+            but the batch's shapes, and it must not read anything back.
+        rows: what the rows of each computation's result belong to, by its name.
         sizes: of rows, smallest first.
         device: of the model.
-        record: how a call is recorded.
+        record: records a call.
     """
 
     def __init__(
         self,
         compute: Callable[[str, Batch], Tensor],
-        rows: Mapping[str, Rows],
+        rows: Mapping[str, ResultRows],
         sizes: Sequence[GraphSize],
         device: torch.device,
         record: Recorder | None = None,
@@ -125,21 +128,21 @@ class PackGraphs:
                 break
 
     def __len__(self) -> int:
-        """How many there are."""
+        """How many graphs there are."""
         return len(self._graphs)
 
     def run(self, name: str, batch: Batch) -> Tensor | None:
-        """The result of a computation on a batch from the host, with as many rows as it has without a graph.
+        """The result of a computation on a batch on the host, with the same rows as without a graph.
 
         Returns:
-            None if no graph fits. The tensor is overwritten by the next run, so a copy of it must have been
-            launched by then.
+            None if no graph fits. The next run overwrites the tensor, so a copy must have been launched
+            before.
         """
         size = smallest_that_holds(self._sizes.get(name, ()), batch)
         return None if size is None else self._graphs[name, size].run(batch, self._rows[name])
 
     def _add(self, name: str, size: GraphSize) -> bool:
-        """Record a computation; where that fails, packs run without, as they do if they are too large."""
+        """Record a computation; if that fails, packs of this size and larger ones run without graphs."""
         try:
             graph = _Graph(lambda batch: self._compute(name, batch), size, self._device, self._record)
         except Exception as error:  # out of memory, or a kernel that cannot be recorded

@@ -1,8 +1,8 @@
-"""BERT's layers with products of 8-bit integers, for processors.
+"""BERT's layers with products of 8-bit integers, for CPUs.
 
-A weight is rounded for each of its outputs, from its own numbers. What is multiplied by it is rounded by one
-scale, fixed beforehand from texts (`headway.compress.quantize`): a scale for every row would cost a pass over
-the row, which is most of what int8 saves.
+A weight has a scale for each of its outputs, computed from its numbers. A product's input has a single scale,
+measured beforehand on texts (`headway.compress.quantize`). A scale for each row would need a pass over the
+row, which would cost most of what int8 saves.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ from headway.engine.model.layout import SequenceLayout
 FILE = "int8.json"
 
 PRODUCTS = ("projections", "attended", "wide", "narrow")
-"""Of a layer: queries, keys and values; what attention gives; into the feed-forward layer, and out of it."""
+"""A layer's products: queries, keys and values; attention's output; into and out of the feed-forward
+layer."""
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """How a product's input becomes unsigned 8-bit integers: `input / smoothing / scale + zero_point`.
+    """How a product's input is rounded to unsigned 8-bit integers: `input / smoothing / scale + zero_point`.
 
     Attributes:
-        scale: of one step.
-        zero_point: the integer that stands for 0.
-        smoothing: what each input column is divided by, and its weights multiplied by (Xiao et al. 2023,
-            "SmoothQuant"); empty for nothing.
+        scale: the size of one step.
+        zero_point: the integer that represents 0.
+        smoothing: factors by which input columns are divided and their weights multiplied (Xiao et al. 2023,
+            "SmoothQuant"); empty for none.
     """
 
     scale: float
@@ -45,26 +46,26 @@ class Rounding:
 
 
 def has_int8_products() -> bool:
-    """Whether torch was built with oneDNN's products of integers."""
+    """Whether torch is built with oneDNN's integer products."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
 
 
 def weight_levels() -> int:
-    """The largest integer that a weight becomes.
+    """The largest integer for a weight.
 
-    Processors without VNNI add two products in 16 bits, which stop at 32,767: 255 x 64 twice just fits.
+    CPUs without VNNI add two products in 16 bits, up to 32,767, into which two times 255 x 64 just fits.
     """
     return 127 if torch.cpu._is_vnni_supported() else 64
 
 
 def write_roundings(folder: Path, layers: list[dict[str, Rounding]]) -> None:
-    """Store, beside a model's weights, how the inputs of its products are rounded."""
+    """Save how the inputs of a model's products are rounded, in the model's folder."""
     content = {"layers": [{name: asdict(one) for name, one in layer.items()} for layer in layers]}
     write_atomically(folder / FILE, json.dumps(content))
 
 
 def read_roundings(folder: Path, layers: int) -> list[dict[str, Rounding]]:
-    """What `write_roundings` stored for so many layers.
+    """Read what `write_roundings` saved for a number of layers.
 
     Raises:
         ConfigError: the model was not quantised, or the file is damaged.
@@ -74,12 +75,12 @@ def read_roundings(folder: Path, layers: int) -> list[dict[str, Rounding]]:
         raise ConfigError(f"precision: 'int8', but {str(folder)!r} was not quantised (no {FILE})")
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))["layers"]
-        found = [{name: Rounding(**layer[name]) for name in PRODUCTS} for layer in stored]
+        roundings = [{name: Rounding(**layer[name]) for name in PRODUCTS} for layer in stored]
     except (ValueError, KeyError, TypeError):
-        found = []
-    if len(found) != layers:
+        roundings = []
+    if len(roundings) != layers:
         raise ConfigError(f"model: {str(path)!r} does not hold the scales of {layers} layers")
-    return found
+    return roundings
 
 
 class Int8Product:
@@ -96,7 +97,7 @@ class Int8Product:
         weight = weight.detach().float() * smoothing
         self.scale, self.zero_point = rounding.scale, rounding.zero_point
         self._steps = (smoothing * rounding.scale).reciprocal()
-        # With this half, cutting off what follows the point rounds.
+        # With the added half, truncation rounds to the nearest integer.
         self._offset = torch.tensor(rounding.zero_point + 0.5)
         levels = weight_levels()
         self._weight_scale = weight.abs().amax(dim=1).clamp(min=1e-12) / levels
@@ -110,11 +111,11 @@ class Int8Product:
         return torch.addcmul(self._offset, hidden.float(), self._steps).clamp_(0, 255).to(torch.uint8)
 
     def __call__(self, hidden: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The product of a float input, (tokens, outputs)."""
+        """The product with a float input, shape (tokens, outputs)."""
         return self._multiplied(hidden, 1.0, 0, dtype, "none")
 
     def activated(self, hidden: Tensor, activation: Any, following: Int8Product) -> Tensor:
-        """A function of the product, rounded as the product that follows takes it."""
+        """An activation of the product, rounded as input of the following product."""
         if isinstance(activation, GELUActivation):
             return self._multiplied(hidden, following.scale, following.zero_point, torch.uint8, "gelu")
         return following.rounded(activation(self(hidden)))
@@ -139,7 +140,7 @@ class Int8Product:
         )
 
     def added(self, rounded: Tensor, other: Tensor) -> Tensor:
-        """The product of a rounded input plus a float32 tensor of its shape, whose memory it takes."""
+        """The product with a rounded input plus a float32 tensor of its shape, which is overwritten."""
         return torch.ops.onednn.qlinear_pointwise.binary(
             rounded,
             self.scale,
@@ -163,11 +164,11 @@ class Int8Product:
 
 
 class Int8Layer:
-    """A layer of BERT's: products of integers, attention in `dtype`, sums and norms in float32.
+    """A layer of BERT with integer products, attention in `dtype`, and sums and norms in float32.
 
     Args:
-        layer: the same with float products (`headway.engine.inference.encoder.FusedLayer`).
-        roundings: of the inputs of its products, by their names.
+        layer: the layer with float products (`headway.engine.inference.encoder.FusedLayer`).
+        roundings: of the products' inputs, by the products' names.
         dtype: of queries, keys and values.
     """
 
@@ -182,10 +183,11 @@ class Int8Layer:
         self.attended_norm, self.norm = layer.attended_norm, layer.norm
 
     def __call__(self, hidden: Tensor, layout: SequenceLayout, **_: None) -> Tensor:
-        """Float32, shape (tokens, hidden_size); `hidden` is written over."""
+        """The output, float32, shape (tokens, hidden_size); `hidden` is overwritten."""
         projected = self.projections(hidden, self.dtype)
+        # (tokens, 3 * hidden_size) → (tokens, 3, num_heads, head_dim)
         query, key, value = projected.unflatten(-1, (3, self.heads, -1)).unbind(1)
-        found = attend_unpadded(query, key, value, layout)
-        hidden = self.attended_norm(self.attended.added(self.attended.rounded(found), hidden))
+        attended = attend_unpadded(query, key, value, layout)
+        hidden = self.attended_norm(self.attended.added(self.attended.rounded(attended), hidden))
         inner = self.wide.activated(hidden, self.activation, self.narrow)
         return self.norm(self.narrow.added(inner, hidden))

@@ -1,1 +1,1 @@
-"""Batches made ahead of the steps that train on them: in a thread, or in processes."""
+"""Make batches ahead of the steps that train on them, in a thread or in processes."""

@@ -1,4 +1,4 @@
-"""Processes that make the batches of several steps at once, and memory in which they hand them over."""
+"""Make the batches of several steps at once, in processes that return them in shared memory."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from headway.data.batch import Batch, Packing
 
 _STEPS_AHEAD = 2
 _CELL_BYTES = 1 << 26
-"""Of address space for the batches of a step: two million tokens. Memory is taken as it is written to."""
+"""Address space for the batches of a step, two million tokens. Memory is only used once it is written."""
 
 
 def start_fork_server() -> None:
-    """Start what the processes are forked from, if it isn't there yet: it loads PyTorch, for seconds."""
+    """Start the fork server, if it is not running yet; it loads PyTorch for some seconds."""
     _fork_server()
     forkserver.ensure_running()
 
 
 def _fork_server() -> Any:
-    """What starts the processes: they are forked, but not from this one.
+    """The context that starts processes by forking a server, not this process.
 
-    A fork of a process that is connected to Ray holds Ray's objects, and when it collects garbage their ends
-    are written to connections that the two share; this process then waits for good for an answer that was
-    given to the other.
+    A fork of a process that is connected to Ray has copies of Ray's objects. When they are garbage-collected,
+    they write to connections that the two processes share, and this process can wait forever for an answer
+    that the fork has received.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", __name__, "headway.data.pretraining.batches"])
@@ -44,32 +44,32 @@ def _fork_server() -> Any:
 
 
 class LoaderProcessError(RuntimeError):
-    """A process that makes batches ended before its time."""
+    """A process that makes batches ended unexpectedly."""
 
 
 def made_in_processes(
     make: Callable[[int], list[Batch]], first: int, stop: int, processes: int
 ) -> Generator[list[Batch], None, None]:
-    """Yield `make(step)` for each step from `first` up to `stop`, in order, made by processes.
+    """Yield `make(step)` for the steps from `first` up to, but not including, `stop`, made by processes.
 
-    The processes end with the generator, and with this process however it ends. `make` is pickled for them.
+    The processes end with the generator, and with this process, however it ends. `make` is pickled for them.
 
     Raises:
-        LoaderProcessError: a process ended, killed or out of memory.
+        LoaderProcessError: a process was killed or ran out of memory.
     """
-    # DataLoader gives the steps out in order and takes them back in order, notices when a process dies, and
-    # its processes end when this one does. Only tensors don't go its way: that costs both sides a file
-    # descriptor, a connection and fresh pages for each, together half as long as making a batch.
+    # DataLoader distributes the steps, returns them in order, and notices when a process dies. But it does
+    # not transfer the tensors: for each of them both sides would need a file descriptor, a connection and new
+    # pages, which takes half as long as making a batch.
     steps = _Steps(make, first, stop, cells=_STEPS_AHEAD * processes + 1)
     loader: DataLoader[Any] = DataLoader(
         steps,
-        batch_size=None,  # an item is a step, whole
+        batch_size=None,  # an item is a whole step
         num_workers=processes,
         prefetch_factor=_STEPS_AHEAD,
         collate_fn=_as_it_is,
         worker_init_fn=_end_with_parent,
         multiprocessing_context=_fork_server(),
-        generator=torch.Generator(),  # or it would draw from the one that dropout draws from
+        generator=torch.Generator(),  # otherwise it would use up numbers of dropout's generator
     )
     iterator: Any = iter(loader)
     try:
@@ -83,15 +83,15 @@ def made_in_processes(
             "loader_processes: 0 makes batches without processes"
         ) from error
     finally:
-        # A traceback may keep the iterator alive, and so its processes; there is no public way.
+        # A traceback may keep the iterator and its processes alive; there is no public way to end them.
         iterator._shutdown_workers()
 
 
 class _Steps(Dataset[list[tuple[Packing, int | Tensor]]]):
-    """The steps as DataLoader counts them, each written to a cell of memory that all processes share.
+    """The steps as items for DataLoader, each written to a cell of memory that all processes share.
 
-    DataLoader has at most 2 steps a process under way, and of the step that it gave back last the batches may
-    not be copied yet. With one cell more than that, a cell is free when its turn comes again.
+    DataLoader works on up to 2 steps for each process, and the batches of the latest step may not be copied
+    yet. With one cell more than that, a cell is free when it is used again.
     """
 
     def __init__(self, make: Callable[[int], list[Batch]], first: int, stop: int, cells: int) -> None:
@@ -102,9 +102,9 @@ class _Steps(Dataset[list[tuple[Packing, int | Tensor]]]):
         return self._stop - self._first
 
     def __getitem__(self, index: int) -> list[tuple[Packing, int | Tensor]]:
-        """How the micro-batches of a step are packed, and where each begins in the step's cell.
+        """The layout of each of a step's micro-batches, and the offset at which it begins in the step's cell.
 
-        One that the cell has no space for comes as a tensor, which DataLoader sends.
+        If the cell has no space for a micro-batch, it is returned as a tensor, which DataLoader sends.
         """
         cell = self._cells.of(index)
         start = 0
@@ -122,16 +122,16 @@ class _Steps(Dataset[list[tuple[Packing, int | Tensor]]]):
         return sent
 
     def receive(self, index: int, packing: Packing, start: int | Tensor) -> Batch:
-        """A micro-batch as `__getitem__` sent it, out of its cell, which will be written to again."""
+        """A micro-batch that `__getitem__` sent, copied out of its cell, which will be overwritten."""
         if isinstance(start, Tensor):
             return packing.read(start)
         return packing.read(self._cells.of(index)[start : start + packing.size].clone())
 
 
 class _SharedMemory:
-    """Cells of memory that this process and those that it is pickled for share.
+    """Cells of memory that this process shares with the processes that it is pickled for.
 
-    The file behind them has no name and lies in memory, where no limit of /dev/shm holds.
+    They are an anonymous file in memory, to which the limits of /dev/shm do not apply.
     """
 
     def __init__(self, cells: int, cell_bytes: int, file: int | None = None) -> None:
@@ -144,7 +144,7 @@ class _SharedMemory:
         self._cells = torch.from_numpy(memory).view(self._shape)
 
     def of(self, index: int) -> Tensor:
-        """The bytes for an item, uint8."""
+        """The bytes of an item's cell, uint8."""
         return self._cells[index % len(self._cells)]
 
     def __del__(self) -> None:
@@ -161,14 +161,14 @@ def _received(cells: int, cell_bytes: int, sent: Any) -> _SharedMemory:
 def _nameless_file() -> int:
     if hasattr(os, "memfd_create"):
         return os.memfd_create("headway-batches")
-    with tempfile.TemporaryFile() as file:  # macOS has no such files
+    with tempfile.TemporaryFile() as file:  # macOS has no anonymous files in memory
         return os.dup(file.fileno())
 
 
 def _tells_of_a_death(error: Exception) -> bool:
-    """Whether DataLoader found a process dead, or the connection broke by which its tensors come.
+    """Whether DataLoader found that a process died, or its connection broke.
 
-    Errors that a process itself met say where they were caught.
+    Errors raised within a process are different: their messages say in which process they were caught.
     """
     if isinstance(error, RuntimeError):
         return str(error).startswith("DataLoader worker")
@@ -180,9 +180,9 @@ def _as_it_is(item: Any) -> Any:
 
 
 def _end_with_parent(_: int) -> None:
-    # Ctrl-C goes to every process of the terminal; this one's parent says when to end.
+    # Ctrl-C reaches every process of the terminal, but the parent decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # DataLoader would notice only that the server ended, which lives as long as those that it forked.
+    # DataLoader only notices that the fork server ended, which lives as long as its children.
     threading.Thread(target=_end_after_parent, daemon=True).start()
 
 

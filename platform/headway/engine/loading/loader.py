@@ -1,4 +1,4 @@
-"""Make the next steps' batches, and copy them to the device, while this one is computed."""
+"""Make the batches of the next steps, and copy them to the device, while the current step is computed."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class LoadedStep(NamedTuple):
     """The micro-batches of a step.
 
     Attributes:
-        step: its number.
+        step: the number of the step.
         host: the micro-batches on the host, for counts, lengths and row ids.
-        device: the same ones on the device; on a CPU, the very same.
+        device: the same micro-batches on the device; on a CPU, the same objects.
     """
 
     step: int
@@ -36,10 +36,10 @@ class _Fetched(NamedTuple):
 
 
 def loader_processes(setting: int | None, device: torch.device) -> int:
-    """How many processes make batches: what is set, or else 0 on a CPU and up to 4 on a GPU.
+    """How many processes make batches: as many as set, or by default 0 on a CPU and up to 4 on a GPU.
 
-    On a GPU one core is left to this process. Its cores are as many as PyTorch has threads, which Ray sets to
-    what a worker has reserved.
+    With a GPU, one core is left for this process. It is assumed to have as many cores as PyTorch has threads,
+    which Ray sets to what a worker has reserved.
     """
     if setting is not None:
         return setting
@@ -47,16 +47,16 @@ def loader_processes(setting: int | None, device: torch.device) -> int:
 
 
 class Loader:
-    """Iterates over the steps from `first` up to, not including, `stop`, one fetched ahead.
+    """Iterates over the steps from `first` up to, but not including, `stop`, and fetches one ahead.
 
         with Loader(make, 0, 100, device=device) as loader:
             for step, host, device in loader:
                 ...
 
-    Without processes, a thread makes the batches. With processes, they make several steps at once, and the
-    thread takes them in order. What comes out is the same, since a batch is a function of its step. The
-    thread also copies to the device; on a GPU from pinned memory, on a stream of its own, which the
-    consumer's stream waits for and the host does not.
+    Without processes, a thread makes the batches. Processes make the batches of several steps at once, and
+    the thread takes them in order. The batches are the same, since a batch is a function of its step. The
+    thread also copies them to the device. Copies to a GPU are made from pinned memory on a separate stream,
+    for which the consumer's stream waits, but not the host.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Loader:
         device: torch.device,
         processes: int = 0,
     ) -> None:
-        """Take what makes the micro-batches of a step: in forked processes if there are any."""
+        """Take the function that makes the micro-batches of a step."""
         self._make = make
         self._first, self._stop = first, stop
         self._device = device
@@ -84,15 +84,15 @@ class Loader:
         self.close()
 
     def __iter__(self) -> Iterator[LoadedStep]:
-        """Every step once; a second loop goes on where the first left off.
+        """Every step once; a second loop continues after the first.
 
         Raises:
-            LoaderProcessError: a process ended, killed or out of memory.
+            LoaderProcessError: a process was killed or ran out of memory.
         """
         return self._steps
 
     def close(self) -> None:
-        """End the thread and the processes; the end of the loop does so too."""
+        """End the thread and the processes, which also end with the loop."""
         self._steps.close()
 
     def _fetch_ahead(self) -> Generator[LoadedStep, None, None]:
@@ -100,8 +100,8 @@ class Loader:
             return
         stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         made = self._batches()
-        # All that has to do with the processes happens in this one thread. Started by the main thread,
-        # DataLoader would catch SIGCHLD for the whole program and raise its errors anywhere.
+        # Only this thread deals with the processes. In the main thread, DataLoader would catch SIGCHLD for
+        # the whole program, and raise its errors anywhere.
         with ThreadPoolExecutor(1, thread_name_prefix="headway-loader") as thread:
             try:
                 upcoming = thread.submit(self._fetch, made, stream)
@@ -137,4 +137,4 @@ def _hand_over(fetched: _Fetched, device: torch.device) -> None:
     consumer = torch.cuda.current_stream(device)
     consumer.wait_event(fetched.copied)
     for batch in fetched.device:
-        batch.input_ids.record_stream(consumer)  # stands for the one buffer that all tensors lie in
+        batch.input_ids.record_stream(consumer)  # a view of the buffer of all tensors

@@ -1,4 +1,4 @@
-"""Cross-entropy over a large vocabulary without a float32 copy of its scores on a CPU."""
+"""Cross-entropy over a large vocabulary, without a float32 copy of all scores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _CHUNK_ELEMENTS = 2**19
-"""Scores worked on at once: what fits a core's cache in float32."""
+"""How many scores are processed at once: those that fit into a core's cache in float32."""
 
 
 class Term(NamedTuple):
@@ -18,7 +18,7 @@ class Term(NamedTuple):
     Attributes:
         total: float32 scalar, the loss summed over its predictions.
         predictions: int64 scalar, how many predictions there are.
-        correct: int64 scalar, how many of them are right; not counted while training, when it is 0.
+        correct: int64 scalar, how many of them are right; 0 while training, since they are not counted then.
     """
 
     total: Tensor
@@ -42,10 +42,10 @@ def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class _CrossEntropySumAtOnce(torch.autograd.Function):
-    """All rows at once: for a GPU, where hundreds of small kernels take longer than the arithmetic.
+    """All rows at once, for a GPU, on which hundreds of small kernels would take longer than the arithmetic.
 
-    What is done to each score is written so that a compiler makes one kernel of it each way, and no float32
-    score ever lies in memory.
+    A compiler makes one kernel of the operations on each score, forward and backward, so that no float32
+    score is ever written to memory.
     """
 
     @staticmethod
@@ -64,7 +64,7 @@ class _CrossEntropySumAtOnce(torch.autograd.Function):
 
 
 class _CrossEntropySum(torch.autograd.Function):
-    """Keeps the scores in their own precision and normalises some rows at a time."""
+    """Some rows at a time, for a CPU: scores stay in their precision, and few are in float32 at once."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Dropout that costs little on a processor.
+"""Fast dropout: by clearing bits on a CPU, and from a hash of a seed when compiled for a GPU.
 
-PyTorch draws a number at a time there: for 4,416 tokens of width 768, 2 cores, 21 ms a call against 3 ms
-here, which was a tenth of a training step.
+On a CPU, PyTorch draws numbers one at a time. For 4,416 tokens of width 768, on 2 cores, a call takes 21 ms,
+which was a tenth of a training step, and 3 ms here.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 def dropout(values: Tensor, probability: float, training: bool = True) -> Tensor:
     """Set each element to zero with a probability, and scale the others to keep the mean.
 
-    Srivastava et al. 2014, section 4, in its inverted form. The numbers drawn depend on PyTorch's generator
-    alone. On a processor the probability is rounded to a multiple of 2^-15.
+    This is Srivastava et al. 2014, section 4, in its inverted form. The numbers depend only on PyTorch's
+    generator. On a CPU, the probability is rounded to a multiple of 2^-15.
 
     Args:
         values: floating, any shape.
@@ -38,21 +38,21 @@ def dropout(values: Tensor, probability: float, training: bool = True) -> Tensor
 
 @torch.compiler.disable
 def _drop_on_cpu(values: Tensor, probability: float) -> Tensor:
-    return _ProcessorDropout.apply(values, probability)
+    return _CpuDropout.apply(values, probability)
 
 
 def seeded_dropout(values: Tensor, probability: float, seed: Tensor, site: int) -> Tensor:
-    """Dropout whose numbers are a hash of a seed and of where an element lies; to be compiled, on a GPU.
+    """Dropout whose numbers are a hash of a seed and an element's index; to be compiled, for a GPU.
 
-    Philox, which compilers draw with, takes a hundred operations a number, more than a norm takes for its
-    reading and writing. Here a number is 32 bits of Wellons' `lowbias32` (2018, "Prospecting for Hash
-    Functions"), a dozen operations, and drawn again backward instead of kept.
+    Philox, which compilers use, takes a hundred operations for a number: more time than a norm takes to read
+    and write it. Here, a number is 32 bits of Wellons' `lowbias32` (2018, "Prospecting for Hash Functions"),
+    which takes a dozen operations, and is drawn again in backward instead of being kept.
 
     Args:
         values: floating, fewer than 2^31 elements.
         probability: of zero, in [0, 1).
         seed: integer, a scalar.
-        site: tells calls with the same seed apart.
+        site: distinguishes calls with the same seed.
     """
     return _SeededDropout.apply(values, probability, seed, site)
 
@@ -72,7 +72,7 @@ class _SeededDropout(torch.autograd.Function):
 
 def _kept(values: Tensor, probability: float, seed: Tensor, site: int) -> Tensor:
     bits = torch.arange(values.numel(), dtype=torch.int32, device=values.device).view(values.shape)
-    # The seed goes in first: a compiler would multiply a bare index as a number of any size.
+    # The seed comes first, since a compiler would multiply a bare index as an integer of any size.
     bits = (bits ^ (seed.to(torch.int32) + _signed(site * 0x85EBCA6B))) * _signed(0x9E3779B9)
     bits = bits ^ (bits >> 16 & 0xFFFF)
     bits = bits * _signed(0x7FEB352D)
@@ -84,13 +84,13 @@ def _kept(values: Tensor, probability: float, seed: Tensor, site: int) -> Tensor
 
 
 def _signed(word: int) -> int:
-    """A 32-bit word as PyTorch's int32 holds it."""
+    """A 32-bit word as a signed int32."""
     word &= 0xFFFFFFFF
     return word - 2**32 if word >= 2**31 else word
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout` by `dropout`."""
+    """`nn.Dropout` that uses `dropout`."""
 
     def forward(self, values: Tensor) -> Tensor:
         """`values`, some of them zero while training."""
@@ -98,15 +98,15 @@ class Dropout(nn.Dropout):
 
 
 def use_fast_dropout(model: nn.Module) -> None:
-    """Put `Dropout` in the place of every `nn.Dropout` of a model."""
+    """Replace every `nn.Dropout` of a model by `Dropout`."""
     for parent in model.modules():
         for name, child in parent.named_children():
             if type(child) is nn.Dropout:
                 setattr(parent, name, Dropout(child.p))
 
 
-class _ProcessorDropout(torch.autograd.Function):
-    """Bits are cleared, not numbers multiplied: masks are all ones or all zeros, as wide as an element."""
+class _CpuDropout(torch.autograd.Function):
+    """Clears bits instead of multiplying numbers: a mask is all ones or all zeros, as wide as an element."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, probability: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Build, load and save encoders: transformers owns their shape, Headway how they run."""
+"""Build, load and save encoders: transformers owns their shape, and Headway how they run."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def config_for(model: ModelConfig, tokenizer: PreTrainedTokenizerBase, max_lengt
     """The transformers configuration of an encoder to be trained from scratch with a tokenizer.
 
     Raises:
-        ConfigError: sizes that do not fit together.
+        ConfigError: sizes do not fit together.
     """
     if not model.preset.startswith("modernbert"):
         return bert_config(model, len(tokenizer), max_length, tokenizer.pad_token_id)
@@ -82,13 +82,13 @@ def bert_config(model: ModelConfig, vocab_size: int, max_length: int, pad_token_
     """The transformers configuration of a BERT to be trained from scratch.
 
     Args:
-        model: a preset, and what departs from it.
+        model: a preset, and what differs from it.
         vocab_size: rows of the word embedding.
-        max_length: positions the encoder must know, in tokens; at least the preset's 512.
-        pad_token_id: the tokenizer's padding.
+        max_length: tokens of the longest sequence; the encoder has at least 512 positions.
+        pad_token_id: the id of the tokenizer's padding token.
 
     Raises:
-        ConfigError: a hidden size that does not split into the heads.
+        ConfigError: the hidden size is not a multiple of the number of heads.
     """
     shape = _shape(model)
     return BertConfig(
@@ -103,7 +103,7 @@ def bert_config(model: ModelConfig, vocab_size: int, max_length: int, pad_token_
 
 
 def new_pretraining_model(config: PreTrainedConfig, next_sentence: bool, seed: int) -> PreTrainedModel:
-    """An encoder with its pretraining heads and random weights, the same for the same seed."""
+    """An encoder with pretraining heads and random weights, which are the same for the same seed."""
     torch.manual_seed(seed)
     if next_sentence:
         return _made_ours(BertForPreTraining(config))
@@ -111,15 +111,15 @@ def new_pretraining_model(config: PreTrainedConfig, next_sentence: bool, seed: i
 
 
 def load_pretraining_model(folder: Path, next_sentence: bool, vocab_size: int = 0) -> PreTrainedModel:
-    """An encoder saved by transformers, with pretraining heads; those it lacks start at random.
+    """An encoder saved by transformers, with pretraining heads; heads that it lacks get random weights.
 
-    The names of what starts at random are kept in the attribute `new_weights`.
+    The names of these weights are kept in the attribute `new_weights`.
 
-    A `vocab_size` beyond the model's adds words to it, each starting near the mean of the known ones
+    If `vocab_size` is larger than the model's, words are added, each near the mean of the known ones
     (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models").
 
     Raises:
-        ConfigError: the folder holds no model, or one without a head for next sentences if they are wanted.
+        ConfigError: the folder contains no model, or pairs are wanted and the model is not a BERT.
     """
     config = _from_folder(AutoConfig, folder)
     if next_sentence and config.model_type != "bert":
@@ -135,13 +135,13 @@ def load_classifier(folder: Path, labels: list[str], *, random_weights: bool, se
     """An encoder with a classification head over `labels`, in their order.
 
     Args:
-        folder: where transformers saved an encoder, with or without such a head.
-        labels: class names; the head's outputs.
-        random_weights: take the shape from the folder, and no weight: the baseline without pretraining.
-        seed: of every weight the folder does not give.
+        folder: the folder of an encoder saved by transformers, with or without such a head.
+        labels: class names, one for each output of the head.
+        random_weights: take only the shape from the folder, not its weights: a baseline without pretraining.
+        seed: for weights that are not taken from the folder.
 
     Raises:
-        ConfigError: the folder holds no model.
+        ConfigError: the folder contains no model.
     """
     return load_model(
         folder,
@@ -153,13 +153,13 @@ def load_classifier(folder: Path, labels: list[str], *, random_weights: bool, se
 
 
 def label_settings(labels: list[str]) -> dict[str, Any]:
-    """The names of a head's outputs, as transformers' configurations hold them."""
+    """The names of a head's outputs, as settings of a transformers configuration."""
     id2label = dict(enumerate(labels))
     return {"id2label": id2label, "label2id": {label: index for index, label in id2label.items()}}
 
 
 def dropout_settings(folder: Path, hidden: float | None, attention: float | None) -> dict[str, float]:
-    """Dropouts by the names that the configuration in a folder has for them; those that are None stay."""
+    """Dropouts under the names in a folder's configuration; those that are None are left out."""
     config = _from_folder(AutoConfig, folder)
     wanted = dict.fromkeys(("hidden_dropout_prob", "dropout", "embedding_dropout", "mlp_dropout"), hidden)
     wanted |= dict.fromkeys(("attention_probs_dropout_prob", "attention_dropout"), attention)
@@ -172,28 +172,28 @@ def load_model(
     """An encoder with the head of one of transformers' auto classes.
 
     Args:
-        folder: where transformers saved an encoder, with or without such a head.
+        folder: the folder of an encoder saved by transformers, with or without such a head.
         auto_class: `AutoModelFor…`.
-        random_weights: take the shape from the folder, and no weight: the baseline without pretraining.
-        seed: of every weight the folder does not give.
-        **settings: of the model's configuration that differ from the folder's.
+        random_weights: take only the shape from the folder, not its weights: a baseline without pretraining.
+        seed: for weights that are not taken from the folder.
+        **settings: settings of the model's configuration that differ from the folder's.
 
     Raises:
-        ConfigError: the folder holds no model.
+        ConfigError: the folder contains no model.
     """
     torch.manual_seed(seed)
     if random_weights:
         config = _from_folder(AutoConfig, folder, **settings)
         return _made_ours(auto_class.from_config(config))
-    # A head over other labels than the folder's starts from random weights.
+    # A head for other labels than the folder's gets random weights.
     return _made_ours(_model_from_folder(auto_class, folder, ignore_mismatched_sizes=True, **settings))
 
 
 def _model_from_folder(auto_class: Any, folder: Path, **settings: Any) -> Any:
-    """A model whose attribute `new_weights` names what the folder lacked, and begins at random."""
-    model, told = _from_folder(auto_class, folder, output_loading_info=True, **settings)
-    mismatched = [name for name, *_ in told["mismatched_keys"]]
-    setattr(model, NEW_WEIGHTS, frozenset([*told["missing_keys"], *mismatched]))
+    """A model whose attribute `new_weights` names the weights that the folder lacks, which are random."""
+    model, info = _from_folder(auto_class, folder, output_loading_info=True, **settings)
+    mismatched = [name for name, *_ in info["mismatched_keys"]]
+    setattr(model, NEW_WEIGHTS, frozenset([*info["missing_keys"], *mismatched]))
     return model
 
 
@@ -211,7 +211,7 @@ def _from_folder(auto_class: Any, folder: Path, **settings: Any) -> Any:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without transformers' progress bars, and its report of heads that are new, as intended."""
+    """Silence transformers' progress bars, and its report of new heads, which are intended."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -231,7 +231,7 @@ def _made_ours(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:
-    """Write weights (safetensors) and configuration in transformers' format, readable without Headway."""
+    """Save weights (safetensors) and configuration in transformers' format, readable without Headway."""
     model.set_attn_implementation("sdpa")
     try:
         with quietly():

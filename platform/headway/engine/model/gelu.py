@@ -1,8 +1,8 @@
-"""GELU for a compiler on a GPU, with one exponential and one division an element.
+"""GELU to be compiled for a GPU, with one exponential and one division for each element.
 
-Phi(x), the normal distribution, comes from a polynomial of degree 5 times exp(-x^2 / 2) (Abramowitz and
-Stegun 1964, formula 7.1.26), within 1e-7 of it. The derivative needs the same exponential. A general `erf`
-takes twice as many operations, more than the time in which the numbers are read and written.
+Phi(x), the normal distribution, is computed within 1e-7 as a polynomial of degree 5 times exp(-x^2 / 2)
+(Abramowitz and Stegun 1964, formula 7.1.26). The derivative needs the same exponential. A general `erf` takes
+twice as many operations, which would take longer than reading and writing the numbers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def gelu(values: Tensor) -> Tensor:
-    """x * Phi(x) (Hendrycks and Gimpel 2016), computed in float32 and given in the dtype of `values`."""
+    """x * Phi(x) (Hendrycks and Gimpel 2016), computed in float32 and returned in the dtype of `values`."""
     return _Gelu.apply(values)
 
 
@@ -36,7 +36,7 @@ class _Gelu(torch.autograd.Function):
 
 def _distribution(values: Tensor) -> tuple[Tensor, Tensor]:
     """Phi of each value, and exp(-value^2 / 2)."""
-    # The numbers stand here, since a compiler takes those of a module for inputs.
+    # These numbers are literals, since a compiler treats a module's variables as inputs.
     exponential = torch.exp(values * values * -0.5)
     part = 1.0 / (1.0 + 0.23164189 * values.abs())
     polynomial = (1.061405429 * part - 1.453152027) * part + 1.421413741

@@ -1,14 +1,12 @@
-"""Unpadded attention by a GPU's fused kernels, which take the sequences' boundaries as they are.
+"""Unpadded attention on a GPU, by the fastest kernel that can do what is asked.
 
-Which kernel runs depends on the numbers and on what is asked for:
-
-- half precision, no dropout, no sequence longer than 128 tokens: `short_attention`.
-- half precision, no dropout, a window of at most 128 tokens on either side: `window_attention`.
-- half precision otherwise: FlashAttention, windows and dropout included (Dao 2023, "FlashAttention-2").
-  Dropout in attention costs about a third of its time: each weight draws a random number, forward and
-  backward.
-- float32, and GPUs older than Ampere: the memory-efficient kernel (Rabe and Staats 2021).
-- a window in float32, or heads of an odd width: padded blocks with a mask, which pay for the padding.
+- In half precision without dropout, if no sequence is longer than 128 tokens: `short_attention`.
+- In half precision without dropout, with a window of up to 128 tokens on either side: `window_attention`.
+- Otherwise in half precision: FlashAttention, with any window and dropout (Dao 2023, "FlashAttention-2").
+  Dropout takes about a third of its time, since each weight draws a random number, forward and backward.
+- In float32, and on GPUs older than Ampere: the memory-efficient kernel (Rabe and Staats 2021).
+- With a window in float32, or if the width of a head is not a multiple of 8: padded blocks with a mask,
+  which also compute the padding.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from headway.engine.model.layout import SequenceLayout
 
 short_attention: Any = None
 window_attention: Any = None
-if torch.version.cuda is not None:  # PyTorch's other builds bring no Triton, and have no use for it
+if torch.version.cuda is not None:  # PyTorch's other builds come without Triton, and don't need it
     from headway.engine.model import short_attention, window_attention
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -48,8 +46,8 @@ def attend_fused(
         value: see `query`.
         dropout_probability: of dropping an attention weight.
         layout: the sequences' boundaries.
-        window: a query sees only keys fewer than so many positions away, on either side; None for all.
-        scale: factor on the scores; 1/sqrt(head_dim) when None.
+        window: a query sees only keys fewer than `window` positions away, on either side; None for all keys.
+        scale: factor on the scores; 1/sqrt(head_dim) if None.
 
     Returns:
         Same dtype and shape.
@@ -65,7 +63,7 @@ def attend_fused(
 
 
 def computes_no_padding(dtype: torch.dtype, head_dim: int, device: torch.device, windowed: bool) -> bool:
-    """Whether a fused kernel attends; if not, padded blocks do, as large as the longest sequence asks for."""
+    """Whether a fused kernel is used; if not, padded blocks are, as large as the longest sequence."""
     return _fits_flash(dtype, head_dim, device) or _fits_memory_efficient(dtype, head_dim, windowed)
 
 
@@ -84,7 +82,7 @@ def _fits(head_dim: int) -> bool:
 def fits_short_attention(
     projected: Tensor, head_dim: int, layout: SequenceLayout, dropout_probability: float
 ) -> bool:
-    """Whether `short_attention` can do it, on queries, keys and values like `projected`."""
+    """Whether `short_attention` can be used for queries, keys and values like `projected`."""
     return (
         short_attention is not None
         and layout.longest <= short_attention.LONGEST
@@ -108,11 +106,11 @@ def _fits_window_attention(query: Tensor, dropout_probability: float, window: in
 
 
 def attend_short(qkv: Tensor, head_dim: int, layout: SequenceLayout, window: int | None) -> Tensor:
-    """Attention by `short_attention`, if that fits.
+    """Attention by `short_attention`; see `fits_short_attention`.
 
     Args:
         qkv: half precision, shape (tokens, 3 * width): queries, keys and values.
-        head_dim: numbers of a head.
+        head_dim: width of a head.
         layout: the sequences' boundaries.
         window: see `attend_fused`.
 
@@ -124,7 +122,7 @@ def attend_short(qkv: Tensor, head_dim: int, layout: SequenceLayout, window: int
 
 
 def _has_flash_attention(device: torch.device) -> bool:
-    # The meta device stands for a GPU of today.
+    # The meta device stands in for a current GPU.
     return device.type == "meta" or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
@@ -143,9 +141,9 @@ def _flash(
         attended = varlen_attn(
             query, key, value, ends, ends, longest, longest, scale=scale, window_size=(side, side)
         )
-        assert isinstance(attended, Tensor)  # a pair only if more is asked for
+        assert isinstance(attended, Tensor)  # a pair only if log-sums are requested
         return attended
-    # `varlen_attn` calls this operator without dropout.
+    # This is the operator behind `varlen_attn`, which has no dropout.
     return torch.ops.aten._flash_attention_forward(
         query,
         key,
@@ -202,11 +200,11 @@ def _padded(
     mask = (positions < layout.cu_seqlens.diff()[:, None])[:, None, None, :]
     if window is not None:
         near = (positions[:, None] - positions).abs() < window
-        # A query that is padding itself must see something, or its row would not be a number.
+        # A query that is padding must see some key, or softmax would make its row NaN.
         mask = (mask & near) | torch.eye(longest, dtype=torch.bool, device=query.device)
     cells = layout.owners * longest + layout.position_ids
     blocks = [
-        # (tokens, heads, head_dim) → (sequences, heads, longest, head_dim)
+        # (tokens, num_heads, head_dim) → (sequences, num_heads, longest, head_dim)
         tensor.new_zeros(sequences * longest, *tensor.shape[1:])
         .index_copy(0, cells, tensor)
         .unflatten(0, (sequences, longest))
@@ -217,5 +215,5 @@ def _padded(
     attended = F.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, dropout_p=dropout_probability, scale=scale
     )
-    # (sequences, heads, longest, head_dim) → (tokens, heads, head_dim)
+    # (sequences, num_heads, longest, head_dim) → (tokens, num_heads, head_dim)
     return attended.transpose(1, 2).flatten(0, 1).index_select(0, cells)

@@ -1,7 +1,7 @@
 """The heads of transformers' models over the hidden states of an unpadded row.
 
-Each function runs the head's own modules in the order of the model's own `forward`, so a head trained
-here gives the same numbers in transformers.
+Each function runs a head's modules in the order of the model's own `forward`, so that a head trained here
+gives the same numbers in transformers.
 """
 
 from __future__ import annotations
@@ -14,28 +14,29 @@ from torch import Tensor
 from headway.engine.model.layout import SequenceLayout
 
 _ALIGNMENT = 64
-"""Columns of a product on a GPU that fast kernels take at once; for an odd number of words slow ones run."""
+"""Columns that fast kernels of a GPU process at once; for an odd number of words slower ones run."""
 
 
 def vocabulary_logits(model: Any, hidden_states: Tensor) -> Tensor:
-    """Scores of every word at some tokens: the head of `…ForMaskedLM` and `BertForPreTraining`.
+    """Scores of every word at some positions, by the head of `…ForMaskedLM` or `BertForPreTraining`.
 
     Args:
         model: a model of a supported kind with that head.
-        hidden_states: floating, shape (places, hidden_size).
+        hidden_states: floating, shape (positions, hidden_size).
 
     Returns:
-        Floating, shape (places, vocab_size).
+        Floating, shape (positions, vocab_size).
     """
     transformed, projection = _before_vocabulary(model, hidden_states)
     return projection(transformed)
 
 
 def aligned_vocabulary_logits(model: Any, hidden_states: Tensor) -> Tensor:
-    """`vocabulary_logits` with words added that never are, so that a GPU multiplies at its full rate.
+    """`vocabulary_logits` with words added that do not exist, so that a GPU multiplies at its full rate.
 
     Returns:
-        Floating, shape (places, vocab_size or a little more); the scores added are minus infinity.
+        Floating, shape (positions, vocab_size or a little more); the scores of added words are minus
+        infinity.
     """
     transformed, projection = _before_vocabulary(model, hidden_states)
     added = -projection.out_features % _ALIGNMENT
@@ -46,7 +47,7 @@ def aligned_vocabulary_logits(model: Any, hidden_states: Tensor) -> Tensor:
 
 
 def _before_vocabulary(model: Any, hidden_states: Tensor) -> tuple[Tensor, Any]:
-    """What the head does before its last product, and the layer that makes that."""
+    """The input of the head's last product, and the layer that computes that product."""
     match model.config.model_type:
         case "bert":
             head = model.cls.predictions

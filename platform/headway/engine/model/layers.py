@@ -1,8 +1,8 @@
-"""How an encoder's layers run over an unpadded row: transformers' own modules, called in Headway's order.
+"""Run an encoder's layers over an unpadded row: transformers' modules, called in Headway's order.
 
-A layer keeps its weights, their names and its hooks. Only its `forward` is another if it is given a layout;
-without one it does what transformers wrote. So states, low-rank additions, sharding and activation
-checkpointing see the layers they know.
+A layer keeps its weights, their names and its hooks. Only its `forward` differs, and only if it is given a
+layout; without one it does what transformers wrote. So checkpoints, LoRA, sharding and activation
+checkpointing see the layers that they know.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from headway.engine.model.gelu import gelu
 from headway.engine.model.layout import SequenceLayout
 
 Rotation = tuple[Tensor, Tensor]
-"""Cosines and sines of rotary positions (Su et al. 2021), floating, shape (tokens, head_dim) each; the sines
-of the first half with the sign that the second half of a head is taken with."""
+"""Cosines and sines of rotary positions (Su et al. 2021), floating, shape (tokens, head_dim) each. The sines
+of the first half are negated, since the second half of a head is subtracted there."""
 PAIR_ENTRANCE = "begin_pair"
-"""Attribute of a layer whose products are split over workers: called on what enters a pair of them."""
+"""Attribute of a layer whose products are split over workers; called on the input of a pair of products."""
 RunLayer = Callable[[Any, Tensor, "LayerInputs"], Tensor]
 
 
@@ -34,8 +34,8 @@ class LayerInputs(NamedTuple):
 
     Attributes:
         layout: the sequences' boundaries.
-        rotation: rotary positions, for kinds that have them.
-        seed: integer scalar that dropout is drawn from; None to draw from PyTorch's generator.
+        rotation: rotary positions, for encoders that have them.
+        seed: integer scalar from which dropout is drawn; None to draw it from PyTorch's generator.
     """
 
     layout: SequenceLayout
@@ -44,7 +44,7 @@ class LayerInputs(NamedTuple):
 
 
 def use_unpadded_forward(layers: nn.ModuleList, model_type: str) -> None:
-    """Let layers run on a row, (tokens, hidden_size), if they are called with `layout`; in place."""
+    """Change layers, in place, to run on a row, (tokens, hidden_size), if they are called with `layout`."""
     run = _BY_MODEL_TYPE.get(model_type, _bert_layer)
     for layer in layers:
         kind: Any = type(layer)
@@ -71,7 +71,7 @@ def _with_unpadded_forward(kind: Any, run: RunLayer) -> type[nn.Module]:
 
 
 def _bert_layer(layer: Any, hidden: Tensor, inputs: LayerInputs) -> Tensor:
-    """BERT, RoBERTa, ELECTRA: Devlin et al. 2018; norms follow the sums."""
+    """A layer of BERT, RoBERTa or ELECTRA (Devlin et al. 2018), with norms after the sums."""
     attention, attended_output, output = layer.attention.self, layer.attention.output, layer.output
     entering = _begin_pair(layer, hidden)
     projected = _projected(entering, attention.query, attention.key, attention.value)
@@ -96,11 +96,11 @@ def _distilbert_layer(layer: Any, hidden: Tensor, inputs: LayerInputs) -> Tensor
 
 
 def _modernbert_layer(layer: Any, hidden: Tensor, inputs: LayerInputs) -> Tensor:
-    """ModernBERT: Warner et al. 2024; norms come first, positions are rotations, some layers see a window."""
+    """A layer of ModernBERT (Warner et al. 2024): norms first, positions as rotations, a window in some."""
     attention, rotation = layer.attn, inputs.rotation
     assert rotation is not None
     query, key, value = _in_parts(attention.Wqkv, layer.attn_norm(hidden), 3)
-    # (tokens, width) → (tokens, heads, head_dim) and back
+    # (tokens, width) → (tokens, num_heads, head_dim) and back
     query, key = (
         _rotated(part.unflatten(-1, (-1, attention.head_dim)), rotation).flatten(1) for part in (query, key)
     )
@@ -119,7 +119,7 @@ _BY_MODEL_TYPE: dict[str, RunLayer] = {"distilbert": _distilbert_layer, "modernb
 
 
 def _projected(hidden: Tensor, *parts: Any) -> Tensor | tuple[Tensor, ...]:
-    """Queries, keys and values; on a GPU in one product and one tensor, if the three layers are plain."""
+    """Queries, keys and values; on a GPU as one tensor by one product, if the three layers are plain."""
     if hidden.device.type == "cpu" or any(type(part) is not nn.Linear for part in parts):
         return tuple(part(hidden) for part in parts)
     weight = torch.cat([part.weight for part in parts])
@@ -128,9 +128,9 @@ def _projected(hidden: Tensor, *parts: Any) -> Tensor | tuple[Tensor, ...]:
 
 
 def _in_parts(product: Any, hidden: Tensor, count: int) -> tuple[Tensor, ...]:
-    """The outputs of a product in equal parts; on a GPU by as many products, if the layer is plain.
+    """The outputs of a product in equal parts; on a GPU by one product for each, if the layer is plain.
 
-    Backward would put the parts' gradients together again, a pass over all of them.
+    Otherwise, backward would have to concatenate the parts' gradients.
     """
     if hidden.device.type == "cpu" or type(product) is not nn.Linear:
         return product(hidden).chunk(count, dim=-1)
@@ -150,18 +150,19 @@ def _activated(activation: Any, values: Tensor) -> Tensor:
 
 
 def _dropped(dropout: Any, values: Tensor, seed: Tensor | None, site: int) -> Tensor:
-    """A dropout module's work, drawn from a seed if there is one; `site` tells a layer's modules apart."""
+    """A module's dropout, drawn from a seed if there is one; `site` distinguishes a layer's modules."""
     if seed is None or not dropout.training or dropout.p == 0.0:
         return dropout(values)
     return seeded_dropout(values, dropout.p, seed, site)
 
 
 def _rotated(heads: Tensor, rotation: Rotation) -> Tensor:
-    """Queries or keys, (tokens, heads, head_dim), turned by their positions, in float32."""
+    """Queries or keys, (tokens, num_heads, head_dim), rotated by their positions, in float32."""
     # (tokens, head_dim) → (tokens, 1, 2, head_dim / 2)
     cosines, sines = (part[:, None].unflatten(-1, (2, -1)).float() for part in rotation)
+    # (tokens, num_heads, head_dim) → (tokens, num_heads, 2, head_dim / 2)
     exact = heads.unflatten(-1, (2, -1)).float()
-    # The halves change places: an index, not a copy, to a compiler.
+    # `flip` swaps the halves; a compiler makes it an index, not a copy.
     return (exact * cosines + exact.flip(-2) * sines).to(heads.dtype).flatten(-2)
 
 

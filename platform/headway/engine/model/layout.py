@@ -1,4 +1,4 @@
-"""Where the sequences of an unpadded batch lie in its one row of tokens."""
+"""The layout of the sequences of an unpadded batch in its single row of tokens."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor
 from headway.data.batch import Batch
 
 GROUP_SIZE = 16
-"""Sequences attended to together. Measured on 2 cores, 64 sequences of 20 to 128 tokens, forward and
-backward in bf16: 1 → 95 ms, 8 → 69 ms, 16 → 59 ms, 64 → 71 ms."""
+"""How many sequences are attended to together. Measured on 2 cores with 64 sequences of 20 to 128 tokens,
+forward and backward in bf16: 95 ms in groups of 1, 69 ms of 8, 59 ms of 16, and 71 ms of 64."""
 
 
 @dataclass(frozen=True)
 class SequenceGroup:
-    """Sequences of like length, attended to together in a small padded block.
+    """Sequences of similar length, attended to together in a small padded block.
 
     Attributes:
-        count: sequences in it.
-        longest: tokens of its longest sequence; the others are padded to as many.
-        key_mask: bool, shape (count, 1, 1, longest), True on real tokens; None when all are real.
+        count: how many sequences it has.
+        longest: tokens of the longest sequence, to which the others are padded.
+        key_mask: bool, shape (count, 1, 1, longest), True for real tokens; None if there is no padding.
     """
 
     count: int
@@ -32,19 +32,19 @@ class SequenceGroup:
 
 @dataclass(frozen=True)
 class HeadIndices:
-    """Where each head of each token lies in the groups' blocks, laid end to end.
+    """How the heads of all tokens are copied from the row into the groups' blocks, and back.
 
-    A block holds a group's (sequence, head, position) in that order, so that heads are ready for batched
-    products. Sequences of 3 and 1 tokens with one head, in one group of 2 x 3 positions (the second
-    sequence's only token fills its two positions of padding):
+    The blocks are end to end, and each is in the order (sequence, head, position), so that heads are ready
+    for batched products. For example, sequences of 3 and 1 tokens with one head form one block of 2 x 3
+    positions, in which the second sequence's only token also fills its two positions of padding:
 
         gather:  [0, 1, 2, 3, 3, 3]
         scatter: [0, 1, 2, 3]
 
     Attributes:
-        gather: int64, shape (places,): token * num_heads + head of each place in the blocks; places of
-            padding repeat the sequence's first token.
-        scatter: int64, shape (tokens * num_heads,): the place of each head of each token.
+        gather: int64, shape (positions of all blocks,): token * num_heads + head for each position; padding
+            repeats the sequence's first token.
+        scatter: int64, shape (tokens * num_heads,): the position in the blocks of each token's heads.
     """
 
     gather: Tensor
@@ -55,25 +55,25 @@ class HeadIndices:
 class SequenceLayout:
     """The boundaries of the sequences in a row of tokens.
 
-    Sequences of 3 and 1 tokens have `cu_seqlens` [0, 3, 4], `position_ids` [0, 1, 2, 0] and `longest` 3. All
-    sizes are known to the host, so that nothing is ever read back from a GPU to learn one.
+    For example, sequences of 3 and 1 tokens have `cu_seqlens` [0, 3, 4], `position_ids` [0, 1, 2, 0] and
+    `longest` 3. The host knows all sizes, so none is ever read back from a GPU.
 
     Attributes:
         cu_seqlens: int32, shape (sequences + 1,): cumulative lengths, from 0 to the number of tokens.
         position_ids: int64, shape (tokens,): positions that restart at 0 with each sequence.
         longest: tokens of the longest sequence.
-        num_sequences: how many sequences count; one more may follow, of padding that fills the row up.
+        num_sequences: how many sequences there are, without the one of padding that may fill up the row.
     """
 
     cu_seqlens: Tensor
     position_ids: Tensor
     longest: int
     num_sequences: int
-    _places: dict[int, HeadIndices] = field(default_factory=dict, repr=False)
+    _head_indices: dict[int, HeadIndices] = field(default_factory=dict, repr=False)
 
     @property
     def first_tokens(self) -> Tensor:
-        """int32, shape (num_sequences,): where each sequence begins, its [CLS]."""
+        """int32, shape (num_sequences,): the index of each sequence's first token, [CLS]."""
         return self.cu_seqlens[: self.num_sequences]
 
     @property
@@ -83,7 +83,7 @@ class SequenceLayout:
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens the row holds, padding included."""
+        """How many tokens the row has, including padding."""
         return len(self.position_ids)
 
     @property
@@ -98,19 +98,19 @@ class SequenceLayout:
             self,
             cu_seqlens=self.cu_seqlens.to(device, non_blocking=True),
             position_ids=self.position_ids.to(device, non_blocking=True),
-            _places={},
+            _head_indices={},
         )
 
     @cached_property
     def groups(self) -> tuple[SequenceGroup, ...]:
-        """The sequences, shortest first, in groups of `GROUP_SIZE`; for a layout on a CPU."""
+        """The sequences in groups of `GROUP_SIZE`, shortest first, for a layout on a CPU."""
         return tuple(self._group(members) for members in self._members)
 
-    def places(self, num_heads: int) -> HeadIndices:
-        """The way from the row to the groups' blocks and back; computed once a number of heads."""
-        if num_heads not in self._places:
-            self._places[num_heads] = self._head_places(num_heads)
-        return self._places[num_heads]
+    def head_indices(self, num_heads: int) -> HeadIndices:
+        """Indices that copy from the row to the groups' blocks and back; computed once for all layers."""
+        if num_heads not in self._head_indices:
+            self._head_indices[num_heads] = self._computed_head_indices(num_heads)
+        return self._head_indices[num_heads]
 
     @cached_property
     def _all_lengths(self) -> Tensor:
@@ -128,11 +128,11 @@ class SequenceLayout:
         real = torch.arange(longest, device=members.device) < lengths[:, None]
         return SequenceGroup(len(members), longest, real[:, None, None, :])
 
-    def _head_places(self, num_heads: int) -> HeadIndices:
+    def _computed_head_indices(self, num_heads: int) -> HeadIndices:
         heads = torch.arange(num_heads, device=self.cu_seqlens.device)
         starts = self.cu_seqlens[:-1].long()
         gathers = []
-        first_places, strides = torch.empty_like(starts), torch.empty_like(starts)
+        first_positions, strides = torch.empty_like(starts), torch.empty_like(starts)
         offset = 0
         for members, group in zip(self._members, self.groups, strict=True):
             positions = torch.arange(group.longest, device=heads.device)
@@ -140,20 +140,20 @@ class SequenceLayout:
             tokens = starts[members, None] + positions * real
             gathers.append((tokens[:, None, :] * num_heads + heads[:, None]).flatten())
             rows = torch.arange(group.count, device=heads.device)
-            first_places[members] = offset + rows * (num_heads * group.longest)
+            first_positions[members] = offset + rows * (num_heads * group.longest)
             strides[members] = group.longest
             offset += group.count * num_heads * group.longest
         owners = self.owners
-        scatter = (first_places[owners] + self.position_ids)[:, None] + strides[owners, None] * heads
+        scatter = (first_positions[owners] + self.position_ids)[:, None] + strides[owners, None] * heads
         return HeadIndices(torch.cat(gathers), scatter.flatten())
 
 
 def layout_of_lengths(lengths: Tensor, device: torch.device | None = None) -> SequenceLayout:
-    """Lay sequences end to end.
+    """The layout of sequences that are joined end to end.
 
     Args:
         lengths: integer, shape (sequences,), on the CPU.
-        device: where the layout is needed; the CPU when None.
+        device: where the layout is needed; the CPU if None.
     """
     ends = lengths.long().cumsum(0)
     starts = ends - lengths
@@ -166,5 +166,5 @@ def layout_of_lengths(lengths: Tensor, device: torch.device | None = None) -> Se
 
 
 def layout_of_batch(batch: Batch) -> SequenceLayout:
-    """How the sequences of a batch lie in its row, on the batch's device."""
+    """The layout of a batch's sequences, on the batch's device."""
     return SequenceLayout(batch.cu_seqlens, batch.position_ids, batch.longest, len(batch.lengths))

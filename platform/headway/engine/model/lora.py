@@ -1,4 +1,4 @@
-"""What of a pretrained encoder is kept and trained: all, some layers, or low-rank additions."""
+"""Choose which parts of a pretrained encoder are kept and trained: all, some layers, or LoRA."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headway.engine.model.unpadded import encoder_layers
 
 
 def keep_layers(model: PreTrainedModel, count: int | None) -> None:
-    """Drop all but the `count` lowest layers, in place (Sajjad et al. 2020); None leaves all.
+    """Drop all but the `count` lowest layers, in place (Sajjad et al. 2020); None keeps all.
 
     Raises:
         ConfigError: the encoder has fewer layers.
@@ -30,7 +30,7 @@ def keep_layers(model: PreTrainedModel, count: int | None) -> None:
 
 
 def freeze_layers(model: PreTrainedModel, count: int) -> None:
-    """Stop training the embeddings and the `count` lowest layers; 0 leaves everything trained.
+    """Freeze the embeddings and the `count` lowest layers; 0 freezes nothing.
 
     Raises:
         ConfigError: the encoder has fewer layers.
@@ -45,10 +45,10 @@ def freeze_layers(model: PreTrainedModel, count: int) -> None:
 
 
 def add_lora(model: PreTrainedModel, config: LoraConfig) -> None:
-    """Train low-rank additions to linear layers, in place, and the head whole; nothing else.
+    """Change a model, in place, so that only its head and low-rank additions to linear layers are trained.
 
     Raises:
-        ConfigError: peft is not installed, or no linear layer has one of the names.
+        ConfigError: peft is not installed, or no linear layer has any of the names.
     """
     try:
         import peft
@@ -61,14 +61,14 @@ def add_lora(model: PreTrainedModel, config: LoraConfig) -> None:
         lora_dropout=config.dropout,
         target_modules=_targets(model, config.modules),
     )
-    # Drawn from torch's generator, which the caller has seeded: every worker draws the same.
+    # These are drawn from torch's generator, which the caller has seeded, so every worker draws the same.
     peft.inject_adapter_in_model(settings, model)
     for parameter in head:
         parameter.requires_grad_(True)
 
 
 def _targets(model: PreTrainedModel, names: list[str]) -> list[str]:
-    """Full names of the encoder's linear layers whose last name is among `names`; all where that is empty."""
+    """Full names of the encoder's linear layers whose last part is in `names`; of all if `names` is empty."""
     layers = encoder_layers(model)
     inside = {id(part) for part in layers.modules()}
     linear = [
@@ -82,7 +82,7 @@ def _targets(model: PreTrainedModel, names: list[str]) -> list[str]:
 
 
 def _head(model: PreTrainedModel) -> list[nn.Parameter]:
-    """What transformers put beside the encoder, and BERT's pooler, which only a head uses."""
+    """Weights outside the encoder, and those of BERT's pooler, which only heads use."""
     base = {id(parameter) for parameter in model.base_model.parameters()}
     head = [parameter for parameter in model.parameters() if id(parameter) not in base]
     pooler = getattr(model.base_model, "pooler", None)
@@ -90,7 +90,7 @@ def _head(model: PreTrainedModel) -> list[nn.Parameter]:
 
 
 def merged(model: PreTrainedModel) -> PreTrainedModel:
-    """The model with its low-rank additions multiplied out, readable without peft; itself if it has none."""
+    """The model with its low-rank additions merged, readable without peft; itself if it has none."""
     if not any(hasattr(part, "lora_A") for part in model.modules()):
         return model
     from peft.tuners.tuners_utils import BaseTunerLayer

@@ -1,8 +1,8 @@
-"""Attention for short sequences on a GPU, a sequence and a head at a time.
+"""Attention for short sequences on a GPU, by one program for each sequence and head.
 
-A sequence of up to 128 tokens fits into one tile: its scores are whole there, so that nothing is saved for
-the way back but what went in, no sum runs over blocks, and gradients of queries, keys and values are written
-side by side as their product's backward wants them. Needs Triton, which PyTorch's builds for GPUs bring.
+A sequence of up to 128 tokens fits into one tile with all its scores. So only the inputs are saved for
+backward, no sum runs over blocks, and the gradients of queries, keys and values are written side by side, as
+the backward pass of their projection needs them. Needs Triton, which comes with PyTorch's builds for GPUs.
 
     qkv (tokens, 3 * num_heads * head_dim) → (tokens, num_heads * head_dim)
 """
@@ -19,16 +19,16 @@ from torch import Tensor
 LONGEST = 128
 """Tokens of the longest sequence that fits."""
 _TILES = ((0, 32), (32, 64), (64, 128))
-"""Sequences by length, from more than the first to the second number of tokens: one launch for each."""
+"""Ranges of lengths: more than the first, and up to the second number of tokens. Each is one launch."""
 _WARPS = {32: 2, 64: 4, 128: 8}
 
 
 @triton.jit
 def _load(rows, start, positions, length, width, column, BLOCK_D: tl.constexpr, HEAD_DIM: tl.constexpr):
-    """A tile (block, head_dim) of a row of tokens; zeros beyond the sequence."""
+    """A tile (block, BLOCK_D) of a row of tokens; zeros beyond the sequence."""
     dims = tl.arange(0, BLOCK_D)
-    places = rows + (start + positions)[:, None].to(tl.int64) * width + column + dims[None, :]
-    return tl.load(places, mask=(positions < length)[:, None] & (dims < HEAD_DIM)[None, :], other=0.0)
+    pointers = rows + (start + positions)[:, None].to(tl.int64) * width + column + dims[None, :]
+    return tl.load(pointers, mask=(positions < length)[:, None] & (dims < HEAD_DIM)[None, :], other=0.0)
 
 
 @triton.jit
@@ -36,19 +36,19 @@ def _store(
     rows, values, start, positions, length, width, column, BLOCK_D: tl.constexpr, HEAD_DIM: tl.constexpr
 ):
     dims = tl.arange(0, BLOCK_D)
-    places = rows + (start + positions)[:, None].to(tl.int64) * width + column + dims[None, :]
+    pointers = rows + (start + positions)[:, None].to(tl.int64) * width + column + dims[None, :]
     mask = (positions < length)[:, None] & (dims < HEAD_DIM)[None, :]
-    tl.store(places, values.to(rows.dtype.element_ty), mask=mask)
+    tl.store(pointers, values.to(rows.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def _weights(query, key, positions, length, scale, window):
-    """Softmax over the sequence's keys, float32 (block, block)."""
+    """Softmax over the sequence's keys, float32, shape (block, block)."""
     scores = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
     seen = (positions < length)[None, :]
     distance = positions[:, None] - positions[None, :]
     near = (distance < window) & (distance > -window)
-    # A query beyond the sequence must see something, or its row would not be a number.
+    # A query beyond the sequence must see some key, or softmax would make its row NaN.
     scores = tl.where(seen & (near | (positions >= length)[:, None]), scores, float("-inf"))
     powers = tl.exp(scores - tl.max(scores, 1)[:, None])
     return powers / tl.sum(powers, 1)[:, None]
@@ -106,12 +106,12 @@ def _backward(
         query = _load(qkv, start, positions, length, 3 * width, column, BLOCK_D, HEAD_DIM)
         key = _load(qkv, start, positions, length, 3 * width, width + column, BLOCK_D, HEAD_DIM)
         value = _load(qkv, start, positions, length, 3 * width, 2 * width + column, BLOCK_D, HEAD_DIM)
-        arriving = _load(gradient, start, positions, length, width, column, BLOCK_D, HEAD_DIM)
+        gradient_tile = _load(gradient, start, positions, length, width, column, BLOCK_D, HEAD_DIM)
         weights = _weights(query, key, positions, length, scale, window)
-        to_weights = tl.dot(arriving, tl.trans(value), input_precision="ieee")
-        to_value = tl.dot(tl.trans(weights.to(value.dtype)), arriving, input_precision="ieee")
+        to_weights = tl.dot(gradient_tile, tl.trans(value), input_precision="ieee")
+        to_value = tl.dot(tl.trans(weights.to(value.dtype)), gradient_tile, input_precision="ieee")
         _store(out, to_value, start, positions, length, 3 * width, 2 * width + column, BLOCK_D, HEAD_DIM)
-        # Softmax's derivative; rows beyond the sequence have no gradient, and give none.
+        # The derivative of softmax; rows beyond the sequence have a gradient of zero, and contribute nothing.
         to_scores = weights * (to_weights - tl.sum(weights * to_weights, 1)[:, None]) * scale
         to_scores = to_scores.to(value.dtype)
         to_query = tl.dot(to_scores, key, input_precision="ieee")
@@ -150,7 +150,7 @@ def _attend_short(
 
 @_attend_short.register_fake
 def _(qkv: Tensor, cu_seqlens: Tensor, num_heads: int, longest: int, scale: float, window: int) -> Tensor:
-    return qkv.new_empty(qkv.size(0), qkv.size(1) // 3)  # `len` would tie a graph to one number of tokens
+    return qkv.new_empty(qkv.size(0), qkv.size(1) // 3)  # `len` would specialise a compiled graph
 
 
 @torch.library.custom_op("headway::attend_short_backward", mutates_args=())
@@ -192,15 +192,15 @@ def attend_short(
     window: int | None = None,
     scale: float | None = None,
 ) -> Tensor:
-    """Attention within each of a row's sequences, none longer than `LONGEST`.
+    """Attention within each sequence of a row, none longer than `LONGEST`.
 
     Args:
         qkv: half precision, shape (tokens, 3 * num_heads * head_dim): queries, keys and values, contiguous.
         cu_seqlens: int32, shape (sequences + 1,): where each sequence begins, and the end.
-        num_heads: of queries, keys and values alike.
+        num_heads: of queries, of keys and of values.
         longest: tokens of the longest sequence.
-        window: a query sees only keys fewer than so many positions away, on either side; None for all.
-        scale: factor on the scores; 1/sqrt(head_dim) when None.
+        window: a query sees only keys fewer than `window` positions away, on either side; None for all keys.
+        scale: factor on the scores; 1/sqrt(head_dim) if None.
 
     Returns:
         Same dtype, shape (tokens, num_heads * head_dim). Tokens beyond the last sequence are undefined.

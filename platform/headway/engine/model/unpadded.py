@@ -15,7 +15,7 @@ from headway.engine.model.layers import Rotation, use_unpadded_forward
 from headway.engine.model.layout import SequenceLayout
 
 SUPPORTED = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "modernbert")
-"""Values of `model_type` that `layers` knows how to run."""
+"""Values of `model_type` that `layers` can run."""
 
 _WITHOUT_TOKEN_TYPES = ("distilbert", "modernbert")
 
@@ -24,7 +24,7 @@ def check_supported(config: PreTrainedConfig) -> None:
     """Refuse an encoder that cannot run unpadded.
 
     Raises:
-        ConfigError: names the kind of model, and those that can.
+        ConfigError: the message names the kind of model, and the supported ones.
     """
     if config.model_type not in SUPPORTED:
         raise ConfigError(
@@ -45,7 +45,7 @@ def encoder_layers(encoder: Any) -> nn.ModuleList:
 
 
 def run_unpadded(model: PreTrainedModel) -> None:
-    """Let a model run on unpadded rows; in place, and padded ones go through Headway's attention."""
+    """Change a model, in place, to run on unpadded rows; padded ones go through Headway's attention."""
     model.set_attn_implementation(ATTENTION_NAME)
     use_unpadded_forward(encoder_layers(model), model.config.model_type)
 
@@ -53,12 +53,12 @@ def run_unpadded(model: PreTrainedModel) -> None:
 def encode_unpadded(
     encoder: Any, input_ids: Tensor, token_type_ids: Tensor, layout: SequenceLayout
 ) -> Tensor:
-    """Run an encoder's trunk over a row of sequences, computing no padding.
+    """Run an encoder's trunk over a row of sequences, without computing padding.
 
     Args:
-        encoder: a transformers encoder after `run_unpadded`, without heads.
+        encoder: a transformers encoder without heads, after `run_unpadded`.
         input_ids: int64, shape (tokens,).
-        token_type_ids: int64, shape (tokens,); not used by kinds that know none.
+        token_type_ids: int64, shape (tokens,); ignored by encoders without token types.
         layout: the sequences' boundaries in the row.
 
     Returns:
@@ -80,7 +80,7 @@ def run_trunk(
     layers: Sequence[Callable[..., Tensor]] | None = None,
     seeds: Tensor | None = None,
 ) -> Tensor:
-    """`encode_unpadded` on tensors and numbers alone, for a compiler.
+    """`encode_unpadded` with arguments that a compiler can trace: tensors and numbers.
 
     Args:
         encoder: see `encode_unpadded`.
@@ -89,8 +89,8 @@ def run_trunk(
         position_ids: see `SequenceLayout`.
         cu_seqlens: see `SequenceLayout`.
         longest: see `SequenceLayout`.
-        layers: run in the place of the encoder's own.
-        seeds: int64, shape (layers,): dropout inside the layers is drawn from them, see `seeded_dropout`.
+        layers: to run instead of the encoder's own.
+        seeds: int64, shape (layers,), from which dropout inside the layers is drawn; see `seeded_dropout`.
     """
     layout = SequenceLayout(cu_seqlens, position_ids, longest, len(cu_seqlens) - 1)
     hidden = _embedded(encoder, input_ids, token_type_ids, position_ids)
@@ -104,7 +104,7 @@ def run_trunk(
 
 
 def _embedded(encoder: Any, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor) -> Tensor:
-    """What enters the first layer, (tokens, hidden_size)."""
+    """The input of the first layer, (tokens, hidden_size)."""
     arguments: dict[str, Tensor] = {"input_ids": input_ids[None]}
     if encoder.config.model_type != "modernbert":
         arguments["position_ids"] = (position_ids + _first_position(encoder))[None]
@@ -115,28 +115,28 @@ def _embedded(encoder: Any, input_ids: Tensor, token_type_ids: Tensor, position_
 
 
 def token_type_arguments(config: PreTrainedConfig, token_type_ids: Tensor) -> dict[str, Tensor]:
-    """The argument `token_type_ids` of one row, for kinds that have it."""
+    """The argument `token_type_ids` for one row, if the encoder takes it."""
     if config.model_type in _WITHOUT_TOKEN_TYPES:
         return {}
-    # Kinds with a single type (RoBERTa) give the second segment the same one.
+    # Encoders with a single type, such as RoBERTa, give it to both segments.
     types = token_type_ids if config.type_vocab_size > 1 else torch.zeros_like(token_type_ids)
     return {"token_type_ids": types[None]}
 
 
 def _first_position(encoder: Any) -> int:
-    """Number of a sequence's first position: RoBERTa and its kin count on from the padding's."""
+    """The number of a sequence's first position; RoBERTa and similar encoders count from the padding's."""
     embeddings = encoder.embeddings
-    counts_on = hasattr(embeddings, "create_position_ids_from_input_ids")
-    return int(embeddings.padding_idx) + 1 if counts_on else 0
+    counts_from_padding = hasattr(embeddings, "create_position_ids_from_input_ids")
+    return int(embeddings.padding_idx) + 1 if counts_from_padding else 0
 
 
 def _rotations(encoder: Any, hidden: Tensor, position_ids: Tensor) -> dict[str | None, Rotation]:
-    """Rotary positions by kind of layer; none for kinds that add positions to the embeddings."""
+    """Rotary positions by kind of layer; none if an encoder adds positions to its embeddings."""
     if encoder.config.model_type != "modernbert":
         return {}
     kinds = sorted(set(encoder.config.layer_types))
-    found = {kind: encoder.rotary_emb(hidden, position_ids[None], kind) for kind in kinds}
-    return {kind: (cosines[0], _signed(sines[0])) for kind, (cosines, sines) in found.items()}
+    rotations = {kind: encoder.rotary_emb(hidden, position_ids[None], kind) for kind in kinds}
+    return {kind: (cosines[0], _signed(sines[0])) for kind, (cosines, sines) in rotations.items()}
 
 
 def _signed(sines: Tensor) -> Tensor:

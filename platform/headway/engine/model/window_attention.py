@@ -1,9 +1,9 @@
-"""Attention within a window on a GPU, for sequences of any length, a block of tokens and a head at a time.
+"""Attention within a window on a GPU, for sequences of any length, by one program for each block and head.
 
-A query sees keys fewer than `window` places away, so a block of 64 queries needs the blocks beside it only:
-three of keys for a window of 64 places on either side. On the way back one kernel walks the keys of each
-block of queries, another the queries of each block of keys, so that every number is summed in one order and
-written once. Needs Triton, which PyTorch's builds for GPUs bring.
+A query sees keys fewer than `window` positions away, so a block of 64 queries only needs nearby blocks: three
+blocks of keys for a window of 64 positions on either side. Backward, one kernel goes through the keys of each
+block of queries, and another through the queries of each block of keys, so that every number is summed in a
+fixed order and written once. Needs Triton, which comes with PyTorch's builds for GPUs.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch import Tensor
 from headway.engine.model.window_kernels import backward_keys, backward_queries, forward
 
 LARGEST_WINDOW = 129
-"""Reaches two blocks to either side."""
+"""A window of this size reaches two blocks to either side."""
 LARGEST_HEAD = 128
 _BLOCK = 64
 _REGISTERS: dict[Any, int] = {forward: 128, backward_queries: 128, backward_keys: 168}
-"""Of a thread, for heads of up to 64. Left alone, the compiler takes 168, 175 and 241 (Hopper), which leaves
-room for three, two and two programs on each multiprocessor; this makes it four, four and three."""
+"""Registers of a thread, for heads of up to 64. The compiler would use 168, 175 and 241 on Hopper, so that
+three, two and two programs fit on each multiprocessor; with these limits four, four and three fit."""
 
 
 def _launch(kernel: Any, tensors: tuple[Tensor, ...], scales: tuple[float, ...], window: int) -> None:
@@ -51,7 +51,7 @@ def _launch(kernel: Any, tensors: tuple[Tensor, ...], scales: tuple[float, ...],
 
 
 def _in_rows(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Heads side by side, as in views of a wider row; other tensors are copied."""
+    """Tensors whose heads are contiguous, as in views of a wider row; other tensors are copied."""
     return tuple(
         tensor if tensor.stride()[1:] == (tensor.size(2), 1) else tensor.contiguous() for tensor in tensors
     )
@@ -72,7 +72,7 @@ def _attend_window(
 def _(
     query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, scale: float, window: int
 ) -> tuple[Tensor, Tensor]:
-    # `len` would tie a graph to one number of tokens.
+    # `len` would specialise a compiled graph to one number of tokens.
     return query.new_empty(query.shape), query.new_empty(query.size(1), query.size(0), dtype=torch.float32)
 
 
@@ -88,13 +88,13 @@ def _attend_window_backward(
     scale: float,
     window: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    found = [query.new_empty(query.shape) for _ in range(3)]
-    shares, gradient = torch.empty_like(log_sums), gradient.contiguous()
+    gradients = [query.new_empty(query.shape) for _ in range(3)]
+    deltas, gradient = torch.empty_like(log_sums), gradient.contiguous()
     tensors, scales = (*_in_rows(query, key, value), cu_seqlens, gradient), (scale * math.log2(math.e), scale)
-    # The first writes the shares, the second reads them.
-    _launch(backward_queries, (*tensors, out, log_sums, shares, found[0]), scales, window)
-    _launch(backward_keys, (*tensors, log_sums, shares, *found[1:]), scales, window)
-    return found[0], found[1], found[2]
+    # The first kernel writes the deltas, and the second one reads them.
+    _launch(backward_queries, (*tensors, out, log_sums, deltas, gradients[0]), scales, window)
+    _launch(backward_keys, (*tensors, log_sums, deltas, *gradients[1:]), scales, window)
+    return gradients[0], gradients[1], gradients[2]
 
 
 @_attend_window_backward.register_fake
@@ -107,7 +107,7 @@ def _(
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     query, key, value, cu_seqlens, *ctx.numbers = inputs
     ctx.save_for_backward(query, key, value, cu_seqlens, *output)
-    ctx.set_materialize_grads(False)  # nobody asks for the sums' gradient
+    ctx.set_materialize_grads(False)  # the sums' gradient is not needed
 
 
 def _derive(ctx: Any, gradient: Tensor, _: Tensor | None) -> tuple[Any, ...]:
@@ -126,15 +126,15 @@ def attend_window(
     *,
     scale: float | None = None,
 ) -> Tensor:
-    """Attention within each of a row's sequences, and within a window.
+    """Attention within each sequence of a row, and within a window.
 
     Args:
         query: half precision, shape (tokens, num_heads, head_dim), head_dim at most `LARGEST_HEAD`.
         key: likewise.
         value: likewise.
         cu_seqlens: int32, shape (sequences + 1,): where each sequence begins, and the end.
-        window: a query sees only keys fewer than so many places away, on either side.
-        scale: factor on the scores; 1/sqrt(head_dim) when None.
+        window: a query sees only keys fewer than `window` positions away, on either side.
+        scale: factor on the scores; 1/sqrt(head_dim) if None.
 
     Returns:
         Same dtype and shape, contiguous. Tokens beyond the last sequence are undefined.

@@ -1,4 +1,4 @@
-"""Optimizers by name: those of libraries, and our own where a library's would make a GPU wait."""
+"""Build optimizers by name: those of libraries, and our own if a library's would wait for the GPU."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from headway.engine.parallel.worker import Worker
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig, worker: Worker | None = None) -> Optimizer:
-    """The named optimizer over the model's trainable parameters; biases and norms are not decayed.
+    """The named optimizer for the model's trainable parameters, without decay of biases and norms.
 
     Args:
-        model: what is trained.
-        config: which optimizer.
-        worker: this process among those that have the same model, if there are several.
+        model: the model to train.
+        config: which optimizer, and its settings.
+        worker: this process among the workers, if there are several.
     """
     rate, betas, eps = config.learning_rate, config.betas, config.eps
     groups = split_new_weights(model, parameter_groups(model, config.weight_decay))
@@ -62,7 +62,7 @@ def _adamw(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
 
 
 def _from_library(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
-    # Imported only when asked for: the library takes a second to load.
+    # Imported only if needed, since the library takes a second to load.
     from pytorch_optimizer import Lion, ScheduleFreeAdamW
 
     rate, betas, eps = config.learning_rate, config.betas, config.eps
@@ -72,15 +72,16 @@ def _from_library(groups: list[dict[str, Any]], config: OptimizerConfig) -> Opti
 
 
 def use_result_weights(optimizer: Any) -> None:
-    """Give the model the weights to evaluate and to keep; only schedule-free ones differ from training's.
+    """Give the model the weights to evaluate and to keep, which differ only for schedule-free optimizers.
 
-    Defazio et al. 2024, "The Road Less Scheduled", section 2: gradients are taken at y, the result is x.
+    In Defazio et al. 2024, "The Road Less Scheduled", section 2, gradients are taken at y, and the result is
+    x.
     """
     if hasattr(optimizer, "eval"):
         optimizer.eval()
 
 
 def use_training_weights(optimizer: Any) -> None:
-    """Give the model the weights that training goes on with; undoes `use_result_weights`."""
+    """Give the model the weights to train on; undoes `use_result_weights`."""
     if hasattr(optimizer, "train"):
         optimizer.train()

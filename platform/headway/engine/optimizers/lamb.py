@@ -1,4 +1,4 @@
-"""LAMB in a few kernels for all weights, which can skip a step without the host knowing."""
+"""LAMB, in a few kernels for all weights, which can skip a step without waiting for the host."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from headway.engine.optimizers.moments import run_adam, zeros_like_each
 
 
 class Lamb(Optimizer):
-    """You et al. 2019, "Large Batch Optimization for Deep Learning", algorithm 2, with phi(z) = z.
+    """LAMB of You et al. 2019, "Large Batch Optimization for Deep Learning", algorithm 2, with phi(z) = z.
 
-    A weight moves by Adam's step plus the decay, scaled by ||weight|| / ||step plus decay||. Groups with
-    `adapt=False`, for biases and norms, move by Adam's step without that ratio.
+    A weight moves by Adam's step plus decay, scaled by the trust ratio ||weight|| / ||step + decay||. Groups
+    with `adapt=False`, for biases and norms, move by Adam's step without the trust ratio.
 
     Attributes:
-        found_inf: float32 scalar on the weights' device; 1 leaves weights and moments as they are, as
-            `torch.amp.GradScaler` and `StepHealth` ask for. It is never read.
+        found_inf: float32 scalar on the weights' device; if it is 1, weights and moments stay as they are, as
+            `torch.amp.GradScaler` and `StepHealth` expect. The host never reads it.
     """
 
     _step_supports_amp_scaling = True
@@ -33,14 +33,14 @@ class Lamb(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-6,
     ) -> None:
-        # torch's word for a step count that lies on the device, which loading a state respects.
+        # `capturable` is torch's word for a step count on the device; it makes loading a state keep it there.
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0, "capturable": True}
         super().__init__(groups, defaults | {"adapt": True})
         self.found_inf: Tensor | None = None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Move all weights that have a gradient."""
+        """Update all weights that have a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -53,7 +53,7 @@ class Lamb(Optimizer):
 
     def _move(self, weights: list[Tensor], group: dict[str, Any]) -> None:
         rate, decay = group["lr"], group["weight_decay"]
-        # Zeros take Adam's step; with found_inf they stay zeros.
+        # Adam's step is added to zeros; with found_inf they stay zeros.
         updates = zeros_like_each(weights)
         run_adam(torch._fused_adam_, updates, weights, self.state, group, rate=-1.0, found_inf=self.found_inf)
         if decay:
@@ -70,7 +70,7 @@ class Lamb(Optimizer):
 
 
 def _trust_ratios(weights: list[Tensor], updates: list[Tensor]) -> Tensor:
-    """||weight|| / ||update|| of each, and 1 if either is 0; float32, shape (weights,)."""
+    """||weight|| / ||update|| of each weight, or 1 if either is 0; float32, shape (weights,)."""
     of_weights = torch.stack(torch._foreach_norm(weights))
     of_updates = torch.stack(torch._foreach_norm(updates))
     is_defined = (of_weights > 0) & (of_updates > 0)

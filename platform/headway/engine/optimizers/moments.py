@@ -1,4 +1,4 @@
-"""Adam's moments in one kernel for all weights, for the optimizers of our own."""
+"""Adam's update in one kernel for all weights, for our own optimizers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def zeros_like_each(weights: Sequence[Tensor]) -> list[Tensor]:
-    """Zeros, never negative ones, of the shapes of `weights`; two kernels for all of them."""
+    """Zeros with the shapes of `weights`, none of them -0.0, by two kernels for all."""
     zeros = list(torch._foreach_abs(list(weights)))
     torch._foreach_zero_(zeros)
     return zeros
@@ -27,19 +27,19 @@ def run_adam(
     weight_decay: float = 0.0,
     found_inf: Tensor | None = None,
 ) -> None:
-    """Update the moments of `weights` with their gradients and move `values` by Adam's step, in place.
+    """Update the moments of `weights` with their gradients, and add Adam's step to `values`, in place.
 
-    Kingma and Ba 2015, algorithm 1. PyTorch's kernel moves and remembers nothing if `found_inf` is 1,
+    Kingma and Ba 2015, algorithm 1. If `found_inf` is 1, PyTorch's kernel changes neither values nor moments,
     whatever the gradients are.
 
     Args:
-        kernel: `torch._fused_adam_`, or `torch._fused_adamw_` for decay apart from the gradient.
-        values: what is moved: the weights themselves, or zeros that receive the step.
-        weights: with gradients, the same dtype and device as `values`.
-        states: by weight; `step`, `exp_avg` and `exp_avg_sq` are made if there are none.
-        group: has `betas` and `eps`.
+        kernel: `torch._fused_adam_`, or `torch._fused_adamw_` for decoupled weight decay.
+        values: what to move: the weights themselves, or zeros.
+        weights: with gradients, and the same dtype and device as `values`.
+        states: by weight; `step`, `exp_avg` and `exp_avg_sq` are created if they are missing.
+        group: with `betas` and `eps`.
         rate: learning rate.
-        weight_decay: as `kernel` takes it.
+        weight_decay: for the kernel.
         found_inf: float32 scalar on the weights' device.
     """
     for weight in weights:

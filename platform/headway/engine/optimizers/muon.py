@@ -1,7 +1,7 @@
-"""Muon: matrices move by orthogonal steps, whose computation the workers share.
+"""Muon: matrices move by orthogonal steps, whose computation is divided among the workers.
 
-Orthogonalising costs every worker the same, however many there are, unless each does some of the matrices.
-They do: a worker computes its part of the matrices of each shape, in one batch, and all gather the results.
+Each worker orthogonalises some of the matrices of each shape, in one batch, and then all gather the results.
+Otherwise orthogonalising would cost every worker the same, however many there are.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from headway.engine.parallel.worker import Worker
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
-_LEAST_NORM = 1e-7
+_MIN_NORM = 1e-7
 
 
 class Muon(Optimizer):
-    """Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks", and AdamW for the rest.
+    """Muon for matrices inside layers, and AdamW for all other weights.
 
-    Groups with `use_muon=True` hold matrices. They have Nesterov's momentum, decay apart from the gradient,
-    and steps as large as AdamW's (Liu et al. 2025, "Muon is Scalable for LLM Training", section 2.2), so that
-    one learning rate serves all.
+    Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks". Groups with `use_muon=True`
+    contain matrices. They have Nesterov momentum, decoupled weight decay, and steps as large as AdamW's (Liu
+    et al. 2025, "Muon is Scalable for LLM Training", section 2.2), so that one learning rate suits all
+    weights.
 
     Attributes:
-        found_inf: float32 scalar on the weights' device; 1 leaves weights and moments as they are, as
-            `torch.amp.GradScaler` and `StepHealth` ask for. It is never read.
+        found_inf: float32 scalar on the weights' device; if it is 1, weights and moments stay as they are, as
+            `torch.amp.GradScaler` and `StepHealth` expect. The host never reads it.
     """
 
     _step_supports_amp_scaling = True
@@ -49,14 +50,14 @@ class Muon(Optimizer):
         worker: Worker | None = None,
     ) -> None:
         defaults = {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps, "weight_decay": 0.0}
-        # torch's word for a step count that lies on the device, which loading a state respects.
+        # `capturable` is torch's word for a step count on the device; it makes loading a state keep it there.
         super().__init__(groups, defaults | {"use_muon": False, "capturable": True})
         self.found_inf: Tensor | None = None
         self._worker = worker or Worker()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Move all weights that have a gradient; every worker calls it, with the same gradients."""
+        """Update all weights that have a gradient; every worker calls it with the same gradients."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -82,7 +83,7 @@ class Muon(Optimizer):
 
     def _move_matrices(self, groups: list[tuple[dict[str, Any], list[Tensor]]]) -> None:
         updates = [update for group, weights in groups for update in self._momentum(weights, group)]
-        # With found_inf the updates are zeros, and so is what becomes of them.
+        # With found_inf, the updates are zeros and stay zeros.
         updates = orthogonalised(updates, self._worker)
         for group, weights in groups:
             mine, updates = updates[: len(weights)], updates[len(weights) :]
@@ -92,7 +93,7 @@ class Muon(Optimizer):
             torch._foreach_add_(weights, mine, alpha=-group["lr"])
 
     def _momentum(self, weights: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
-        """Remember the gradients, and give each plus what is remembered, as Nesterov does."""
+        """Update the momentum buffers, and return Nesterov's updates."""
         for weight in weights:
             if not self.state[weight]:
                 self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
@@ -116,14 +117,14 @@ class Muon(Optimizer):
 
 
 def orthogonalised(matrices: Sequence[Tensor], worker: Worker) -> list[Tensor]:
-    """The nearest orthogonal matrices, about, as large as AdamW's steps; each worker computes some of them.
+    """Approximately the nearest orthogonal matrices, scaled to AdamW's steps; each worker computes some.
 
     Args:
         matrices: float32, shape (rows, columns) each; the same on every worker.
-        worker: its place among those that call this alike.
+        worker: this process among the workers, all of which call this.
 
     Returns:
-        Float32, of the same shapes, with a root mean square of about 0.2.
+        Float32 matrices of the same shapes, with a root mean square of about 0.2.
     """
     by_shape: dict[torch.Size, list[int]] = {}
     for index, matrix in enumerate(matrices):
@@ -134,7 +135,7 @@ def orthogonalised(matrices: Sequence[Tensor], worker: Worker) -> list[Tensor]:
         if work is not None:
             work.wait()
         if shape[0] > shape[1]:
-            batch = batch.mT
+            batch = batch.mT  # back to (matrices, rows, columns)
         exact = batch[: len(indices)].to(torch.float32, memory_format=torch.contiguous_format)
         exact.mul_(0.2 * math.sqrt(max(shape)))
         results |= zip(indices, exact.unbind(), strict=True)
@@ -145,7 +146,7 @@ def _begin_batch(matrices: list[Tensor], worker: Worker) -> tuple[Tensor, dist.W
     """Orthogonalise this worker's part of matrices of one shape, and begin to gather all of them.
 
     Returns:
-        Half precision, shape (at least all matrices, shorter side, longer side), once the work is done.
+        In half precision, shape (all matrices or more, shorter side, longer side), and the work to wait for.
     """
     device = matrices[0].device
     size = -(-len(matrices) // worker.world_size)
@@ -154,8 +155,8 @@ def _begin_batch(matrices: list[Tensor], worker: Worker) -> tuple[Tensor, dist.W
     if mine:
         torch._foreach_copy_(list(batch[: len(mine)].unbind()), mine)
     if batch.size(1) > batch.size(2):
-        batch = batch.mT.contiguous()
-    # GPUs without bfloat16 have float16, whose range is enough for what has a norm of 1.
+        batch = batch.mT.contiguous()  # (matrices, rows, columns) → (matrices, columns, rows)
+    # On GPUs without bfloat16, the range of float16 is enough for matrices with a norm of 1.
     is_old = device.type == "cuda" and not has_fast_bf16(device)
     batch = newton_schulz(batch, torch.float16 if is_old else torch.bfloat16)
     if worker.world_size == 1:
@@ -170,15 +171,15 @@ def newton_schulz(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     Jordan et al. 2024: x ← a x + b (x xᵀ) x + c (x xᵀ)² x, five times.
 
     Args:
-        matrices: floating, shape (matrices, rows, columns), not taller than wide; zeros stay zeros.
+        matrices: floating, shape (matrices, rows, columns), with rows <= columns; zeros stay zeros.
         dtype: of the products.
 
     Returns:
-        Of that dtype, same shape.
+        Matrices of that dtype and the same shape.
     """
     linear, cubic, quintic = _COEFFICIENTS
     norms = matrices.norm(dim=(1, 2), keepdim=True)
-    matrices = (matrices / norms.clamp_min(_LEAST_NORM)).to(dtype)
+    matrices = (matrices / norms.clamp_min(_MIN_NORM)).to(dtype)
     for _ in range(_ITERATIONS):
         squares = torch.bmm(matrices, matrices.mT)
         powers = torch.baddbmm(squares, squares, squares, beta=cubic, alpha=quintic)

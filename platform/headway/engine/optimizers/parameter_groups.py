@@ -1,4 +1,4 @@
-"""Which weights an optimizer treats alike: by decay, by depth, by kind, and by whether they are new."""
+"""Group the weights that an optimizer treats alike: by decay, depth and kind, and whether they are new."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _EMBEDDING = "embedding"
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices with the decay, vectors (biases, norms) without."""
+    """A group of matrices with weight decay, and a group of vectors (biases and norms) without."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [
         {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": weight_decay},
@@ -23,9 +23,9 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def split_new_weights(model: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Groups split in two by `waits`: weights that a checkpoint lacked, and after them all that it had.
+    """Groups split by `waits` into weights that a checkpoint lacked, and after them all that it had.
 
-    Nothing waits if nothing is new, or everything. See `load_pretraining_model`.
+    No group waits if no weight is new, or all are. See `load_pretraining_model`.
     """
     new = {
         id(parameter)
@@ -47,9 +47,9 @@ def split_new_weights(model: nn.Module, groups: list[dict[str, Any]]) -> list[di
 def with_layerwise_lr_decay(
     model: nn.Module, groups: list[dict[str, Any]], learning_rate: float, layerwise_lr_decay: float
 ) -> list[dict[str, Any]]:
-    """Groups split by depth: each layer's rate is `layerwise_lr_decay` times that of the one above it.
+    """Groups split by depth: each layer's rate is `layerwise_lr_decay` times that of the layer above it.
 
-    Howard and Ruder 2018, section 3.2; heads have the full rate, the embeddings the lowest.
+    Howard and Ruder 2018, section 3.2. Heads have the full rate, and embeddings the lowest.
     """
     depths = _depths(model)
     split: dict[tuple[int, int], dict[str, Any]] = {}
@@ -62,12 +62,13 @@ def with_layerwise_lr_decay(
 
 
 def _depths(model: nn.Module) -> dict[int, int]:
-    """How far below the heads each parameter is, by its `id`: 0 heads, 1 the last layer, …"""
+    """How far below the heads each parameter is, by its `id`: 0 for heads, 1 for the last layer, …"""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     numbers = {key: _LAYER.search(name) for key, name in names.items()}
-    # Of modules, not of weights: a stage of a pipeline has those of some layers only.
-    found = [_LAYER.search(f"{name}.") for name, _ in model.named_modules()]
-    layers = 1 + max((int(match[1]) for match in found if match), default=-1)
+    # Modules, not weights, tell the number of layers: a stage of a pipeline has the weights of some layers
+    # only.
+    matches = [_LAYER.search(f"{name}.") for name, _ in model.named_modules()]
+    layers = 1 + max((int(match[1]) for match in matches if match), default=-1)
     depths = {}
     for key, name in names.items():
         match = numbers[key]
@@ -79,7 +80,7 @@ def _depths(model: nn.Module) -> dict[int, int]:
 
 
 def split_hidden_matrices(model: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Groups split in two by `use_muon`: the matrices inside layers, and everything else."""
+    """Groups split by `use_muon` into matrices inside layers, and everything else."""
     hidden = {
         id(parameter)
         for name, parameter in model.named_parameters()

@@ -1,4 +1,4 @@
-"""The course of the learning rate, by name."""
+"""Build schedules of the learning rate by name."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from headway.config.training import ScheduleConfig
 def build_schedule(
     optimizer: Optimizer, config: ScheduleConfig, total_steps: int, waiting_steps: int = 0
 ) -> LambdaLR:
-    """Linear warm-up from 0 to the optimizer's rate, then the named course down to the last step.
+    """Linear warm-up from 0 to the optimizer's rate, then the named decay up to the last step.
 
-    Groups that wait for new weights (`split_new_weights`) stay still for `waiting_steps`, and take the whole
-    course in the steps after them: the gradients of a head that begins at random ruin what is below it
-    (Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution").
+    Groups that wait for new weights (`split_new_weights`) have a rate of 0 for `waiting_steps`, and the whole
+    schedule in the steps after them, since the gradients of a random head would ruin what is below it (Kumar
+    et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution").
     """
 
     def factor(step: int, first: int) -> float:
@@ -37,18 +37,18 @@ def build_schedule(
 
 
 def skip_to(schedule: LambdaLR, step: int) -> None:
-    """Set the rates to those after so many steps, which an earlier process made."""
+    """Set the learning rates to those after `step` steps, which an earlier process took."""
     if step == 0:
         return
     schedule.last_epoch = step - 1
     with warnings.catch_warnings():
-        # torch looks for those steps in this process.
+        # torch expects these steps to have been taken in this process.
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
         schedule.step()
 
 
 def _decay(config: ScheduleConfig, progress: float) -> float:
-    """Share of the peak rate when `progress` (0 to 1) of the steps after warm-up are done."""
+    """The fraction of the peak rate after a fraction `progress` of the steps after warm-up."""
     match config.name:
         case "linear":
             return 1.0 - progress
@@ -57,7 +57,7 @@ def _decay(config: ScheduleConfig, progress: float) -> float:
         case "polynomial":
             return (1.0 - progress) ** config.power
         case "wsd":
-            # Hu et al. 2024, "MiniCPM", section 4.2: stable, then down over the last steps.
+            # Hu et al. 2024, "MiniCPM", section 4.2: stable, then decaying over the last steps.
             return min(1.0, (1.0 - progress) / config.decay)
         case _:
             return 1.0

@@ -1,1 +1,1 @@
-"""One model or one batch, divided among workers."""
+"""Divide a model or a batch among workers."""

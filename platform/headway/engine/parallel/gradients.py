@@ -1,10 +1,11 @@
-"""Gradients in float32, added up over micro-batches and averaged over the workers that share a batch.
+"""Sum gradients over micro-batches and average them over workers, in float32.
 
-Backward leaves gradients on what was computed with, maybe in half precision. Here they become float32 before
-anything is added to them: a sum of eight micro-batches, or of a thousand workers, keeps every bit that a
-single process would. They lie in flat buckets, last weights first, as backward makes them; a bucket is
-averaged while backward goes on with the next (Li et al. 2020, "PyTorch Distributed", section 3.2). Which
-weight lies where is the same in every process and every run, and so is the rounding.
+Backward computes gradients of the weights that are computed with, perhaps in half precision. They are
+converted to float32 before they are summed, so a sum over eight micro-batches, or a thousand workers, is as
+exact as in a single process. Gradients are stored in flat buckets, those of the last weights first, since
+backward computes them first. A bucket is averaged while backward continues (Li et al. 2020, "PyTorch
+Distributed", section 3.2). The order of weights in the buckets is the same in every process and every run,
+and so is the rounding.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ import torch.distributed as dist
 from torch import Tensor
 
 _BUCKET_NUMBERS = 25 * 2**20 // 4
-"""As large as PyTorch's own: large enough to fill a network, small enough to begin early."""
+"""As large as PyTorch's buckets: large enough to use the network well, and small enough to begin early."""
 
 Average = Callable[[Tensor], "dist.Work | None"]
-"""Averages a flat tensor over the workers, in place; what to wait for, if it is not done yet."""
+"""Averages a flat tensor over the workers, in place; returns what to wait for, if it is not done yet."""
 
 
 class Gradients:
-    """Takes the gradients of `copies` and gives their sums and means to `weights`.
+    """Collects the gradients of `copies`, and gives their sums and means to `weights`.
 
     Args:
-        weights: to be optimised.
-        copies: computed with, in the same order; maybe the weights themselves.
-        average: over the workers; None for a process of its own.
+        weights: the weights to optimise.
+        copies: the weights to compute with, in the same order; perhaps the very same.
+        average: averages over the workers; None if there is a single one.
     """
 
     def __init__(self, weights: Sequence[Tensor], copies: Sequence[Tensor], average: Average | None) -> None:
@@ -55,7 +56,7 @@ class Gradients:
 
     @contextmanager
     def collected(self, is_last: bool) -> Iterator[None]:
-        """Take up what backward leaves, in here; averaged over the workers after the last micro-batch."""
+        """Collect the gradients of a backward pass in this block; after the last one, average them."""
         if not self._views:
             yield
         elif self._average is None or not is_last:
@@ -67,10 +68,10 @@ class Gradients:
 
     @torch.no_grad()
     def give(self, divisor: Tensor | None = None) -> None:
-        """Let the weights have the sums; those that backward did not reach keep none.
+        """Set the weights' gradients to the sums; weights that backward did not reach have none.
 
         Args:
-            divisor: of all gradients, a float32 scalar on their device, if the copies' loss was scaled by it.
+            divisor: float32 scalar on the device that divides all gradients: the loss scale, if there is one.
         """
         if divisor is not None and self._filled:
             torch._foreach_div_([self._views[index] for index in self._filled], divisor)
@@ -80,7 +81,7 @@ class Gradients:
 
     @torch.no_grad()
     def _take_all(self) -> None:
-        """All gradients at once, in a few kernels."""
+        """Collect all gradients at once, in a few kernels."""
         reached = [index for index, copy in enumerate(self._copies) if copy.grad is not None]
         for is_first in (True, False):
             indices = [index for index in reached if (index not in self._filled) == is_first]
@@ -105,7 +106,7 @@ class Gradients:
 
     @contextmanager
     def _averaging(self) -> Iterator[None]:
-        """Average each bucket as soon as backward has filled it, in the buckets' order on every worker."""
+        """Average each bucket once backward has filled it, in the same order on every worker."""
         assert self._average is not None
         average = self._average
         owner = {index: bucket for bucket in self._buckets for index in bucket.members}
@@ -137,21 +138,21 @@ class Gradients:
         finally:
             for hook in hooks:
                 hook.remove()
-        while waiting:  # of weights that backward did not reach
+        while waiting:  # buckets with weights that backward did not reach
             begin()
         for work in works:
             work.wait()
 
 
 class _Bucket:
-    """Some weights' gradients end to end; `members` are their indices."""
+    """The gradients of some weights, end to end; `members` are the weights' indices."""
 
     def __init__(self, flat: Tensor, members: Sequence[int]) -> None:
         self.flat, self.members = flat, members
 
 
 def _in_buckets(weights: Sequence[Tensor]) -> Iterator[list[int]]:
-    """Indices of the weights that go together, the last weights first."""
+    """Indices of the weights of each bucket, the last weights first."""
     members: list[int] = []
     numbers = 0
     for index in reversed(range(len(weights))):

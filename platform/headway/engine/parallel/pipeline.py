@@ -1,8 +1,8 @@
-"""Train a model whose layers lie on several workers, one micro-batch behind the other.
+"""Train a model whose layers are on several workers, with several micro-batches on their way at once.
 
-By torch.distributed.pipelining, in the order 1F1B (Narayanan et al. 2019, "PipeDream", section 3.2): once the
-pipeline is full, each stage runs a micro-batch forward and then an earlier one backward, so that it keeps
-the activations of as many micro-batches at most as there are stages behind it.
+This uses torch.distributed.pipelining with the schedule 1F1B (Narayanan et al. 2019, "PipeDream", section
+3.2): once the pipeline is full, each stage runs a micro-batch forward, and then an earlier one backward. So a
+stage keeps activations of no more micro-batches than there are stages after it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from headway.engine.parallel.stages import keep_stage, names_on_both_ends
 from headway.engine.parallel.worker import Worker
 
 Finish = Callable[[Any, Batch], Tensor]
-"""What the last stage makes of its objective and a batch."""
+"""What the last stage computes from its objective and a batch."""
 NormalizeLosses = Callable[[dict[str, Term]], dict[str, Tensor]]
-"""What each of a micro-batch's losses adds to the step's."""
+"""Divides a micro-batch's summed losses by the step's numbers of predictions."""
 
 
 class ForwardPass(NamedTuple):
@@ -35,9 +35,9 @@ class ForwardPass(NamedTuple):
 
     Attributes:
         batch: the same on every stage.
-        finish: for the last stage.
-        capacity: rows that hidden states are padded to on their way, at least the batch's tokens.
-        seed: of what is drawn; None where nothing is.
+        finish: what the last stage computes.
+        capacity: how many rows hidden states are padded to between stages, no fewer than the batch's tokens.
+        seed: of random numbers; None if none are drawn.
     """
 
     batch: Batch
@@ -50,8 +50,8 @@ class StageModule(nn.Module):
     """One worker's part of an objective.
 
     Attributes:
-        objective: its model has lost what other stages compute.
-        passes: what `forward` is asked for by number, since torch's schedules hand on nothing but tensors.
+        objective: without the parts of its model that other stages compute.
+        passes: the passes that `forward` runs, by index, since torch's schedules only pass tensors on.
     """
 
     def __init__(self, objective: Any, number: int, count: int, dtype: torch.dtype) -> None:
@@ -66,11 +66,12 @@ class StageModule(nn.Module):
         """Run a micro-batch forward.
 
         Args:
-            received: hidden states of the stage before, shape (capacity, hidden_size); None in the first.
-            index: int64, shape (1,): the number of the pass.
+            received: hidden states of the previous stage, shape (capacity, hidden_size); None in the first.
+            index: int64, shape (1,): the index of the pass.
 
         Returns:
-            Hidden states for the next stage, shape (capacity, hidden_size); what `finish` gives in the last.
+            Hidden states for the next stage, shape (capacity, hidden_size); in the last, what `finish`
+            returns.
         """
         forward_pass = self.passes[int(index)]
         if forward_pass.seed is not None:
@@ -85,10 +86,10 @@ class StageModule(nn.Module):
 
 
 class Pipeline(nn.Module):
-    """An objective over several workers; each of them calls every method alike, with the same batches.
+    """An objective over several workers, all of which call every method with the same batches.
 
     Attributes:
-        unit: of the objective, where it has one.
+        unit: that of the objective, if it has one.
     """
 
     def __init__(self, objective: Any, worker: Worker, dtype: torch.dtype) -> None:
@@ -115,10 +116,10 @@ class Pipeline(nn.Module):
         """Run a step's micro-batches forward and backward.
 
         Args:
-            batches: at least as many as there are stages.
-            seeds: of each micro-batch; what later stages draw is derived from them.
+            batches: no fewer than there are stages.
+            seeds: one for each micro-batch; those of later stages are derived from them.
             normalize_losses: see `NormalizeLosses`.
-            scale: factor on the sum of all losses before it is derived.
+            scale: factor on the sum of all losses before backward.
 
         Returns:
             The step's losses by name, float32 scalars, on every worker.
@@ -132,8 +133,8 @@ class Pipeline(nn.Module):
             sums.add_(row.detach())
             return row.sum() * scale
 
-        # After an evaluation weights are still gathered, but not where a new schedule lets them go: then
-        # some of the workers that must gather them together would, and others not.
+        # After an evaluation, weights are still gathered, unless a new schedule has released them. Then only
+        # some of the workers that must gather them together would.
         for part in self.stage.modules():
             if isinstance(part, FSDPModule):
                 part.reshard()
@@ -190,7 +191,7 @@ class Pipeline(nn.Module):
         return self.stage.objective.loss_names
 
     def outputs(self, batch: Batch) -> Tensor:
-        """What the model says of a batch, without gradients, on every worker; see `TaskObjective`."""
+        """The model's outputs for a batch, without gradients, on every worker; see `TaskObjective`."""
         return self._through(batch, lambda objective, batch: objective.outputs(batch))
 
     def loss(self, outputs: Tensor, batch: Batch) -> Term:
@@ -198,7 +199,7 @@ class Pipeline(nn.Module):
         return self.stage.objective.loss(outputs, batch)
 
     def _through(self, batch: Batch, finish: Finish) -> Tensor:
-        """Pass a batch through all stages, one after the other."""
+        """Pass a batch through all stages, one after another."""
         tokens = len(batch.input_ids)
         self.stage.passes = [ForwardPass(batch, finish, tokens)]
         received = None
@@ -214,18 +215,18 @@ class Pipeline(nn.Module):
         return box[0].to(self._device)
 
     def _ends(self) -> list[nn.Parameter]:
-        """Weights of this worker that lie on the first and on the last stage."""
+        """Weights of this worker that are on the first and on the last stage."""
         if not (self.stage.is_first or self.stage.is_last):
             return []
         return [self.stage.objective.model.get_parameter(name) for name in self._shared]
 
     @property
     def borrowed(self) -> list[nn.Parameter]:
-        """Weights of this worker that count as the first stage's."""
+        """Weights of this worker that the first stage counts."""
         return [] if self.stage.is_first else self._ends()
 
     def _sum_gradients(self, weight: nn.Parameter) -> None:
-        """Add up a weight's gradients on both ends, so that the optimizer does the same to both copies."""
+        """Sum a weight's gradients of both ends, so that the optimizer does the same to both copies."""
         if not isinstance(weight.grad, DTensor):
             return  # frozen
         mine = weight.grad.to_local()
@@ -237,4 +238,4 @@ class Pipeline(nn.Module):
         ]
         for work in dist.batch_isend_irecv(exchange):
             work.wait()
-        mine += other  # a + b is b + a to the bit
+        mine += other  # a + b and b + a have the same bits

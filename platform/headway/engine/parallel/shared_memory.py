@@ -1,8 +1,8 @@
-"""Average the gradients of workers on one machine's processors through memory that they share.
+"""Average the gradients of workers on one machine's CPUs, through shared memory.
 
-Over loopback the kernel copies each byte again and again. Here each worker writes what another one is to
-average where that one reads it, and reads what the others averaged: a reduce-scatter and an all-gather, like
-a ring's, but in few copies. Sums are in the workers' order, wherever a gradient lies.
+Over a network's loopback device, each byte is copied many times. Here, each worker averages one part of the
+gradients: it reads what the others wrote for it, and then the others read its result. This is a
+reduce-scatter and an all-gather, but with few copies. Sums are always in the order of the workers.
 """
 
 import os
@@ -15,28 +15,26 @@ import torch.distributed as dist
 from torch import Tensor
 
 _FOLDER = Path("/dev/shm")
-# Bytes at a time. Workers wait for each other twice a piece, so small ones cost more than the copies; three
-# times as many, for two workers, fit into the 64 MB that a container has by default.
+# Bytes that are averaged at a time. Workers wait for each other twice for each piece, so small pieces would
+# take longer than copying. For two workers, three times as many bytes fit into the 64 MB that a container has
+# by default.
 _PIECE = 16 * 2**20
 _ALIGNMENT = 64
 
 
 class SharedMean:
-    """Averages what all workers of a group hold.
-
-    All of a group's workers call it alike. `among` makes one.
-    """
+    """Averages tensors over all workers of a group, which all call it alike; `among` makes one."""
 
     def __init__(self, memory: Tensor, rank: int, world_size: int) -> None:
-        """Take uint8 memory of `_size_for(world_size)` bytes, the same for all workers."""
+        """Take `_size_for(world_size)` bytes of memory that all workers share, uint8."""
         self._rank, self._world_size = rank, world_size
-        self._capacity = _room_for(world_size)
-        rooms = memory.view(world_size + 1, world_size, self._capacity)
-        self._inboxes, self._results = rooms[:-1], rooms[-1]
+        self._capacity = _capacity_for(world_size)
+        cells = memory.view(world_size + 1, world_size, self._capacity)
+        self._inboxes, self._results = cells[:-1], cells[-1]
 
     @classmethod
     def among(cls, rank: int, world_size: int) -> "SharedMean | None":
-        """One for this worker, where all of the group can open the same memory; otherwise None."""
+        """One for this worker, or None if not all workers of the group can open the same memory."""
         names = [f"headway-{uuid.uuid4().hex}"]
         dist.broadcast_object_list(names)
         path, size = _FOLDER / names[0], _size_for(world_size)
@@ -51,11 +49,11 @@ class SharedMean:
             mean = cls(torch.empty(0, dtype=torch.uint8).set_(storage), rank, world_size)
         dist.barrier()
         if rank == 0:
-            path.unlink(missing_ok=True)  # what is mapped stays until the last worker ends
+            path.unlink(missing_ok=True)  # the mapped memory stays until the last worker ends
         return mean
 
     def average(self, values: Tensor) -> None:
-        """Put the mean over all workers in the place of `values`, floating, shape (numbers,)."""
+        """Replace `values`, floating, shape (numbers,), by their mean over all workers."""
         for piece in values.split(self._capacity // values.element_size() * self._world_size):
             self._average_piece(piece)
 
@@ -78,17 +76,17 @@ class SharedMean:
             parts[rank].copy_(_head(self._results[rank], parts[rank]))
 
 
-def _room_for(world_size: int) -> int:
-    """Bytes that one worker averages of a piece."""
+def _capacity_for(world_size: int) -> int:
+    """How many bytes of a piece each worker averages."""
     return _PIECE // world_size // _ALIGNMENT * _ALIGNMENT
 
 
 def _size_for(world_size: int) -> int:
-    return (world_size + 1) * world_size * _room_for(world_size)
+    return (world_size + 1) * world_size * _capacity_for(world_size)
 
 
 def _reserve(path: Path, size: int) -> None:
-    """Make a file whose memory is there; none where there is no room, or no such folder."""
+    """Make a file and allocate its memory; make none if there is not enough, or no such folder."""
     try:
         with path.open("xb") as file:
             os.posix_fallocate(file.fileno(), 0, size)
@@ -96,6 +94,6 @@ def _reserve(path: Path, size: int) -> None:
         path.unlink(missing_ok=True)
 
 
-def _head(room: Tensor, like: Tensor) -> Tensor:
-    """As much of a room's bytes as `like` takes, in its dtype."""
-    return room[: like.nbytes].view(like.dtype)
+def _head(cell: Tensor, like: Tensor) -> Tensor:
+    """As many of a cell's bytes as `like` has, in its dtype."""
+    return cell[: like.nbytes].view(like.dtype)

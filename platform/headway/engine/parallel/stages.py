@@ -1,6 +1,6 @@
-"""A model cut into stages, one for each worker of a pipeline, which drops what the others compute.
+"""Cut a model into stages, one for each worker of a pipeline, by dropping what other stages compute.
 
-Weights keep the names they have in the whole model, so a saved state knows nothing of stages.
+Weights keep the names that they have in the whole model, so saved states do not depend on stages.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from transformers import PreTrainedModel
 from headway.config.base import ConfigError
 from headway.engine.model.unpadded import encoder_layers
 
-_BEHIND_LAYERS = ("pooler", "final_norm")
+_AFTER_LAYERS = ("pooler", "final_norm")
 
 
 class Entrance(nn.Module):
-    """Stands where the embeddings were, and gives out the hidden states that the stage before sent.
+    """Replaces the embeddings, and returns the hidden states that the previous stage sent.
 
-    It keeps those embeddings whose weights a head uses too, for the head's sake.
+    Embeddings whose weights a head uses too are kept for the head.
 
     Attributes:
         states: floating, shape (tokens, hidden_size); set before each forward pass.
@@ -39,11 +39,11 @@ class Entrance(nn.Module):
 
 
 class PassedOn(nn.Module):
-    """Stands where a layer of another stage was; hands hidden states on as they are."""
+    """Replaces a layer of another stage, and returns hidden states unchanged."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        # ModernBERT asks each of its layers which.
+        # ModernBERT reads this of each of its layers.
         self.attention_type = getattr(layer, "attention_type", None)
 
     def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -52,10 +52,10 @@ class PassedOn(nn.Module):
 
 
 def keep_stage(model: PreTrainedModel, stage: int, stages: int) -> None:
-    """Drop from a model, in place, all that the other stages compute.
+    """Drop everything that other stages compute from a model, in place.
 
-    The first stage has the embeddings, the last one the heads, and each an equal number of layers, or one
-    more. Weights that embeddings and a head share lie on both stages.
+    The first stage has the embeddings, the last one has the heads, and all have equally many layers, or one
+    more. Weights that embeddings and a head share are on both of these stages.
 
     Raises:
         ConfigError: there are more stages than layers.
@@ -70,10 +70,10 @@ def keep_stage(model: PreTrainedModel, stage: int, stages: int) -> None:
     is_last = stage == stages - 1
     if stage > 0:
         encoder.embeddings = Entrance(encoder.embeddings, _in_heads(model) if is_last else set())
-        if hasattr(encoder, "embeddings_project"):  # ELECTRA's, from the embeddings to the layers
+        if hasattr(encoder, "embeddings_project"):  # ELECTRA's projection of embeddings for the layers
             del encoder.embeddings_project
     if not is_last:
-        for name in (name for name in _BEHIND_LAYERS if hasattr(encoder, name)):
+        for name in (name for name in _AFTER_LAYERS if hasattr(encoder, name)):
             setattr(encoder, name, nn.Identity())
         for name, _ in _heads(model):
             setattr(model, name, nn.Identity())

@@ -1,9 +1,10 @@
-"""Layers whose heads and intermediate neurons are split over workers.
+"""Split the heads and intermediate neurons of layers over workers.
 
-Shoeybi et al. 2019, "Megatron-LM", section 3: of a pair of products the first is split by its outputs, the
-second by its inputs, so that a pair needs one sum over the workers forward and one backward. The weights
-are PyTorch's `DTensor`s, as states and optimisers need them; what is multiplied is each worker's plain part.
-Products of `DTensor`s are planned again for each number of tokens, and unpadded rows seldom have the same.
+As in Shoeybi et al. 2019, "Megatron-LM", section 3, the first of a pair of products is split by its outputs,
+and the second one by its inputs, so that a pair needs one sum over the workers forward and one backward. The
+weights are PyTorch's `DTensor`s, as states and optimizers need them, but each worker multiplies its plain
+part, since products of `DTensor`s are planned again for each number of tokens, which differs in almost every
+unpadded row.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from headway.config.base import ConfigError
 from headway.engine.model.layers import PAIR_ENTRANCE
 
-# Names are those of transformers' BERT, RoBERTa and ELECTRA.
+# Names of the layers of transformers' BERT, RoBERTa and ELECTRA.
 _BY_OUTPUTS = ("attention.self.query", "attention.self.key", "attention.self.value", "intermediate.dense")
 _BY_INPUTS = ("attention.output.dense", "output.dense")
 
 
 def split_layers(layers: Sequence[nn.Module], mesh: DeviceMesh) -> None:
-    """Split encoder layers over the workers of a mesh of one dimension, in place.
+    """Split encoder layers over the workers of a one-dimensional mesh, in place.
 
     Raises:
-        ConfigError: they are not named like BERT's, or the heads do not divide by the number of workers.
+        ConfigError: the layers are not BERT's, or the number of workers does not divide that of heads.
     """
     for layer in layers:
         heads = getattr(getattr(getattr(layer, "attention", None), "self", None), "num_attention_heads", None)
@@ -48,14 +49,14 @@ def split_layers(layers: Sequence[nn.Module], mesh: DeviceMesh) -> None:
 
 
 class _ByOutputs(nn.Linear):
-    """This worker's outputs of a product."""
+    """A product of which each worker computes some outputs."""
 
     def forward(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, _local(self.weight), _local(self.bias))
 
 
 class _ByInputs(nn.Linear):
-    """A product of which each worker has some inputs; all get the sum."""
+    """A product of which each worker has some inputs, and all get the sum."""
 
     mesh: DeviceMesh
 
@@ -77,7 +78,7 @@ def _local(parameter: Tensor) -> Tensor:
 
 
 class _BeginPair:
-    """What a layer calls on what enters a pair of products; see `model.layers.PAIR_ENTRANCE`."""
+    """Called on the input of a pair of products; see `model.layers.PAIR_ENTRANCE`."""
 
     def __init__(self, mesh: DeviceMesh) -> None:
         self._mesh = mesh
@@ -87,7 +88,7 @@ class _BeginPair:
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over the workers, whose gradient each has whole (the paper's operator g)."""
+    """Sums over the workers forward, and passes gradients on backward (the paper's operator g)."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor, group: Any) -> Tensor:
@@ -101,7 +102,7 @@ class _Sum(torch.autograd.Function):
 
 
 class _SumBackward(torch.autograd.Function):
-    """The same numbers, whose gradient is the sum of the workers' (the paper's operator f)."""
+    """Passes numbers on forward, and sums gradients over the workers (the paper's operator f)."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, group: Any) -> Tensor:

@@ -1,10 +1,13 @@
-"""One worker among several that train the same model: on shares of each batch, or on parts of the model.
+"""A worker among several that train the same model, each on a part of the batch or of the model.
 
-The workers form a mesh of four dimensions. Along `data` each has the whole model and a share of the batch;
-along `shard` a share of the batch and a slice of every weight (Rajbhandari et al. 2020, "ZeRO", stage 3, by
-PyTorch's `fully_shard`); along `tensor` the same share of the batch, and the heads and intermediate neurons
-of a layer are split (`tensor.py`); along `pipeline` the same share, and some of the layers
-(`pipeline.py`).
+The workers form a mesh of four dimensions:
+
+- Along `data`, each has the whole model and its own part of the batch.
+- Along `shard`, each has its own part of the batch, and a slice of every weight (Rajbhandari et al. 2020,
+  "ZeRO", stage 3, by PyTorch's `fully_shard`).
+- Along `tensor`, all have the same part of the batch, and each has some heads and intermediate neurons of
+  every layer (`tensor.py`).
+- Along `pipeline`, all have the same part of the batch, and each has some of the layers (`pipeline.py`).
 """
 
 from __future__ import annotations
@@ -32,23 +35,23 @@ from headway.engine.parallel.shared_memory import SharedMean
 from headway.engine.parallel.tensor import split_layers
 
 DIMENSIONS = ("pipeline", "data", "shard", "tensor")
-"""Of the mesh of workers, the outermost first: neighbours exchange most."""
+"""The dimensions of the mesh of workers, the outermost first, since neighbours exchange most."""
 _BATCH_DIMENSIONS = ("data", "shard")
 
-_LEAST_NORM = 1e-6
-"""Added to a norm before it divides, as PyTorch does."""
+_MIN_NORM = 1e-6
+"""Added to a norm before dividing by it, as in PyTorch."""
 
 
 @dataclass(frozen=True)
 class Worker:
-    """This process's place in the group; alone when `world_size` is 1.
+    """This process among the workers; alone if `world_size` is 1.
 
     Attributes:
-        rank: number among the workers.
-        world_size: how many there are.
-        device: what this one computes on.
-        mesh: the workers by pipeline, data, shard and tensor where the model is split over them, else None.
-        batch_mesh: those of them that have this one's part of the model, each with a share of the batch.
+        rank: the index of this worker.
+        world_size: how many workers there are.
+        device: the device that this worker computes on.
+        mesh: the workers by pipeline, data, shard and tensor; None if the model is not split.
+        batch_mesh: the workers with the same part of the model, each with its own part of the batch.
         is_leaving: whether a machine of the group is about to be taken away.
     """
 
@@ -60,7 +63,7 @@ class Worker:
     is_leaving: Callable[[], bool] = lambda: False
 
     def arranged(self, layout: ParallelConfig) -> Worker:
-        """The same worker with its place in the mesh that a layout wants; every worker calls it."""
+        """The same worker in the mesh of a layout; every worker calls it."""
         if not layout.splits_model:
             return self
         shape = layout.mesh_shape(self.world_size)
@@ -69,12 +72,12 @@ class Worker:
 
     @property
     def data_rank(self) -> int:
-        """Which share of each batch this worker computes, counted from 0."""
+        """Which part of each batch this worker computes, counted from 0."""
         return self.rank if self.batch_mesh is None else self.batch_mesh.get_local_rank()
 
     @property
     def data_size(self) -> int:
-        """How many shares each batch is split into."""
+        """How many parts each batch is split into."""
         return self.world_size if self.batch_mesh is None else self.batch_mesh.size()
 
     @property
@@ -88,7 +91,7 @@ class Worker:
         return 1 if self.mesh is None else self.mesh["pipeline"].size()
 
     def sum(self, values: Tensor) -> Tensor:
-        """`values` summed over the shares of a batch, on each worker; any shape."""
+        """Sum `values`, of any shape, over the data ranks, in place, on every worker."""
         if self.data_size > 1:
             dist.all_reduce(values, group=None if self.batch_mesh is None else self.batch_mesh.get_group())
         return values
@@ -102,10 +105,10 @@ class Worker:
         return bool(flag)
 
     def split(self, module: nn.Module, dtype: torch.dtype) -> nn.Module:
-        """Split a module's weights over the mesh, in place, to be computed with in `dtype`.
+        """Split a module's weights over the mesh, in place, to compute with them in `dtype`.
 
         Raises:
-            ConfigError: the heads do not divide by the size of the tensor dimension.
+            ConfigError: the size of the tensor dimension does not divide the number of heads.
         """
         if self.mesh is None:
             return module
@@ -120,7 +123,7 @@ class Worker:
                 part,
                 mesh=self.mesh[_BATCH_DIMENSIONS],
                 mp_policy=policy,
-                # Every micro-batch of a pipeline would gather the weights twice.
+                # Otherwise every micro-batch of a pipeline would gather the weights twice.
                 reshard_after_forward=False if self.stages > 1 else None,
             )
         if hasattr(module, "outputs"):
@@ -128,7 +131,7 @@ class Worker:
         return module
 
     def average(self) -> Average | None:
-        """What averages gradients over the shares of a batch; None if nothing does, or the split itself."""
+        """What averages gradients over data ranks; None if there is one rank, or if FSDP averages."""
         if self.world_size == 1 or self.mesh is not None:
             return None
         if self.device.type == "cpu" and (shared := SharedMean.among(self.rank, self.world_size)) is not None:
@@ -139,30 +142,30 @@ class Worker:
 
 
 def transformer_layers(module: nn.Module) -> list[nn.Module]:
-    """The encoder layers of a model, by transformers' naming: the items of its list called `layer(s)`."""
+    """The encoder layers of a model: in transformers, the items of a list called `layer` or `layers`."""
     lists = [m for name, m in module.named_modules() if name.split(".")[-1] in ("layer", "layers")]
-    return [layer for found in lists if isinstance(found, nn.ModuleList) for layer in found]
+    return [layer for layers in lists if isinstance(layers, nn.ModuleList) for layer in layers]
 
 
 def hold_back_sums(module: nn.Module, wanted: bool) -> None:
-    """Whether a split module shall leave gradients as they are, for micro-batches of a step but the last."""
+    """Whether a split module does not sum gradients yet, for all but the last micro-batch of a step."""
     if isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(not wanted)
 
 
 def clip_gradients(
-    module: nn.Module, most: float, worker: Worker | None = None, borrowed: Sequence[nn.Parameter] = ()
+    module: nn.Module, max_norm: float, worker: Worker | None = None, borrowed: Sequence[nn.Parameter] = ()
 ) -> Tensor:
-    """Scale all gradients down so that their norm is at most `most`, whatever they are split over.
+    """Scale all gradients, in place, so that their norm is at most `max_norm`, however the model is split.
 
     Args:
         module: this worker's part of the model.
-        most: the largest norm that is left alone.
-        worker: its place, where the model is split.
-        borrowed: weights that another stage of a pipeline has too, which counts them.
+        max_norm: the largest norm that is left alone.
+        worker: this process among the workers, if the model is split.
+        borrowed: weights that another stage of a pipeline has too, and counts.
 
     Returns:
-        The Euclidean norm of all gradients together, before: a float32 scalar on their device, not read.
+        The Euclidean norm of all gradients before scaling, a float32 scalar on their device.
     """
     parameters = [parameter for parameter in module.parameters() if parameter.grad is not None]
     if worker is None or worker.mesh is None:
@@ -170,7 +173,7 @@ def clip_gradients(
         if not gradients:  # all is frozen
             return torch.zeros((), device=worker.device if worker is not None else None)
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        return _scaled_down(gradients, norm, most)
+        return _scaled_down(gradients, norm, max_norm)
     elsewhere = {id(parameter) for parameter in borrowed}
     squares = torch.zeros((), device=worker.device)
     parts = []
@@ -180,18 +183,18 @@ def clip_gradients(
         if id(parameter) not in elsewhere:
             squares += part.float().square().sum() / copies
     dist.all_reduce(squares)
-    return _scaled_down(parts, squares.sqrt(), most)
+    return _scaled_down(parts, squares.sqrt(), max_norm)
 
 
-def _scaled_down(gradients: list[Any], norm: Tensor, most: float) -> Tensor:
-    """`norm`, after gradients were multiplied, in place, so that theirs is at most `most`."""
+def _scaled_down(gradients: list[Any], norm: Tensor, max_norm: float) -> Tensor:
+    """`norm`, after scaling the gradients, in place, so that theirs is at most `max_norm`."""
     if gradients:  # a stage may have frozen layers only
-        torch._foreach_mul_(gradients, (most / (norm + _LEAST_NORM)).clamp(max=1.0))
+        torch._foreach_mul_(gradients, (max_norm / (norm + _MIN_NORM)).clamp(max=1.0))
     return norm
 
 
 def _part_of_gradient(parameter: nn.Parameter, worker: Worker) -> tuple[Tensor, int]:
-    """What of a gradient lies on this worker, and on how many workers the same numbers lie."""
+    """This worker's part of a gradient, and how many workers have the same part."""
     copies = worker.world_size // worker.stages
     gradient = parameter.grad
     if not isinstance(gradient, DTensor):

@@ -1,4 +1,4 @@
-"""Which evaluation of a run was the best, and when to end a run that gets no better."""
+"""Select the best model of a run, and end a run that no longer improves."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from headway.config.base import ConfigError
 from headway.engine.training.trainer import Metrics
 
 SMALLER_IS_BETTER = ("loss", "rmse", "latency_ms", "parameters")
-"""Endings of the names of measures that are to be low; all others are to be high."""
+"""How the names of measures end for which smaller is better; for all others larger is."""
 
 
 def is_better(measure: str, value: float, than: float) -> bool:
-    """Whether one value of a measure beats another; equal ones do not."""
+    """Whether one value of a measure is better than another; equal ones are not."""
     return value < than if measure.endswith(SMALLER_IS_BETTER) else value > than
 
 
-class NoProgress(Exception):  # noqa: N818 (not an error: the run has got as far as it will)
-    """The run has had its patience's worth of evaluations without a better one."""
+class NoProgress(Exception):  # noqa: N818, it is not an error
+    """The last `patience` evaluations of the run were not better than an earlier one."""
 
 
 class Selection:
-    """Follows the evaluations of one run; the same on every worker, since they measure the same.
+    """Follows the evaluations of a run, on every worker alike, since all get the same metrics.
 
-    Prechelt 1998, "Early Stopping - But When?", section 2: stop after so many evaluations in a row
-    without a new best one.
+    The rule is that of Prechelt 1998, "Early Stopping - But When?", section 2: stop after a number of
+    evaluations in a row without a new best one.
 
     Attributes:
-        best_step: steps after which the best model was measured; None before the first evaluation.
+        best_step: the step after which the best model was measured; None before the first evaluation.
     """
 
     def __init__(
@@ -42,16 +42,16 @@ class Selection:
         self._waited = 0
 
     def replay(self, history: Iterable[tuple[int, Metrics]]) -> None:
-        """Take in what the run had measured before it was resumed."""
+        """Take in the metrics from before the run was resumed."""
         for step, metrics in history:
             self._take(step, metrics)
 
     def __call__(self, step: int, metrics: Metrics) -> None:
-        """Take in what was measured after so many steps.
+        """Take in the metrics measured after `step` steps.
 
         Raises:
             NoProgress: it is time to end the run.
-            ConfigError: the measure is none of those taken on the validation rows.
+            ConfigError: the measure is not among the metrics of the validation rows.
         """
         if self._take(step, metrics):
             self.keep(step)
@@ -70,7 +70,7 @@ class Selection:
         if self.measure not in measured:
             raise ConfigError(f"best_by: {self.measure!r} is not measured; allowed: {', '.join(measured)}")
         value = measured[self.measure]
-        # The model as it came in is no candidate: nothing has been learnt yet.
+        # The model before the first step is not a candidate, since it has not learnt anything yet.
         if step == 0:
             return False
         if self.best_step is None or is_better(self.measure, value, self._best):

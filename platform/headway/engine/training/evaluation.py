@@ -1,4 +1,4 @@
-"""Mean losses over validation rows, measured by all workers together."""
+"""Measure mean losses over validation rows, with all workers together."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from headway.engine.parallel.worker import Worker
 from headway.engine.training.meter import Metrics
 
 
-def batches_of_share(source: BatchSource, worker: Worker, batch_size: int) -> Iterator[tuple[Batch, bool]]:
-    """A worker's share of every row, each batch with whether it counts.
+def batches_of_worker(source: BatchSource, worker: Worker, batch_size: int) -> Iterator[tuple[Batch, bool]]:
+    """A worker's part of all rows in batches, each with whether it counts.
 
-    Workers that hold slices of the weights gather them together for every batch. One whose share has a batch
-    less than another's runs its last one again, which does not count.
+    Workers that hold slices of the weights gather them together for every batch. So a worker with one batch
+    less than others runs its last one again, which does not count.
     """
-    own = source.in_order(worker.data_rank, worker.data_size, batch_size)
-    largest_share = -(-source.rows // worker.data_size)
-    batches = -(-largest_share // batch_size) if worker.mesh is not None else 0
+    own_batches = source.in_order(worker.data_rank, worker.data_size, batch_size)
+    max_rows = -(-source.rows // worker.data_size)
+    batches = -(-max_rows // batch_size) if worker.mesh is not None else 0
     done, batch = 0, None
-    for batch in own:
+    for batch in own_batches:
         done += 1
         yield batch, True
     for _ in range(done, batches):
@@ -33,21 +33,21 @@ def batches_of_share(source: BatchSource, worker: Worker, batch_size: int) -> It
 
 
 def mean_losses(module: Any, validation: BatchSource, worker: Worker, batch_size: int) -> Metrics:
-    """Mean of each of an objective's losses, and how many predictions were right; the same on every worker.
+    """The mean of each of an objective's losses, and its accuracy; the same on every worker.
 
     Args:
-        module: an objective, or what stands in its place.
+        module: an objective, or a pipeline of one.
         validation: the rows.
-        worker: each has its share of them.
+        worker: this process, which gets its part of the rows.
         batch_size: sequences at a time.
     """
     sums = {name: torch.zeros(3, dtype=torch.float64, device=worker.device) for name in module.loss_names}
     with torch.no_grad():  # a sharded weight that was gathered in inference mode could not be trained
-        for batch, counts in batches_of_share(validation, worker, batch_size):
+        for batch, counts in batches_of_worker(validation, worker, batch_size):
             terms = module(batch.to(worker.device))
             for name, term in terms.items() if counts else ():
                 sums[name] += torch.stack([part.detach().double() for part in term])
-    # One sum for all of them, which a worker without a row enters too.
+    # There is one sum for all losses, in which workers without rows take part too.
     rows = worker.sum(torch.stack(list(sums.values()))).tolist()
     metrics: Metrics = {}
     for name, (total, count, correct) in zip(sums, rows, strict=True):

@@ -1,4 +1,4 @@
-"""The arithmetic a training step cannot do without: no padding, no scores of words that are not asked for."""
+"""Count the useful FLOPs of a training step: without padding, and without scores that are not needed."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from headway.data.batch import Batch
 class TrainingFlops:
     """FLOPs of the matrix products of a forward and a backward pass over a batch.
 
-    A linear layer of n weights costs 2n a row forward and 4n backward (Kaplan et al. 2020, section 2.1);
-    attention over a sequence of length L costs 4 L^2 hidden_size a layer forward. The trunk runs on every
-    token, a vocabulary head on the masked ones, any other head and the pooler on every sequence.
+    For each row, a linear layer of n weights costs 2n forward and 4n backward (Kaplan et al. 2020, section
+    2.1). Attention over a sequence of length L costs 4 L^2 hidden_size in each layer forward. The trunk runs
+    on every token, a vocabulary head on the masked tokens, and any other head and the pooler on every
+    sequence.
 
     Attributes:
-        trunk_weights: of linear layers that every token passes.
-        head_weights: of those that a masked place passes, or a sequence where none is masked.
-        pooled_weights: of those that a sequence passes.
-        attention_width: hidden_size of all layers together.
+        trunk_weights: weights of linear layers that run on every token.
+        head_weights: weights of those that run on masked tokens, or on sequences if no token is masked.
+        pooled_weights: weights of those that run on sequences.
+        attention_width: hidden_size, summed over all layers.
     """
 
     trunk_weights: int = 0
@@ -34,7 +35,7 @@ class TrainingFlops:
 
     @classmethod
     def of(cls, objective: nn.Module) -> TrainingFlops:
-        """Count the weights of the transformers model inside; where there is none, nothing counts."""
+        """Count the weights of an objective's transformers model; all are 0 if it has none."""
         model: Any = next((part for part in objective.modules() if isinstance(part, PreTrainedModel)), None)
         if model is None:
             return cls()
@@ -50,7 +51,7 @@ class TrainingFlops:
         )
 
     def of_batch(self, batch: Batch) -> float:
-        """What a batch, on the host, costs without padding."""
+        """FLOPs of a batch, which is on the host, without padding."""
         sequences, masked = len(batch.lengths), len(batch.masked_positions)
         squared_lengths = float(batch.lengths.to(torch.float64).square().sum())
         forward = (

@@ -1,4 +1,4 @@
-"""Whether training still makes sense: gradients are finite, or the weights stay as they were."""
+"""Check that gradients are finite, and keep the weights as they are if one is not."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _NONE = -1
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on: the loss is no longer a finite number."""
+    """Training cannot continue, since a gradient is not finite."""
 
 
 class StepHealth:
     """Watches the gradients' norms without waiting for them, if the optimizer can skip a step by itself.
 
-    AdamW, LAMB and Muon are told by a number on the GPU to leave the weights alone. From the first norm that
-    is not finite on they are told so, and at the next look the weights are still those before that step.
-    Other optimizers are only let run once the norm has been read.
+    AdamW, LAMB and Muon leave the weights alone if a number on the GPU says so. It does from the first norm
+    that is not finite, so that at the next look the weights are still those from before that step. Other
+    optimizers only run once the norm has been read.
 
-    In float16 a gradient that is not finite is no error: that one step is skipped, and the loss scale halves.
-    It is one if even the smallest scale does not help.
+    In float16, a gradient that is not finite is not an error: that step alone is skipped, and the loss scale
+    is halved. It is an error if even the smallest scale does not help.
 
     Attributes:
-        skips_step: whether the step that was seen last is known to be skipped: do not run the optimizer.
+        skips_step: whether the latest step must be skipped, so that the optimizer must not run.
     """
 
     def __init__(self, optimizer: Any, worker: Worker, scale: LossScale | None = None) -> None:
@@ -43,10 +43,10 @@ class StepHealth:
         self._rows: deque[tuple[int, Sequence[Tensor]]] = deque()
 
     def saw(self, step: int, norm: Tensor, micro_batches: Sequence[Batch]) -> int | None:
-        """Take note of the norm of the step after `step` others, before the optimizer runs.
+        """Note the gradients' norm in the step after `step` others, before the optimizer runs.
 
         Returns:
-            `step` if it is known already that the weights must not be moved by it.
+            `step` if it is known already that the weights must not be moved.
         """
         self._rows.append((step, [batch.row_ids for batch in micro_batches]))
         is_good = norm.isfinite()
@@ -63,15 +63,15 @@ class StepHealth:
         return step if self.skips_step and self._scale is None else None
 
     def look(self) -> int | None:
-        """The first step that should not have been skipped, if there was one; waits for the device."""
-        found = int(self._bad_step)
-        if found == _NONE:
+        """The first step that must end the run, if there was one; waits for the device."""
+        bad_step = int(self._bad_step)
+        if bad_step == _NONE:
             self._rows.clear()
             return None
-        return found if self._scale is None or self._scale.is_exhausted else None
+        return bad_step if self._scale is None or self._scale.is_exhausted else None
 
     def error(self, step: int) -> TrainingError:
-        """What to raise for a step that `saw` or `look` named."""
+        """The error for a step that `saw` or `look` returned."""
         rows = next((row_ids for number, row_ids in self._rows if number == step), [])
         named = torch.cat(list(rows)).tolist()[:16] if rows else []
         problem, remedy = "is not finite", "try a lower learning_rate"
@@ -85,5 +85,5 @@ class StepHealth:
 
 
 def _takes_found_inf(optimizer: Any) -> bool:
-    """Whether the optimizer skips a step if `found_inf` is 1, as `torch.amp.GradScaler` asks for."""
+    """Whether the optimizer skips a step if `found_inf` is 1, as `torch.amp.GradScaler` expects."""
     return bool(getattr(optimizer, "_step_supports_amp_scaling", False))

@@ -1,4 +1,4 @@
-"""What else happens between steps: hooks that a trainer calls, and what they are told."""
+"""Hooks: functions that a trainer calls between steps, and the information that it gives them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from headway.engine.training.meter import Metrics
 
 @dataclass
 class StepInfo:
-    """What a hook is told, and what it can ask for.
+    """What a hook gets to know about a step, and how it asks to stop.
 
     Attributes:
-        step: steps done; 0 before the first.
-        total_steps: steps of the whole run.
-        metrics: what was measured after this step, the same on every worker; often nothing.
-        stop: a hook sets it, on any worker, to end the run after this step with its state saved; before the
-            first step it has no effect.
+        step: how many steps are done; 0 before the first.
+        total_steps: how many steps the whole run has.
+        metrics: what was measured after this step, the same on every worker; often empty.
+        stop: set by a hook, on any worker, to save the state and end the run after this step; it has no
+            effect before the first step.
     """
 
     step: int
@@ -47,18 +47,18 @@ class Hooks:
         self._entries: list[_Entry] = []
 
     def add(self, hook: Hook, every: int | None = None, at: Collection[int] = ()) -> None:
-        """Call a hook every so many steps, and at further steps; step 0 is before the first.
+        """Call a hook every `every` steps, and at the steps `at`; step 0 is before the first.
 
-        Without either it is called whenever `run` is, whatever that is for.
+        Without both, the hook is called whenever `run` is, whichever hooks are due.
         """
         self._entries.append(_Entry(hook, every, at))
 
     def are_due(self, step: int) -> bool:
-        """Whether some hook asks to be called after this step."""
+        """Whether any hook is due after this step."""
         return any(entry.is_due(step) for entry in self._entries)
 
     def run(self, info: StepInfo) -> None:
-        """Call those that are due, and those that come along."""
+        """Call the hooks that are due, and those without steps of their own."""
         for entry in self._entries:
             if entry.is_due(info.step) or (entry.every is None and not entry.at):
                 entry.hook(info)

@@ -1,7 +1,7 @@
-"""A factor on the loss that keeps gradients in the range of float16, found on the device.
+"""Scale the loss to keep gradients in the range of float16, without reading them on the host.
 
-Float16 has no numbers between 0 and 6e-8, where most of a gradient lies. Gradients of a loss that is 65,536
-times as large are in its range, and are divided again in float32.
+Float16 has no numbers between 0 and 6e-8, but most of a gradient's numbers are there. Gradients of a loss
+that is 65,536 times as large are in its range, and are divided by the factor in float32.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 _INITIAL = 2.0**16
-_LEAST = 2.0**-10
+_MIN = 2.0**-10
 _GROWTH, _BACKOFF = 2.0, 0.5
 _STEPS_BEFORE_GROWTH = 2000
 
 
 class LossScale:
-    """Halves when a gradient is not finite, doubles after 2,000 steps whose gradients are.
+    """A factor that halves if a gradient is not finite, and doubles after 2,000 steps with finite ones.
 
-    Micikevicius et al. 2018, "Mixed Precision Training", section 3.2. All workers see the same gradients, so
-    their factors stay equal.
+    The rule is that of Micikevicius et al. 2018, "Mixed Precision Training", section 3.2. All workers see the
+    same gradients, so their factors stay equal.
 
     Attributes:
-        value: float32 scalar on the device; not read between two looks.
+        value: float32 scalar on the device; the host does not read it in every step.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -32,10 +32,10 @@ class LossScale:
         self._good_steps = torch.zeros((), dtype=torch.int32, device=device)
 
     def update(self, found_inf: Tensor) -> None:
-        """Take note of a step.
+        """Note whether a step's gradients were finite.
 
         Args:
-            found_inf: float32 scalar on the device, 1 if its gradients were not finite, else 0.
+            found_inf: float32 scalar on the device, 1 if they were not finite, else 0.
         """
         torch._amp_update_scale_(
             self.value, self._good_steps, found_inf, _GROWTH, _BACKOFF, _STEPS_BEFORE_GROWTH
@@ -43,19 +43,19 @@ class LossScale:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether so many steps in a row were skipped that it is not the factor's fault; waits."""
-        return float(self.value) < _LEAST
+        """Whether so many steps were skipped that the factor cannot be the reason; waits for the device."""
+        return float(self.value) < _MIN
 
     def reset(self) -> None:
-        """Begin again."""
+        """Return to the initial factor."""
         self.value.fill_(_INITIAL)
         self._good_steps.zero_()
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs, in JSON's types."""
+        """What a resumed run needs, as JSON types."""
         return {"value": float(self.value), "good_steps": int(self._good_steps)}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Continue from what `state` returned."""
         self.value.fill_(state["value"])
         self._good_steps.fill_(state["good_steps"])

@@ -1,4 +1,4 @@
-"""What a training run measures between two reports."""
+"""Measure losses, speed and memory between two reports of a training run."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Metrics = dict[str, float]
 
 @dataclass
 class Meter:
-    """Sums of this worker since the last report.
+    """This worker's sums since the last report.
 
     Attributes:
-        losses: name → float32 scalar, each step's share of the mean loss, summed over the steps.
+        losses: name → float32 scalar, the worker's part of the mean loss, summed over steps.
         tokens: trained on.
-        flops: useful ones, see `flops`.
+        flops: useful ones; see `flops`.
         steps: optimizer steps.
-        seconds: spent in them.
+        seconds: spent in the steps.
         gradient_norm: of the last step, before clipping.
         learning_rate: of the last step.
     """
@@ -40,26 +40,26 @@ class Meter:
     learning_rate: float = 0.0
 
     def add(self, losses: dict[str, Tensor], batches: Sequence[Batch], flops: TrainingFlops) -> None:
-        """Count a step: this worker's part of its losses, and its micro-batches, on the host."""
+        """Count a step: this worker's part of its losses, and its micro-batches, which are on the host."""
         for name, loss in losses.items():
             self.add_loss(name, loss)
         self.tokens += sum(int(batch.lengths.sum()) for batch in batches)
         self.flops += sum(flops.of_batch(batch) for batch in batches)
 
-    def add_loss(self, name: str, share: Tensor) -> None:
+    def add_loss(self, name: str, part: Tensor) -> None:
         """Count this worker's part of a step's loss."""
-        self.losses[name] = self.losses[name] + share if name in self.losses else share
+        self.losses[name] = self.losses[name] + part if name in self.losses else part
 
     def state(self) -> dict[str, Any]:
-        """The sums in JSON's types, to go on from after a restart."""
+        """The sums as JSON types, to continue from after a restart."""
         losses = {name: float(loss) for name, loss in self.losses.items()}
         return vars(self) | {"losses": losses, "gradient_norm": float(self.gradient_norm)}
 
     @classmethod
     def resumed(cls, states: Sequence[dict[str, Any]], worker: Worker) -> Meter:
-        """What `state` gave for each share of the batch, taken up again.
+        """Continue from what `state` returned for each data rank.
 
-        In a group of another size the first worker takes over the sums of all of them.
+        In a group of another size, the first worker takes over the sums of all ranks.
         """
         meters = [cls(**state) for state in states]
         for meter in meters:
@@ -77,13 +77,13 @@ class Meter:
         return total
 
     def metrics(self, worker: Worker, dtype: torch.dtype) -> Metrics:
-        """What all workers measured together; a loss is the mean over the steps."""
+        """The metrics of all workers together; losses are means over the steps."""
         names = sorted(self.losses)
         rate = matrix_product_rate(dtype, worker.device)
         row = [*(float(self.losses[name]) for name in names), self.tokens, self.flops, rate]
         sums = worker.sum(torch.tensor(row, dtype=torch.float64, device=worker.device)).tolist()
         *losses, tokens, flops, rate = sums
-        # Several workers have one share of the batch between them where the model is split.
+        # If the model is split, several workers compute the same part of the batch.
         rate *= worker.world_size / worker.data_size
         metrics = {f"{name}_loss": loss / self.steps for name, loss in zip(names, losses, strict=True)}
         return metrics | {

@@ -1,7 +1,7 @@
-"""What an encoder learns from a batch: masked words, next sentences, classes.
+"""What an encoder learns from a batch: masked words, next sentences, or classes.
 
-Each objective is a module around a transformers model. Called on an unpadded batch it returns sums of
-losses with the counts they are over, so that means over several workers and micro-batches are exact.
+An objective is a module around a transformers model. Called on an unpadded batch, it returns sums of losses
+and the numbers of their predictions, so that means over workers and micro-batches are exact.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from headway.engine.model.unpadded import run_trunk
 def cross_entropy(
     logits: Tensor, labels: Tensor, weights: Tensor | None = None, smoothing: float = 0.0
 ) -> Term:
-    """Sum of cross-entropies; logits of shape (predictions, classes), labels int64 (predictions,)."""
+    """Summed cross-entropy of logits, (predictions, classes), and int64 labels, (predictions,)."""
     if weights is None and not smoothing:
         total = cross_entropy_sum(logits, labels)
     else:
         total = F.cross_entropy(logits.float(), labels, weights, reduction="sum", label_smoothing=smoothing)
-    # The search for the largest of many logits would cost as much as a layer in each training step.
+    # In each training step, finding the largest of many logits would cost as much as a layer.
     correct = labels.new_zeros(()) if torch.is_grad_enabled() else _hits(logits, labels)
     return Term(total, labels.new_full((), len(labels)), correct)
 
@@ -44,8 +44,8 @@ class Objective(nn.Module):
 
     Attributes:
         model: a transformers model that runs unpadded.
-        trunk: runs its encoder; `run_trunk`, maybe compiled.
-        is_seeded: whether dropout inside layers is drawn from seeds, as it is when compiled for a GPU.
+        trunk: runs the encoder: `run_trunk`, perhaps compiled.
+        is_seeded: whether dropout inside layers is drawn from seeds, as it is if compiled for a GPU.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -56,11 +56,11 @@ class Objective(nn.Module):
 
     @property
     def loss_names(self) -> list[str]:
-        """Names of the losses, the same for every batch."""
+        """The names of the losses, which are the same for every batch."""
         raise NotImplementedError
 
     def encode(self, batch: Batch) -> tuple[Tensor, SequenceLayout]:
-        """The last hidden states, shape (tokens, hidden_size), and how the sequences lie in them."""
+        """The last hidden states, shape (tokens, hidden_size), and the layout of the sequences."""
         layout = layout_of_batch(batch)
         seeds = None
         if self.is_seeded and self.training:
@@ -78,30 +78,30 @@ class Objective(nn.Module):
         return hidden, layout
 
     def predictions(self, batch: Batch) -> dict[str, int]:
-        """How many predictions each loss is over."""
+        """How many predictions each loss is summed over."""
         raise NotImplementedError
 
 
 def word_loss(model: Any, hidden: Tensor, positions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The summed loss of guessing words, and how many were guessed right; 0 while training.
+    """The summed loss of predicting words, and how many predictions are right; 0 while training.
 
     Args:
-        model: with a head over the vocabulary.
+        model: a model with a head over the vocabulary.
         hidden: floating, shape (tokens, hidden_size).
-        positions: int64, shape (masked,): the tokens to guess.
-        labels: int64, shape (masked,): what they are.
+        positions: int64, shape (masked,): indices of the tokens to predict.
+        labels: int64, shape (masked,): the tokens.
     """
     term = cross_entropy(aligned_vocabulary_logits(model, hidden.index_select(0, positions)), labels)
     return term.total, term.correct
 
 
 class PretrainingObjective(Objective):
-    """Masked language modelling, and a judgement of sentence pairs if the model has a head for it.
+    """Masked language modelling, optionally with the prediction of sentence pairs.
 
-    Devlin et al. 2018, section 3.1. The vocabulary head runs on the masked tokens only.
+    Devlin et al. 2018, section 3.1. The vocabulary head only runs on the masked tokens.
 
     Attributes:
-        word_loss: `word_loss`, maybe compiled.
+        word_loss: the function `word_loss`, perhaps compiled.
     """
 
     def __init__(self, model: PreTrainedModel, pairs: PairObjective | None) -> None:
@@ -125,17 +125,17 @@ class PretrainingObjective(Objective):
         total, correct = self.word_loss(self.model, hidden, batch.masked_positions, batch.masked_labels)
         terms = {"mlm": Term(total, batch.masked_labels.new_full((), len(batch.masked_labels)), correct)}
         if self.pairs is not None:
-            judged = next_sentence_logits(self.model, hidden, layout)
-            terms[self.pairs] = cross_entropy(judged, batch.labels)
+            logits = next_sentence_logits(self.model, hidden, layout)
+            terms[self.pairs] = cross_entropy(logits, batch.labels)
         return terms
 
 
 class TaskObjective(Objective):
-    """One loss over what a model says of each row of a task; subclasses say which.
+    """A single loss over a model's outputs for each row of a task; subclasses define it.
 
     Attributes:
         name: of the loss.
-        unit: what the outputs' first dimension counts: sequences, tokens, or the positions with a label.
+        unit: what the first dimension of the outputs counts: sequences, tokens, or positions with a label.
     """
 
     name: ClassVar[str]
@@ -147,11 +147,11 @@ class TaskObjective(Objective):
         return [self.name]
 
     def outputs(self, batch: Batch) -> Tensor:
-        """What the model says, floating, shape (units, …)."""
+        """The model's outputs, floating, shape (units, …)."""
         raise NotImplementedError
 
     def loss(self, outputs: Tensor, batch: Batch) -> Term:
-        """The loss of what the model said, summed."""
+        """The summed loss of the model's outputs."""
         raise NotImplementedError
 
     def predictions(self, batch: Batch) -> dict[str, int]:
@@ -164,9 +164,9 @@ class TaskObjective(Objective):
 
 
 class ClassificationObjective(TaskObjective):
-    """Cross-entropy over classes, with rare classes weighted up and labels smoothed if wanted.
+    """Cross-entropy over classes, optionally with class weights and label smoothing.
 
-    The mean is over sequences, whatever their weights.
+    The mean is over sequences, whatever the weights of their classes.
     """
 
     name = "classification"
@@ -175,9 +175,9 @@ class ClassificationObjective(TaskObjective):
     def __init__(
         self, model: PreTrainedModel, *, class_weights: Tensor | None = None, label_smoothing: float = 0.0
     ) -> None:
-        """Take float32 weights of shape (classes,), and the share of a label that is spread over all.
+        """Take float32 weights of shape (classes,), and the fraction of a label to spread over all classes.
 
-        Szegedy et al. 2016, section 7, for the smoothing.
+        Label smoothing is that of Szegedy et al. 2016, section 7.
         """
         super().__init__(model)
         self.register_buffer("class_weights", class_weights, persistent=False)

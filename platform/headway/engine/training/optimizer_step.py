@@ -1,4 +1,4 @@
-"""One optimizer step: forward and backward over its micro-batches, then the weights move."""
+"""One optimizer step: run its micro-batches forward and backward, then update the weights."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ from headway.engine.training.training_state import TrainingState
 
 
 class OptimizerStep:
-    """Moves the weights of a state by one batch at a time.
+    """Updates a state's weights, by one global batch at a time.
 
-    On a GPU nothing is read back: the host knows all lengths and counts itself.
+    Nothing is read back from a GPU, since the host knows all lengths and counts.
 
     Attributes:
-        compute: what is computed with: the state's objective, or a copy in half precision.
-        health: watches the gradients' norms.
+        compute: the state's objective, or a copy in half precision, to compute with.
+        health: checks the gradients' norms.
     """
 
     def __init__(
         self, state: TrainingState, config: TrainingConfig, flops: TrainingFlops, parts: int, total_steps: int
     ) -> None:
-        """Prepare a state whose weights have been loaded.
+        """Prepare to train a state whose weights have been loaded.
 
         Args:
             state: what is trained.
-            config: precision, clipping, compilation.
-            flops: counts useful arithmetic.
-            parts: that each global batch is dealt into, over all workers.
-            total_steps: of the run: whether compiling pays.
+            config: how it is trained.
+            flops: counts the FLOPs of batches.
+            parts: how many parts each global batch is dealt into, over all workers.
+            total_steps: of the run, which decide whether compiling pays off.
         """
         self._state, self._config, self._flops, self._parts = state, config, flops, parts
         self._worker = worker = state.worker
         self.health = StepHealth(state.optimizer, worker, state.scale)
         if config.activation_checkpointing:
             checkpoint_activations(state.objective)
-        is_split = worker.mesh is not None  # then it casts by itself
+        is_split = worker.mesh is not None  # then FSDP casts the weights
         self.compute = ComputeCopy(
             state.pipeline or state.objective, torch.float32 if is_split else state.dtype
         )
@@ -58,7 +58,7 @@ class OptimizerStep:
         if wanted is None:
             wanted = is_worth_compiling(worker.device, total_steps)
         if wanted:
-            # Workers send off a layer's gradients, or gather its weights, while they compute another.
+            # Workers average a layer's gradients, or gather its weights, while they compute another layer.
             by_layer = wanted != "trunk" or is_split or worker.world_size > 1
             compile_model(self.compute.module, by_layer=by_layer)
         self._gradients = Gradients(self.compute.weights, self.compute.copies, worker.average())
@@ -73,11 +73,11 @@ class OptimizerStep:
         """Take the step after `step` others, on this worker's part of its batch; see `Trainer.train_step`.
 
         Returns:
-            `step` if its gradient is known already not to be finite: the weights have not moved.
+            `step` if the weights were not moved because its gradient is not finite.
         """
         self.compute.module.train()
         counts = self._global_counts(micro_batches)
-        # Dropout, too, is a function of (seed, step, part): a resumed or resized run draws the same.
+        # Dropout is a function of (seed, step, part) too, so a resumed or resized run draws the same numbers.
         parts = parts_of(self._worker.data_rank, self._worker.data_size, self._parts)
         seeds = [derived_seed(self._config.seed, step, part) for part in parts]
         batches = on_device or [batch.to(self._worker.device) for batch in micro_batches]
@@ -87,7 +87,8 @@ class OptimizerStep:
 
         pipeline = self._state.pipeline
         backward = self._backward if pipeline is None else pipeline.backward
-        # Gradients are averaged over the shares; the loss is a mean over all of them, hence the factor.
+        # The loss is a mean over the whole batch, but gradients are averaged over data ranks, hence the
+        # factor.
         meter.add(
             backward(batches, seeds, normalize_losses, self._worker.data_size), micro_batches, self._flops
         )
@@ -96,7 +97,7 @@ class OptimizerStep:
     def _backward(
         self, batches: Sequence[Batch], seeds: Sequence[int], normalize_losses: NormalizeLosses, scale: float
     ) -> dict[str, Tensor]:
-        """Run micro-batches forward and backward, one after the other; see `Pipeline.backward`."""
+        """Run micro-batches forward and backward, one after another; see `Pipeline.backward`."""
         sums: dict[str, Tensor] = {}
         module, loss_scale = self.compute.module, self._state.scale
         for index, (batch, seed) in enumerate(zip(batches, seeds, strict=True)):
@@ -114,7 +115,7 @@ class OptimizerStep:
         return sums
 
     def _update(self, step: int, micro_batches: Sequence[Batch], meter: Meter) -> int | None:
-        """Clip the gradients, move the weights, and bring the compute copy up to them."""
+        """Clip the gradients, update the weights, and update the copy to compute with."""
         state = self._state
         borrowed = state.pipeline.borrowed if state.pipeline is not None else []
         norm = clip_gradients(state.objective, self._config.max_grad_norm, self._worker, borrowed)
@@ -122,7 +123,8 @@ class OptimizerStep:
         if bad_step is not None:
             return bad_step
         meter.steps += 1
-        # What is not finite is no measure; in float16 the step is skipped, and said so by the loss scale.
+        # A norm that is not finite is not reported; in float16 the step is skipped, and the loss scale shows
+        # it.
         meter.gradient_norm = torch.where(norm.isfinite(), norm, meter.gradient_norm)
         meter.learning_rate = state.optimizer.param_groups[0]["lr"]
         if not self.health.skips_step:
@@ -133,7 +135,7 @@ class OptimizerStep:
         return None
 
     def _global_counts(self, batches: Sequence[Batch]) -> dict[str, Tensor | int]:
-        """Predictions of each loss in the whole step, over all workers; at least 1."""
+        """How many predictions each loss has in the whole step, over all workers; at least 1."""
         mine = [self._state.objective.predictions(batch) for batch in batches]
         names = list(mine[0])
         counts = [sum(row[name] for row in mine) for name in names]

@@ -1,4 +1,4 @@
-"""Where the time of training steps goes: a trace to look at, and the costliest operations."""
+"""Profile training steps: write a trace to look at, and find the costliest operations."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _WARMUP_STEPS = 2
 
 
 class TimedOperation(NamedTuple):
-    """An operation's own time, without what it called.
+    """An operation and its time, without the operations that it called.
 
     Attributes:
         name: PyTorch's.
         calls: how often it ran.
-        milliseconds: all calls together, on the device that training computes on.
-        fraction: of all operations' time, 0 to 1.
+        milliseconds: of all calls together, on the device used for training.
+        fraction: of the time of all operations, from 0 to 1.
     """
 
     name: str
@@ -33,9 +33,9 @@ def profile_steps(trainer: Trainer, steps: int, trace: Path, limit: int = 10) ->
     """Train a few steps under the profiler.
 
     Args:
-        trainer: what to profile; it is trained on by these steps.
-        steps: how many to record, after two that warm up.
-        trace: where to write the timeline, for chrome://tracing or https://ui.perfetto.dev.
+        trainer: what to profile; these steps train it.
+        steps: how many to record, after two for warm-up.
+        trace: the file for the timeline, to be opened at https://ui.perfetto.dev or chrome://tracing.
         limit: how many operations to return.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a model says of every row of a split, gathered over all workers, with its mean loss."""
+"""Predict every row of a split with all workers, and measure the mean loss."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from headway.data.batch import Batch
 from headway.data.batches import BatchSource
 from headway.engine.hardware.device import compute_dtype, precision_context
 from headway.engine.parallel.worker import Worker
-from headway.engine.training.evaluation import batches_of_share
+from headway.engine.training.evaluation import batches_of_worker
 from headway.engine.training.objectives import TaskObjective
 
 
 class Predictions(NamedTuple):
-    """What a model says.
+    """A model's predictions.
 
     Attributes:
-        rows: float32 outputs of each row of the batches, in the rows' order; the shape is the objective's.
-        loss: mean over all that was predicted.
+        rows: float32 outputs for each row, in order; their shape depends on the objective.
+        loss: the mean over all predictions.
     """
 
     rows: list[np.ndarray]
@@ -31,14 +31,14 @@ class Predictions(NamedTuple):
 def predict(
     objective: TaskObjective, batches: BatchSource, worker: Worker, *, batch_size: int, precision: str
 ) -> Predictions:
-    """Run a model over every row once, each worker over its share; all workers get all predictions."""
+    """Run a model over every row once, each worker over its part; all workers get all predictions."""
     mine: dict[int, list[np.ndarray]] = {}
     sums = torch.zeros(2, dtype=torch.float64, device=worker.device)
     objective.to(worker.device).eval()
     dtype = _autocast_dtype(objective, precision, worker.device)
-    # A split model's weights, gathered in inference mode, could not be trained afterwards.
+    # In inference mode, gathered weights of a split model could not be trained afterwards.
     with torch.no_grad(), precision_context(dtype, worker.device):
-        for batch, counts in batches_of_share(batches, worker, batch_size):
+        for batch, counts in batches_of_worker(batches, worker, batch_size):
             on_device = batch.to(worker.device)
             outputs = objective.outputs(on_device).float()
             if not counts:
@@ -53,14 +53,14 @@ def predict(
 
 
 def _autocast_dtype(objective: TaskObjective, precision: str, device: torch.device) -> torch.dtype:
-    """What products of float32 weights are computed in; weights of another type are taken as they are."""
+    """The dtype for products of float32 weights; weights of another dtype are used as they are."""
     if next(objective.parameters()).dtype != torch.float32:
         return torch.float32
     return compute_dtype(precision, device)  # type: ignore[arg-type]
 
 
 def _by_row(objective: TaskObjective, outputs: torch.Tensor, batch: Batch) -> list[np.ndarray]:
-    """Outputs of each sequence of a batch."""
+    """The outputs of each sequence of a batch."""
     values = outputs.cpu()
     if objective.unit == "sequence":
         return list(values.numpy())
@@ -72,13 +72,13 @@ def _by_row(objective: TaskObjective, outputs: torch.Tensor, batch: Batch) -> li
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    """A row's outputs; stacked where a row is several sequences."""
+    """A row's outputs, stacked if the row has several sequences."""
     return parts[0] if len(parts) == 1 else np.stack(parts)
 
 
 def _gathered(mine: dict[int, list[np.ndarray]], worker: Worker) -> dict[int, list[np.ndarray]]:
     if worker.world_size == 1:
         return mine
-    shares: list[dict[int, list[np.ndarray]] | None] = [None] * worker.world_size
-    dist.all_gather_object(shares, mine)
-    return {row: parts for share in shares if share for row, parts in share.items()}
+    by_worker: list[dict[int, list[np.ndarray]] | None] = [None] * worker.world_size
+    dist.all_gather_object(by_worker, mine)
+    return {row: parts for rows in by_worker if rows for row, parts in rows.items()}

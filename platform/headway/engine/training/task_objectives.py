@@ -1,4 +1,4 @@
-"""What an encoder learns from a task's batch, for the tasks that are not plain classification."""
+"""What an encoder learns from a batch of a task, for all tasks but classification."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class MultiLabelObjective(TaskObjective):
     positive_weights: Tensor | None
 
     def __init__(self, model: PreTrainedModel, *, positive_weights: Tensor | None = None) -> None:
-        """Take float32 weights of shape (labels,) for the rows that have a label."""
+        """Take float32 weights of shape (labels,) of rows that have a label, relative to those that don't."""
         super().__init__(model)
         self.register_buffer("positive_weights", positive_weights, persistent=False)
 
@@ -46,7 +46,7 @@ class MultiLabelObjective(TaskObjective):
 
 
 class RegressionObjective(TaskObjective):
-    """Squared error of one number a sequence."""
+    """Squared error of one number for each sequence."""
 
     name = "regression"
 
@@ -72,7 +72,7 @@ class RerankingObjective(RegressionObjective):
 
 
 class WordsObjective(TaskObjective):
-    """Cross-entropy over the labels of each word, at its first piece."""
+    """Cross-entropy over the label of each word, which is predicted at the word's first piece."""
 
     name = "tokens"
     unit = "position"
@@ -81,7 +81,7 @@ class WordsObjective(TaskObjective):
     def __init__(
         self, model: PreTrainedModel, *, class_weights: Tensor | None = None, label_smoothing: float = 0.0
     ) -> None:
-        """Take float32 weights of shape (labels,), and the share of a label that is spread over all."""
+        """Take float32 weights of shape (labels,), and the fraction of a label to spread over all labels."""
         super().__init__(model)
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.label_smoothing = label_smoothing
@@ -103,14 +103,14 @@ class AnswerObjective(TaskObjective):
     unit = "token"
 
     def outputs(self, batch: Batch) -> Tensor:
-        """Scores of each token as first and as last, shape (tokens, 2)."""
+        """Scores of each token as an answer's first and last, shape (tokens, 2)."""
         hidden, _ = self.encode(batch)
         return answer_logits(self.model, hidden)
 
     def loss(self, outputs: Tensor, batch: Batch) -> Term:
-        """Labels are int64 of shape (sequences, 2): places of first and last token in each sequence."""
+        """Labels are int64 of shape (sequences, 2): indices of the first and last token in each sequence."""
         layout = layout_of_batch(batch)
-        rows = len(batch.cu_seqlens) - 1  # one more than sequences, if padding fills the batch up
+        rows = len(batch.cu_seqlens) - 1  # one more than there are sequences, if there is padding
         nowhere = outputs.new_full((rows, batch.longest, 2), float("-inf"), dtype=torch.float32)
         # (tokens, 2) → (sequences, longest, 2)
         padded = nowhere.index_put((layout.owners, batch.position_ids), outputs.float())
@@ -119,10 +119,11 @@ class AnswerObjective(TaskObjective):
 
 
 class EmbeddingObjective(TaskObjective):
-    """Texts that mean the same lie close to each other, by the cosine of their mean-pooled tokens.
+    """Texts with similar meaning get similar embeddings, by the cosine of their mean-pooled tokens.
 
-    `multiple-negatives`: of all second texts in the batch, the anchor's own is to be the closest
-    (Henderson et al. 2017, section 4.4). `cosine`: the squared error of a pair's cosine against its score.
+    With `multiple-negatives`, each anchor's positive should be closer to it than all other texts of the batch
+    (Henderson et al. 2017, section 4.4). With `cosine`, the loss is the squared error between a pair's cosine
+    and its score.
     """
 
     name = "embedding"
@@ -130,11 +131,11 @@ class EmbeddingObjective(TaskObjective):
     def __init__(
         self, model: PreTrainedModel, *, group_size: int, kind: Literal["multiple-negatives", "cosine"]
     ) -> None:
-        """Take the number of texts that follow one another for each row: anchor, positive, negatives."""
+        """Take the number of texts in each row's group: anchor, positive, and negatives."""
         super().__init__(model)
         self.group_size = group_size
         self.kind = kind
-        # As sentence-transformers scales cosines before the softmax.
+        # The factor by which sentence-transformers multiplies cosines before the softmax.
         self.scale = 20.0
 
     def outputs(self, batch: Batch) -> Tensor:
@@ -143,16 +144,19 @@ class EmbeddingObjective(TaskObjective):
         return F.normalize(mean_pooled(hidden.float(), layout), dim=-1)
 
     def predictions(self, batch: Batch) -> dict[str, int]:
-        """One a group."""
+        """One prediction for each group."""
         return {self.name: len(batch.lengths) // self.group_size}
 
     def loss(self, outputs: Tensor, batch: Batch) -> Term:
         """Labels are float32 of shape (sequences,): the scores, as cosines."""
+        # (sequences, hidden_size) → (groups, group_size, hidden_size)
         groups = outputs.unflatten(0, (-1, self.group_size))
         anchors = groups[:, 0]
         if self.kind == "cosine":
             cosines = (anchors * groups[:, 1]).sum(-1)
             return _term(F.mse_loss(cosines, batch.labels[:: self.group_size], reduction="sum"), len(anchors))
+        # (groups, group_size - 1, hidden_size) → ((group_size - 1) * groups, hidden_size): positives come
+        # first
         candidates = groups[:, 1:].transpose(0, 1).flatten(0, 1)
         positives = torch.arange(len(anchors), device=outputs.device)
         return cross_entropy(anchors @ candidates.T * self.scale, positives)

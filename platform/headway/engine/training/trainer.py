@@ -1,7 +1,7 @@
-"""The training loop: one for pretraining and fine-tuning, in one process or in many.
+"""The training loop, the same for pretraining and fine-tuning, in one process or in many.
 
-On a GPU the host only ever runs ahead: it knows all lengths and counts itself, and reads losses, norms and
-whether they are finite when it reports, evaluates or saves, not between.
+The host runs ahead of a GPU: it knows all lengths and counts, and reads losses, norms and whether they are
+finite only when it reports, evaluates or saves.
 
 To add to the loop, write a hook: `trainer.add_hook(lambda info: print(info.step, info.metrics))`.
 """
@@ -32,26 +32,26 @@ from headway.engine.training.optimizer_step import OptimizerStep
 from headway.engine.training.training_state import TrainingState, resumed_meter
 
 Evaluator = Callable[[Any], Metrics]
-"""Measures an objective on the validation rows; called on every worker, and answers the same on each."""
+"""Measures an objective on the validation rows; called on every worker, and returns the same on each."""
 
 _GPU_STEPS_BETWEEN_LOOKS = 10
-"""Steps after which workers with GPUs agree on whether to stop: each look waits for the GPU."""
+"""Steps between two looks at a GPU, each of which waits for it."""
 
 
 class Stopped(RuntimeError):  # noqa: N818, it is no error
-    """Training was asked to stop; its state is saved, and the same run continues from it."""
+    """A hook asked to stop; the state is saved, and the same run can continue from it."""
 
 
 class Trainer:
-    """Minimises an objective over batches, for a number of steps, from where a saved state left off.
+    """Minimises an objective over batches for a number of steps, starting from the newest saved state.
 
     Attributes:
-        objective: what is trained; its weights are float32, whatever is computed with.
-        optimizer: over the objective's weights.
-        state: both of them, and what else a saved state holds.
-        start_step: steps that the saved state had behind it; 0 if there was none.
+        objective: the module to train; its weights are float32, whatever dtype is computed in.
+        optimizer: of the objective's weights.
+        state: both of them, and the rest of what a checkpoint saves.
+        start_step: steps that were done when the state was saved; 0 if there is none.
         total_steps: steps of the whole run.
-        parts: that each global batch is dealt into, over all workers.
+        parts: how many parts each global batch is dealt into, over all workers.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Trainer:
         worker: Worker | None = None,
         checkpoints: Checkpoints | None = None,
     ) -> None:
-        """Split the objective over the workers, and load the newest of the states, if there is one."""
+        """Split the objective over the workers, and load the newest saved state, if there is one."""
         self.worker = worker or Worker()
         self.loader_processes = loader_processes(config.loader_processes, self.worker.device)
         if self.loader_processes:
@@ -87,25 +87,25 @@ class Trainer:
         self._measures.add(self._measure_training, config.log_every, at=(1, self.total_steps))
 
     def add_hook(self, hook: Hook, every: int | None = None) -> None:
-        """Call a hook after steps, in the order in which hooks were added.
+        """Call a hook after steps, in the order in which hooks are added.
 
-        Metrics of a step are measured before its hooks run, and its state is saved after them: what a saved
-        state has behind it has been reported.
+        A step's metrics are measured before its hooks are called, and its state is saved after them. So all
+        that was measured up to a saved state has been reported.
 
         Args:
             hook: called on every worker alike.
-            every: steps between two calls. If not set, it is called each time the host looks at the device:
-                after every step on a CPU; on a GPU after every tenth, and whenever something is measured or
-                saved. A smaller `every` makes the host wait for the GPU as often.
+            every: steps between two calls. If not set, the hook is called whenever the host looks at the
+                device: after every step on a CPU, and on a GPU after every tenth, and whenever something is
+                measured or saved. A smaller `every` makes the host wait for the GPU that often.
         """
         self._hooks.add(hook, every)
 
     def add_evaluation(self, evaluator: Evaluator, *, at_start: bool = True) -> None:
-        """Measure the objective on the validation rows as often as the configuration says, and at the end.
+        """Evaluate the objective as often as the configuration says, and after the last step.
 
         Args:
-            evaluator: what measures it.
-            at_start: also before the first step of a run that starts from scratch.
+            evaluator: measures the objective.
+            at_start: whether to evaluate before the first step too, in a run that starts from scratch.
         """
         at = {self.total_steps} | ({0} if at_start else set())
         every = None
@@ -116,14 +116,14 @@ class Trainer:
         self._measures.add(lambda info: info.metrics.update(self.evaluate(evaluator)), every, at)
 
     def run(self) -> None:
-        """Train to the last step, measuring, calling hooks and saving on the way.
+        """Train to the last step, and measure, call hooks and save on the way.
 
-        The objective's weights are the result's from the last call of the hooks on.
+        From the last call of the hooks, the objective has the weights that are the result.
 
         Raises:
-            TrainingError: a gradient that is not finite, in float16 one that no loss scale makes finite; the
-                state before that step is saved.
-            Stopped: a hook of some worker asked to stop.
+            TrainingError: a gradient is not finite, or in float16 no loss scale makes it finite; the state
+                from before that step is saved.
+            Stopped: a hook on some worker asked to stop.
         """
         if self.start_step == 0 and self._are_due(0):
             self._call_hooks(0)
@@ -165,25 +165,25 @@ class Trainer:
         meter: Meter,
         on_device: Sequence[Batch] | None = None,
     ) -> None:
-        """One optimizer step, the one after `step` others, on this worker's part of its batch.
+        """Take the optimizer step after `step` others, on this worker's part of the batch.
 
         Args:
             step: counted from 0.
             micro_batches: on the host.
-            meter: counts what was done.
-            on_device: the same ones where they are computed, if they have been copied there already.
+            meter: adds up losses, tokens and FLOPs.
+            on_device: the same micro-batches on the device, if they have been copied already.
 
         Raises:
-            TrainingError: its gradient is known already not to be finite.
+            TrainingError: the gradient is not finite, and the optimizer cannot skip steps by itself.
         """
         self._end_if_unhealthy(self.optimizer_step.run(step, micro_batches, meter, on_device))
 
     def check_health(self) -> None:
-        """Wait for the device, and raise a TrainingError if a gradient since the last look was not finite."""
+        """Wait for the device, and raise a TrainingError if a gradient since the last look is not finite."""
         self._end_if_unhealthy(self.optimizer_step.health.look())
 
     def _end_if_unhealthy(self, bad_step: int | None) -> None:
-        """Save the state before a step whose gradient is not finite, and end the run."""
+        """Save the state from before a step whose gradient is not finite, and end the run."""
         if bad_step is None:
             return
         if self.state.scale is not None:
@@ -193,7 +193,7 @@ class Trainer:
         raise self.optimizer_step.health.error(bad_step)
 
     def evaluate(self, evaluator: Evaluator) -> Metrics:
-        """What an evaluator measures of the weights that would be the result now."""
+        """What an evaluator measures with the weights that would be the result now."""
         compute = self.optimizer_step.compute
         use_result_weights(self.optimizer)
         compute.follow()
@@ -209,7 +209,7 @@ class Trainer:
         self._meter = Meter()
 
     def _call_hooks(self, step: int) -> StepInfo:
-        """Measure what is due after a step, and call the hooks."""
+        """Take the measurements that are due after a step, and call the hooks."""
         info = StepInfo(step, self.total_steps)
         self._measures.run(info)
         if step == self.total_steps:
@@ -218,7 +218,7 @@ class Trainer:
         return info
 
     def _looks_after(self, step: int) -> bool:
-        """Whether there is something to do after a step that waits for the device."""
+        """Whether the host looks at the device after a step, and waits for it."""
         every = 1 if self.worker.device.type == "cpu" else _GPU_STEPS_BETWEEN_LOOKS
         return step % every == 0 or self._are_due(step) or self._saves_after(step)
 
@@ -229,7 +229,7 @@ class Trainer:
         return step == self.total_steps or step % self._interval(self.config.checkpoint_every, 5) == 0
 
     def _interval(self, every: int | None, times: int) -> int:
-        """Steps between what is done `every` so many steps, or `times` a run if that is not set."""
+        """The interval of what is done every `every` steps, or if that is not set, `times` in a run."""
         return every or max(1, self.total_steps // times)
 
     def _save(self, step: int, meter: Meter, validation_loss: float | None) -> None:
@@ -237,6 +237,6 @@ class Trainer:
             self.state.save(self.checkpoints, step, meter, validation_loss)
 
     def finish_saving(self) -> None:
-        """Wait until the last state is saved whole."""
+        """Wait until the last state is completely saved."""
         if self.checkpoints is not None:
             self.checkpoints.wait()

@@ -1,4 +1,4 @@
-"""What optimizer steps change, saved and restored together: weights, optimizer, rate and loss scale."""
+"""What optimizer steps change, and a checkpoint saves: weights, optimizer, learning rate and loss scale."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from headway.engine.training.meter import Meter
 
 
 class TrainingState:
-    """An objective and its optimizer, split over the workers as they are arranged.
+    """An objective and its optimizer, split over the workers.
 
     Attributes:
-        objective: its weights are float32, whatever is computed with.
-        worker: this process's place in the group.
-        dtype: what is computed in.
-        scale: in float16, the factor on the loss; else None.
+        objective: the module to train; its weights are float32, whatever dtype is computed in.
+        worker: this process among the workers.
+        dtype: the dtype of computations.
+        scale: the factor on the loss in float16; otherwise None.
         pipeline: the objective over several stages; None if each worker has all layers.
-        optimizer: over the objective's weights.
-        schedule: of its learning rate.
+        optimizer: of the objective's weights.
+        schedule: of the learning rate.
     """
 
     def __init__(self, objective: nn.Module, config: TrainingConfig, worker: Worker, steps: int) -> None:
-        """Split an objective, which lies on the worker's device, for a run of `steps` steps."""
+        """Split an objective that is on the worker's device, for a run of `steps` steps."""
         self.objective: Any = objective
         self.worker = worker
         self.dtype = compute_dtype(config.precision, worker.device)
         if self.dtype == torch.float16 and worker.mesh is not None:
-            self.dtype = torch.float32  # FSDP gives gradients that nothing has divided
+            self.dtype = torch.float32  # FSDP gives gradients that the loss scale has not been divided out of
         self.scale = LossScale(worker.device) if self.dtype == torch.float16 else None
         self.pipeline: Pipeline | None = None
         if worker.stages > 1:
@@ -49,7 +49,7 @@ class TrainingState:
         self.schedule = build_schedule(self.optimizer, config.schedule, steps, waiting)
 
     def restore(self, checkpoints: Checkpoints) -> Restored:
-        """Load the newest sound state, if there is one."""
+        """Load the newest undamaged state, if there is one."""
         restored = checkpoints.restore(self.objective, self.optimizer)
         skip_to(self.schedule, restored.step)
         if self.scale is not None and restored.worker_states and "loss_scale" in restored.worker_states[0]:
@@ -57,7 +57,7 @@ class TrainingState:
         return restored
 
     def save(self, checkpoints: Checkpoints, step: int, meter: Meter, validation_loss: float | None) -> None:
-        """Save the state after `step` steps, with what was measured since the last report."""
+        """Save the state after `step` steps, and the metrics since the last report."""
         worker_state: WorkerState = {"data_rank": self.worker.data_rank, "meter": meter.state()}
         if self.scale is not None:
             worker_state["loss_scale"] = self.scale.state()
@@ -65,7 +65,7 @@ class TrainingState:
 
 
 def resumed_meter(restored: Restored, worker: Worker) -> Meter:
-    """What had been measured since the last report when a state was saved."""
-    # Workers that split the model over one share of the batch measured the same.
+    """The sums since the last report, as they were when the state was saved."""
+    # Workers of one data rank, over which the model is split, measured the same.
     by_rank = {worker_state["data_rank"]: worker_state["meter"] for worker_state in restored.worker_states}
     return Meter.resumed(list(by_rank.values()), worker)

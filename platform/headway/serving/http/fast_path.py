@@ -29,11 +29,11 @@ class FastPath:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        found = self._operations.get(scope.get("path", ""))
-        if found is None or scope["method"] != "POST" or (b"content-type", _JSON) not in scope["headers"]:
+        entry = self._operations.get(scope.get("path", ""))
+        if entry is None or scope["method"] != "POST" or (b"content-type", _JSON) not in scope["headers"]:
             await self._app(scope, receive, send)
             return
-        operation, route = found
+        operation, route = entry
         message = await receive()
         try:
             body = operation.request.model_validate_json(message.get("body", b""))

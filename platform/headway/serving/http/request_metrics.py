@@ -38,7 +38,7 @@ class RequestMetrics:
             await send(message)
 
         await self.app(scope, receive, watched_send)
-        # Only routes: any other path would be a new label for ever.
+        # Paths without a route share one label: clients could make up any number of them.
         path = route_path(scope)
         self.metrics.requests.labels(path, str(status)).inc()
         self.metrics.latency.labels(path).observe(time.perf_counter() - started)

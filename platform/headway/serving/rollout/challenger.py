@@ -58,7 +58,7 @@ class Challenger:
 
     Args:
         challenger: the version that is tried.
-        serving: gives the version that serves at present.
+        serving: returns the service of the serving version.
         config: the percentages of requests.
         idle: whether a replica has nothing to do.
     """

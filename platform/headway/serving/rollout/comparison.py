@@ -129,7 +129,7 @@ def compare_masked_words() -> Comparison:
 def compare_entities() -> Comparison:
     """For entities: texts agree if all entities are the same."""
     return OutcomeComparison(
-        lambda texts: [{(e.label, e.start, e.end): e.score for e in found} for found in texts],
+        lambda texts: [{(e.label, e.start, e.end): e.score for e in entities} for entities in texts],
         _same_outcomes,
     )
 

@@ -101,7 +101,7 @@ class Rollout:
         return KeptState(self.serving.loaded.release, refused)
 
     def state_of(self, release: Release) -> VersionState:
-        """What is done with a version at present."""
+        """The state of a version now."""
         if release == self.serving.loaded.release:
             return VersionState.SERVING
         if self.challenger is not None and release == self.challenger.release:

@@ -18,7 +18,7 @@ Challenge = Callable[[str, Release | None], str | None]
 
 
 def current_releases(config: ServeConfig, tracking: Tracking) -> list[Release]:
-    """The version that each model's settings refer to at present: a folder, or one in the registry.
+    """The version that each model's settings refer to now: a folder, or one in the registry.
 
     Raises:
         ConfigError: there is no such folder or version.

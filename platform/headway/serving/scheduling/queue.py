@@ -1,6 +1,6 @@
 """The queue of sequences that wait for a replica, packed by tokens.
 
-The longest wait comes first. Equal work is computed once, and nothing if nobody waits for it any longer.
+The longest wait comes first. Equal work is computed once, and nothing that nobody waits for.
 """
 
 from __future__ import annotations

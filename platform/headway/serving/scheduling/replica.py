@@ -40,7 +40,8 @@ class Encoder:
         """
         self._replica = serve.get_replica_context().replica_id.unique_id
         self._settings, self._device = settings, _assigned_device()
-        self._threads = ComputeThreads(settings.threads)
+        # Nodes may differ: the settings are made for the largest.
+        self._threads = ComputeThreads(min(settings.threads, os.cpu_count() or 1))
         self._loading: asyncio.Lock | None = None
         self._models: dict[Release, EncoderModel] = {release: self._load(release)}
         self._waiting_tokens, self._reported_at = 0, 0.0
