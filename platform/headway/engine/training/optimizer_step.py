@@ -12,9 +12,10 @@ from headway.data.batch import Batch
 from headway.data.sampling import derived_seed, parts_of
 from headway.engine.hardware.device import to_device
 from headway.engine.model.compilation import checkpoint_activations, compile_model, is_worth_compiling
+from headway.engine.parallel.clipping import clip_gradients
 from headway.engine.parallel.gradients import Gradients
 from headway.engine.parallel.pipeline import NormalizeLosses
-from headway.engine.parallel.worker import clip_gradients, hold_back_sums
+from headway.engine.parallel.worker import hold_back_sums
 from headway.engine.training.flops import TrainingFlops
 from headway.engine.training.health import StepHealth
 from headway.engine.training.meter import Meter
