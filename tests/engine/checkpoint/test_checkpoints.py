@@ -64,6 +64,22 @@ def test_resumed_run_is_bit_identical(tmp_path: Path, name: str, stop_after: int
     assert [entry for entry in before if entry[0] <= stop_after] + after == history
 
 
+def test_a_run_that_continues_with_fewer_workers_has_the_same_dropout(tmp_path: Path) -> None:
+    untouched, _ = train(None, workers=4)
+    train(tmp_path, workers=4, stop_after=4)
+    resumed, _ = train(tmp_path, workers=1)
+    assert resumed.start_step == 4
+    assert same(weights(resumed), weights(untouched))
+
+
+def test_losses_do_not_depend_on_the_number_of_workers() -> None:
+    _, alone = train(None, dropout=0.0, workers=1)
+    _, four = train(None, dropout=0.0, workers=4, gradient_accumulation=2)
+    assert [step for step, _ in four] == [step for step, _ in alone]
+    for (_, ours), (_, theirs) in zip(four, alone, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
 def test_a_state_does_not_say_how_steps_are_computed(tmp_path: Path) -> None:
     """The optimizer of a split model is not fused; that of a whole one which goes on from there is."""
     model, optimizer = model_and_optimizer(1.0)

@@ -74,13 +74,12 @@ class Trainer:
         self.config = config
         self.checkpoints = checkpoints
         self.total_steps = config.total_steps(batches)
-        max_data_size = max(config.max_data_size, self.worker.data_size)
-        self.parts = max_data_size * config.gradient_accumulation
         use_tf32(config.tf32)
         self.state = TrainingState(self.objective, config, self.worker, self.total_steps)
         self.optimizer = self.state.optimizer
         self.restored = self.state.restore(checkpoints) if checkpoints is not None else Restored()
         self.start_step = self.restored.step
+        self.parts = self.state.parts
         self.optimizer_step = OptimizerStep(self.state, config, self.flops, self.parts, self.total_steps)
         self._meter = Meter()
         self._measures, self._hooks = Hooks(), Hooks()
