@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 
 from headway.engine.checkpoint.state_dict import load_optimizer, training_state
 from headway.engine.checkpoint.storage import CheckedReader, CheckedWriter, Folder
+from headway.engine.checkpoint.unpickling import PlainLoadPlanner
 from headway.engine.parallel.worker import Worker
 
 _PREFIX = "step-"
@@ -40,7 +41,7 @@ warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
 
 
 class CheckpointError(RuntimeError):
-    """A state could not be saved."""
+    """A state could not be saved, or not be loaded."""
 
 
 class Restored(NamedTuple):
@@ -121,6 +122,9 @@ class Checkpoints:
         """Load the newest undamaged state into model and optimizer, whatever layout it was saved with.
 
         Every file's checksum is verified first. Incomplete states are removed.
+
+        Raises:
+            CheckpointError: the state is whole, but not one of this model's, or holds what no state does.
         """
         if self._worker.rank == 0:
             self._remove_drafts()
@@ -130,15 +134,19 @@ class Checkpoints:
         state = training_state(model, optimizer)
         groups = copy.deepcopy(state["optimizer"]["param_groups"])
         # The optimizer has no state for parameters that never had a gradient.
-        planner = dcp.DefaultLoadPlanner(allow_partial_load=True)
+        planner = PlainLoadPlanner(allow_partial_load=True)
         reader = CheckedReader(self.folder, name)
-        dcp.load(
-            state,
-            storage_reader=reader,
-            planner=planner,
-            process_group=self._group,
-            no_dist=self._group is None,
-        )
+        try:
+            dcp.load(
+                state,
+                storage_reader=reader,
+                planner=planner,
+                process_group=self._group,
+                no_dist=self._is_alone,
+            )
+        except (Exception, CheckpointException) as error:  # the latter is no Exception
+            reason = _reason(error)
+            raise CheckpointError(f"the state after step {_step(name)} cannot be loaded: {reason}") from error
         load_optimizer(model, optimizer, state["optimizer"], groups)
         manifest = self._manifest(name)
         return Restored(manifest["step"], manifest["workers"], manifest["metric"], notes)
@@ -149,7 +157,7 @@ class Checkpoints:
         try:
             self._write_parts(f"{_PREFIX}{step:09d}-{self._attempt}", step, state, worker_state, metric)
         except (Exception, CheckpointException) as error:  # CheckpointException is not an Exception
-            reason = str(error).strip().splitlines()[-1]
+            reason = _reason(error)
             raise CheckpointError(f"the state after step {step} could not be saved: {reason}") from error
 
     def _write_parts(
@@ -196,6 +204,8 @@ class Checkpoints:
             for file in sorted(files)[self._worker.rank :: self._worker.world_size]:
                 if self.folder.checksum(f"{name}/{file}") != tuple(files[file]):
                     return f"{file} is not what was written"
+            if self._worker.rank == 0:
+                CheckedReader(self.folder, name).read_metadata()
         except (OSError, ValueError, KeyError) as error:
             return str(error).splitlines()[0]
         return None
@@ -231,6 +241,13 @@ def _complete(folder: Folder) -> list[str]:
 
 def _step(name: str) -> int:
     return int(name.removeprefix(_PREFIX).partition("-")[0])
+
+
+def _reason(error: BaseException) -> str:
+    """The first failure of any worker, in a line."""
+    if isinstance(error, CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _sealed(body: dict[str, Any]) -> bytes:

@@ -11,8 +11,11 @@ from typing import Any, cast
 
 import xxhash
 from pyarrow import fs
-from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter, Metadata
 from torch.distributed.checkpoint.filesystem import FileSystemBase
+from torch.distributed.checkpoint.metadata import StorageMeta
+
+from headway.engine.checkpoint.unpickling import read_metadata
 
 _CHUNK = 8 << 20
 _BUFFER = 1 << 20
@@ -197,9 +200,21 @@ class CheckedWriter(FileSystemWriter):
 
 
 class CheckedReader(FileSystemReader):
-    """Reads a distributed checkpoint from `folder/name`."""
+    """Reads a distributed checkpoint from `folder/name`, and runs nothing that it may hold."""
 
     def __init__(self, folder: Folder, name: str) -> None:
         super().__init__(name)
         self.fs: Any = _CheckpointFiles(folder)
         self.path: Any = name
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """See `FileSystemReader`.
+
+        Raises:
+            ValueError: it is not what torch writes.
+        """
+        with self.fs.create_stream(f"{self.path}/.metadata", "rb") as stream:
+            metadata = read_metadata(stream)
+        metadata.storage_meta = metadata.storage_meta or StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
