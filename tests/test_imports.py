@@ -43,7 +43,7 @@ ENGINE_LEVELS = [
 DATA_LEVELS = [
     ["pretraining"],
     ["corpus", "task_batches"],
-    ["sources", "batches"],
+    ["sources", "batches", "contents"],
     ["batch", "framing", "token_packing", "atomic"],
     ["sampling"],
 ]

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from pydantic.fields import FieldInfo
 
+from headway.config.redaction import redacted
+
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -25,8 +27,12 @@ INPUT: dict[str, JsonValue] = {"input": True}
 class ConfigError(ValueError):
     """Something the user can fix: a bad value, a missing file, a file that is not text.
 
-    Its message is one line that names the field, the value and what is allowed.
+    Its message is one line that names the field, the value and what is allowed, without the passwords of
+    addresses in it.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(message))
 
 
 class Config(BaseModel):

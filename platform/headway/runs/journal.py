@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from headway.config.redaction import redacted
 from headway.data.atomic import write_atomically
 from headway.engine.training.trainer import Metrics
 
@@ -174,10 +175,10 @@ class JournalFollower:
         self._thread.join()
         try:
             self._pass_on()
-        except Exception:
+        except Exception as error:
             if error_type is None:
                 raise
-            logger.warning("the last measurements could not be logged", exc_info=True)
+            logger.warning("the last measurements could not be logged: %s", redacted(error))
 
     def _follow(self) -> None:
         wait = _POLL_SECONDS
@@ -185,8 +186,8 @@ class JournalFollower:
             try:
                 self._pass_on()
                 wait = _POLL_SECONDS
-            except Exception:  # whatever the client of an unreachable server raises
-                logger.warning("measurements cannot be logged; trying again", exc_info=True)
+            except Exception as error:  # whatever the client of an unreachable server raises
+                logger.warning("measurements cannot be logged; trying again: %s", redacted(error))
                 wait = min(2 * wait, _MAX_RETRY_SECONDS)
 
     def _pass_on(self) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class Tracking:
         root: folder of the embedded database and its artifacts.
     """
 
-    uri: str
+    uri: str = field(repr=False)  # it may hold a password
     root: Path
 
     @classmethod
