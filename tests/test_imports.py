@@ -32,6 +32,7 @@ LEVELS = [
     ["engine"],
     ["data"],
     ["config"],
+    ["redaction"],
 ]
 ENGINE_LEVELS = [
     ["training"],

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import click
 
 from headway.cli.options import RUNS
-from headway.config.redaction import redacted
+from headway.redaction import redacted
 
 _GIB = 2**30
 

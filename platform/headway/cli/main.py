@@ -22,7 +22,7 @@ from headway.cluster import secrets
 from headway.config.base import ConfigError
 from headway.config.loading import load_config, load_pipeline
 from headway.config.pipeline import STEP_CONFIGS
-from headway.config.redaction import redacted
+from headway.redaction import redacted
 
 
 class CommandLine(click.Group):

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from headway.config.redaction import holds_secret
+from headway.redaction import holds_secret
 
 _PACKAGE = "headway_job_secrets"
 _FILE = "environment.json"

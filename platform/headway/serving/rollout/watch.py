@@ -6,8 +6,8 @@ import logging
 import threading
 from collections.abc import Callable
 
-from headway.config.redaction import redacted
 from headway.config.serve import ServeConfig
+from headway.redaction import redacted
 from headway.serving.scheduling.messages import Release
 from headway.tracking import Tracking
 from headway.tracking.references import model_folder

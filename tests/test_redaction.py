@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from headway.config.base import ConfigError
-from headway.config.redaction import holds_secret, redacted
+from headway.redaction import holds_secret, redacted
 
 
 @pytest.mark.parametrize(
