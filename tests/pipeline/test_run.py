@@ -181,6 +181,23 @@ def test_a_step_that_made_something_else_again_is_not_taken_for_the_same(setting
     assert run(settings, root)["cached"] == ["words", "other"]
 
 
+def test_a_result_is_on_disk_only_after_what_it_vouches_for(settings, root, monkeypatch):
+    flushed: list[Path] = []
+    fsync = os.fsync
+
+    def noting_fsync(descriptor):
+        flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    model = Path(run(settings, root)["outputs"]["encoder"])
+    [result] = [path for path in flushed if path.parent == model.parent and "result.json" in path.name]
+    before = flushed[: flushed.index(result)]
+    assert before.index(model) < len(before)
+    assert {path for path in model.rglob("*") if path.is_file()} <= set(before)
+    assert flushed[flushed.index(result) + 1] == model.parent, "its name is on disk, too"
+
+
 def test_the_summary_is_written_with_the_figures_of_every_step(settings, root):
     summary = run(settings, root)
     assert json.loads((root / "small" / "summary.json").read_text()) == json.loads(json.dumps(summary))

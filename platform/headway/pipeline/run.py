@@ -24,7 +24,7 @@ from headway.config.corpus import CorpusConfig
 from headway.config.loading import check_pipeline, step_config
 from headway.config.pipeline import PipelineConfig
 from headway.config.register import RegisterConfig
-from headway.data.atomic import write_atomically
+from headway.data.atomic import flush_to_disk, write_atomically
 from headway.display import Display, duration
 from headway.pipeline.digest import Inputs, input_names, step_digest
 from headway.runs.context import Context, StepResult
@@ -120,10 +120,18 @@ def _run_step(
     context.display.step(context.step, f"{verb} …")
     folder.mkdir(parents=True, exist_ok=True)
     result = step_function(verb)(config, _in_folder(context, folder))
+    _flush_outputs(result)
     write_atomically(folder / "result.json", json.dumps(asdict(result), indent=2))
     seconds = time.monotonic() - started
     context.display.step(context.step, f"{result.headline}  ({duration(seconds)})")
     return FinishedStep(result, seconds, cached=False)
+
+
+def _flush_outputs(result: StepResult) -> None:
+    """Bring to disk what a result vouches for: a machine may fail right after the result is written."""
+    for output in {result.output, *result.outputs.values()}:
+        if Path(output).exists():
+            flush_to_disk(Path(output))
 
 
 def _in_folder(context: Context, folder: Path) -> Context:

@@ -20,9 +20,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from headway.config.redaction import redacted
 from headway.data.atomic import write_atomically
 from headway.engine.training.trainer import Metrics
+from headway.redaction import redacted
 
 _POLL_SECONDS = 0.3
 _MAX_RETRY_SECONDS = 30.0
@@ -62,9 +62,15 @@ class Journal:
         kept = [entry for entry in read_journal(path) if 0 < start_step >= entry.step]
         write_atomically(path, "".join(_line(entry) for entry in kept))
         self._stream = path.open("a", encoding="utf-8")
+        self._last_step = start_step
+
+    def note(self, note: str) -> None:
+        """Add a message to the user, at the step of the last entry."""
+        self.append(self._last_step, {}, note)
 
     def append(self, step: int, metrics: Metrics, note: str = "") -> None:
         """Add an entry, in one write."""
+        self._last_step = step
         self._stream.write(_line(Entry(step, metrics, int(time.time() * 1000), note)))
         self._stream.flush()
 

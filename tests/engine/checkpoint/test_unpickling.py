@@ -13,7 +13,8 @@ import torch
 from tiny_states import checkpoints_in, folder_of, model_and_optimizer, restored_from, save_steps
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 
-from headway.engine.checkpoint.checkpoints import CheckpointError, _sealed, _unsealed
+from headway.engine.checkpoint.checkpoints import CheckpointError
+from headway.engine.checkpoint.saved_states import SavedStates
 from headway.engine.checkpoint.storage import Folder
 from headway.engine.checkpoint.unpickling import read_metadata
 
@@ -30,10 +31,10 @@ class Malicious:
 
 def seal(state: Path) -> None:
     """Write a manifest that has the right checksums of what the files hold now."""
-    manifest = state / "manifest.json"
-    body = _unsealed(manifest.read_bytes())
+    states = SavedStates(Folder(state.parent))
+    body = states.manifest(state.name)
     body["files"] = {name: Folder(state).checksum(name) for name in body["files"]}
-    manifest.write_bytes(_sealed(json.loads(json.dumps(body))))
+    states.complete_with(state.name, json.loads(json.dumps(body)))
 
 
 def test_metadata_that_would_run_something_is_passed_over(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter, Met
 from torch.distributed.checkpoint.filesystem import FileSystemBase
 from torch.distributed.checkpoint.metadata import StorageMeta
 
+from headway.data.atomic import flush_to_disk
 from headway.engine.checkpoint.unpickling import read_metadata
 
 _CHUNK = 8 << 20
@@ -53,6 +54,11 @@ class Folder:
         """Whether there is a file or a folder of that name."""
         return self._files.get_file_info(self.path(name)).type != fs.FileType.NotFound
 
+    def sizes(self, name: str) -> dict[str, int]:
+        """Bytes of each file in a folder in this one, in one request; empty if there is none."""
+        selector = fs.FileSelector(self.path(name), allow_not_found=True)
+        return {info.base_name: info.size for info in self._files.get_file_info(selector)}
+
     def read(self, name: str) -> bytes:
         """The content of a small file."""
         with self._files.open_input_stream(self.path(name)) as stream:
@@ -90,7 +96,7 @@ class Folder:
         with self._files.open_output_stream(path) as stream:
             yield stream
         if self._is_local:
-            _flush_to_disk(path)
+            flush_to_disk(Path(path))
 
     def checksum(self, name: str) -> tuple[int, str]:
         """The size of a file in bytes, and its checksum as `CheckedWriter` computes it."""
@@ -100,14 +106,6 @@ class Folder:
                 digest.update(chunk)
                 size += len(chunk)
         return size, digest.hexdigest()
-
-
-def _flush_to_disk(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class _SummedStream(io.RawIOBase):
