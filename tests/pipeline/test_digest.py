@@ -10,6 +10,7 @@ import pytest
 
 from headway.config.base import ConfigError
 from headway.config.loading import step_config
+from headway.inference import golden
 from headway.pipeline.digest import Inputs, result_settings, step_digest
 from headway.tracking import Tracking
 
@@ -128,7 +129,7 @@ def test_what_registering_puts_beside_the_weights_does_not_count(inputs, tmp_pat
     (model / "config.json").write_text("{}")
     step = {"use": "register", "model": str(model), "name": "name"}
     before = digest(step, inputs)
-    (model / "golden.json").write_text("{}")
+    (model / golden.FILE).write_text("{}")
     assert digest(step, inputs) == before
 
 

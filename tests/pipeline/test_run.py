@@ -181,6 +181,21 @@ def test_a_step_that_made_something_else_again_is_not_taken_for_the_same(setting
     assert run(settings, root)["cached"] == ["words", "other"]
 
 
+def test_a_second_driver_of_a_step_is_refused_and_the_first_goes_on(settings, root, monkeypatch):
+    refused = []
+
+    def second_driver(self):
+        with pytest.raises(ConfigError, match="another driver is at work there: process") as error:
+            run(settings, root)
+        refused.append(str(error.value))
+        run_trainer(self)
+
+    monkeypatch.setattr(Trainer, "run", second_driver)
+    assert run(settings, root)["cached"] == []
+    assert len(refused) == 1
+    assert not list(root.rglob("lease.json"))
+
+
 def test_a_result_is_on_disk_only_after_what_it_vouches_for(settings, root, monkeypatch):
     flushed: list[Path] = []
     fsync = os.fsync

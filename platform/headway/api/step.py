@@ -48,13 +48,15 @@ def resumed_context(verb: str, config: Config, context: Context) -> Context:
 def run_step(verb: str, config: Config, context: Context) -> StepResult:
     """Run a single step in the folder of its context."""
     from headway.cluster import connect
+    from headway.engine.checkpoint.storage import Folder
     from headway.pipeline.run import step_function, uses_ray
+    from headway.runs.lease import Lease
 
     if verb != "profile" and uses_ray(config):
         connect.warm_up(context.address, verb)
-    context.folder.mkdir(parents=True, exist_ok=True)
     try:
-        result = step_function(verb)(config, context)
+        with Lease(Folder(context.folder), tell=context.display.line).held():
+            result = step_function(verb)(config, context)
     except BaseException:
         _remove_if_empty(context.folder)
         raise

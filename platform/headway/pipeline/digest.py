@@ -18,11 +18,14 @@ from headway.config.sources import SourceConfig
 from headway.config.sweep import SweepConfig
 from headway.data.contents import Contents
 from headway.data.sources.documents import source_places
-from headway.inference import golden
 from headway.tracking import Tracking
 
 _ANY_STEP = "${step}"
 """In the place of what a group of settings without types leaves to its step; it names no file."""
+
+
+_MADE_OF_THE_REST = ["golden.json"]
+"""What registering a model puts beside its weights: what they answer, see `inference/golden.py`."""
 
 
 class Inputs:
@@ -35,8 +38,7 @@ class Inputs:
 
     def __init__(self, root: Path, tracking: Tracking) -> None:
         self._tracking = tracking
-        # Beside weights, registering a model puts what they answer: it is made of them.
-        self._contents = Contents(root / "contents.json", ignored=[golden.FILE])
+        self._contents = Contents(root / "contents.json", ignored=_MADE_OF_THE_REST)
 
     def content_of(self, name: str) -> str:
         """What a path or `models:/name@alias` stands for now; any other text as it is.

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import headway
 from headway.cluster import connect
@@ -29,6 +29,9 @@ from headway.display import Display, duration
 from headway.pipeline.digest import Inputs, input_names, step_digest
 from headway.runs.context import Context, StepResult
 from headway.tracking import Tracking
+
+if TYPE_CHECKING:
+    from headway.runs.lease import Lease
 
 _REFERENCE = re.compile(r"^\$\{([^.}]+)(?:\.([^}]+))?\}$")
 _NEVER_CACHED = {"serve"}
@@ -118,13 +121,21 @@ def _run_step(
     if on_ray:
         connect.warm_up(context.address, verb)
     context.display.step(context.step, f"{verb} …")
-    folder.mkdir(parents=True, exist_ok=True)
-    result = step_function(verb)(config, _in_folder(context, folder))
-    _flush_outputs(result)
-    write_atomically(folder / "result.json", json.dumps(asdict(result), indent=2))
+    with _lease(folder, context).held():
+        result = step_function(verb)(config, _in_folder(context, folder))
+        _flush_outputs(result)
+        write_atomically(folder / "result.json", json.dumps(asdict(result), indent=2))
     seconds = time.monotonic() - started
     context.display.step(context.step, f"{result.headline}  ({duration(seconds)})")
     return FinishedStep(result, seconds, cached=False)
+
+
+def _lease(folder: Path, context: Context) -> Lease:
+    """The right to work in a step's folder; imported when a step runs, since it loads torch."""
+    from headway.engine.checkpoint.storage import Folder
+    from headway.runs.lease import Lease
+
+    return Lease(Folder(folder), tell=context.display.line)
 
 
 def _flush_outputs(result: StepResult) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,13 +30,14 @@ class Folder:
 
     Attributes:
         address: as it was given, but a local path is made absolute.
+        is_local: whether it is on a disk, or on storage that is mounted like one.
     """
 
     def __init__(self, address: str | Path) -> None:
         text = str(address)
         self.address = text if "://" in text else str(Path(text).expanduser().resolve())
         self._files, self._root = fs.FileSystem.from_uri(self.address)
-        self._is_local = isinstance(self._files, fs.LocalFileSystem)
+        self.is_local = isinstance(self._files, fs.LocalFileSystem)
 
     def path(self, name: str) -> str:
         """The path of `name` in the filesystem."""
@@ -66,12 +68,23 @@ class Folder:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file that others see whole or not at all."""
-        # An object store only shows complete objects; on a local disk, renaming a file does the same.
-        draft = f"{name}.draft" if self._is_local else name
+        # An object store only shows complete objects; on a local disk, renaming a file does the same. The draft
+        # has a name of its own, since another process may write the same file.
+        draft = f"{name}.{uuid.uuid4().hex[:8]}.draft" if self.is_local else name
         with self.open(draft, "wb") as stream:
             stream.write(content)
-        if self._is_local:
+        if self.is_local:
             self._files.move(self.path(draft), self.path(name))
+
+    def write_new(self, name: str, content: bytes) -> bool:
+        """Write a small file unless there is one of that name; whether it was written. For local disks."""
+        try:
+            descriptor = os.open(self.path(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        except FileExistsError:
+            return False
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+        return True
 
     def move(self, name: str, new_name: str) -> None:
         """Rename a file."""
@@ -95,7 +108,7 @@ class Folder:
             return
         with self._files.open_output_stream(path) as stream:
             yield stream
-        if self._is_local:
+        if self.is_local:
             flush_to_disk(Path(path))
 
     def checksum(self, name: str) -> tuple[int, str]:
