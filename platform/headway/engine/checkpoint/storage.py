@@ -68,8 +68,8 @@ class Folder:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file that others see whole or not at all."""
-        # An object store only shows complete objects; on a local disk, renaming a file does the same. The draft
-        # has a name of its own, since another process may write the same file.
+        # An object store only shows complete objects; on a local disk, renaming a file does the same.
+        # The draft has a name of its own, since another process may write the same file.
         draft = f"{name}.{uuid.uuid4().hex[:8]}.draft" if self.is_local else name
         with self.open(draft, "wb") as stream:
             stream.write(content)
