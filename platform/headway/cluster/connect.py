@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from headway.cluster import local, prestart, ray_internals
+from headway.cluster import local, prestart, ray_internals, secrets
 from headway.cluster.address import address_problem
 from headway.cluster.fork_server import launch as fork_server
 from headway.config.base import ConfigError
@@ -81,10 +81,21 @@ def _join(address: str, environment: dict[str, str]) -> None:
         raise ConnectionError(problem)
     ray.init(
         address=address,
-        runtime_env={"env_vars": environment},
+        runtime_env=_runtime_environment(environment, over_client=address.startswith("ray://")),
         logging_level=logging.ERROR,
         log_to_driver=False,
     )
+
+
+def _runtime_environment(variables: dict[str, str], over_client: bool) -> dict[str, Any]:
+    """What Ray gives to all processes of this job; variables with a password, out of sight.
+
+    Ray's client takes no function, so it leaves them out: only the user's own code would read them.
+    """
+    shown, secret = secrets.split_secrets(variables)
+    if over_client or not secret:
+        return {"env_vars": shown}
+    return {"env_vars": shown, "worker_process_setup_hook": secrets.setter_of(secret)}
 
 
 def disconnect() -> None:

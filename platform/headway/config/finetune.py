@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from headway.config.base import Config, Fraction, Positive
+from headway.config.base import INPUT, Config, Fraction, Positive
 from headway.config.tasks import AnyTask
 from headway.config.training import OptimizerConfig, TrainingConfig
 
@@ -32,11 +32,15 @@ class FinetuneConfig(TrainingConfig):
     epochs: Annotated[float, Field(gt=0.0)] | None = None
     batch_size: Positive = 32
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-4)
-    model: str = Field(min_length=1, description="a folder, a step, or models:/name@alias")
+    model: str = Field(
+        min_length=1, description="a folder, a step, or models:/name@alias", json_schema_extra=INPUT
+    )
     task: Annotated[
         Annotated[str, Tag("folder")] | Annotated[AnyTask, Tag("settings")],
         Discriminator(_folder_or_settings),
-    ] = Field(description="the folder of a prepared task, or the settings to prepare one")
+    ] = Field(
+        description="the folder of a prepared task, or the settings to prepare one", json_schema_extra=INPUT
+    )
     random_weights: bool = Field(
         False, description="start from random weights of the model's shape: a baseline"
     )

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from headway.config.base import Config, Fraction, Positive
+from headway.config.base import INPUT, Config, Fraction, Positive
 from headway.config.corpus import CorpusConfig
 from headway.config.training import TrainingConfig
 
@@ -53,9 +53,11 @@ class PretrainConfig(TrainingConfig):
     """The step `pretrain`."""
 
     corpus: str | CorpusConfig = Field(
-        description="the folder of a prepared corpus, or the settings to prepare one"
+        description="the folder of a prepared corpus, or the settings to prepare one", json_schema_extra=INPUT
     )
-    model: str | ModelConfig = Field(ModelConfig(), description="a shape, or a folder to continue from")
+    model: str | ModelConfig = Field(
+        ModelConfig(), description="a shape, or a folder to continue from", json_schema_extra=INPUT
+    )
     objective: list[Literal["mlm", "nsp", "sop"]] = Field(["mlm", "nsp"])
     masking: MaskingConfig = MaskingConfig()
     phases: list[PhaseConfig] = Field(
