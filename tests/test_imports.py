@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from headway.tracking import pyfunc
 from waiting import PATIENCE
 
 ROOT = Path(__file__).parents[1]
@@ -158,12 +159,14 @@ def test_only_tracking_imports_mlflow():
         for name, _ in imports_of(path)
         if name.split(".")[0] == "mlflow"
     }
-    assert {user for user in users if not user.startswith("tracking/")} == {"serving/pyfunc_classifier.py"}
+    assert not {user for user in users if not user.startswith("tracking/")}
 
 
-def test_what_travels_with_a_registered_model_needs_no_headway():
-    imported = [name for name, _ in imports_of(PACKAGE / "serving" / "pyfunc_classifier.py")]
-    assert not [name for name in imported if name.startswith("headway")]
+def test_what_travels_with_a_registered_model_imports_only_what_travels():
+    files = [PACKAGE / "tracking" / "pyfunc_model.py"]
+    files += [path for folder in pyfunc.TRAVELS for path in (PACKAGE / folder).rglob("*.py")]
+    imported = {name for path in files for name, _ in imports_of(path) if name.startswith("headway.")}
+    assert {name.split(".")[1] for name in imported} == set(pyfunc.TRAVELS)
 
 
 def test_platform_stays_a_plain_folder():

@@ -4,7 +4,7 @@
 import headway
 
 with headway.Client("http://127.0.0.1:8000") as client:
-    client.embeddings(["The baker slices bread.", "Bread is sliced."])  # array, (2, hidden_size)
+    client.embeddings(["The baker slices bread.", "Bread is sliced."])  # array, (2, embedding_size)
 ```
 """
 
@@ -111,7 +111,7 @@ class Client:
     def embeddings(
         self, texts: Sequence[str], *, overlong: str = "truncate", dimensions: int | None = None
     ) -> np.ndarray:
-        """A vector of unit length for each text, float32, shape (texts, dimensions or hidden_size)."""
+        """A vector of unit length for each text, float32, shape (texts, dimensions or embedding_size)."""
         settings = {"overlong": overlong, "dimensions": dimensions, "encoding_format": "base64"}
         encoded = [base64.b64decode(row["embedding"]) for row in self._each("embeddings", texts, settings)]
         return np.frombuffer(b"".join(encoded), "<f4").reshape(len(texts), -1)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from click.testing import CliRunner, Result
 
 from headway.cli.main import main
@@ -245,6 +246,31 @@ def test_predict_prints_a_json_line_a_text(invoke, classifier, pairs):
     assert [row["text"] for row in rows] == [text, other[0]]
     assert [row["label"] for row in rows] == [label, other[1]]
     assert all(0.0 <= row["score"] <= 1.0 for row in rows)
+
+
+def test_predict_invents_no_labels_for_an_encoder_without_a_head(invoke, encoder, tmp_path):
+    transformers.AutoModel.from_pretrained(encoder).save_pretrained(tmp_path / "bare")
+    transformers.AutoTokenizer.from_pretrained(encoder).save_pretrained(tmp_path / "bare")
+    result = invoke("predict", "--model", tmp_path / "bare", "The cook boils the soup.")
+    refused(result, tmp_path, "is a BertModel, an encoder without a head: it gives embeddings")
+    assert result.stdout == ""
+    result = invoke("predict", "--model", encoder, "The cook boils the soup.")
+    refused(result, tmp_path, "it finds hidden words and has no other head; text 1 has no [MASK]")
+    result = invoke("predict", "--model", encoder, "The cook boils the [MASK].")
+    assert len(json.loads(result.stdout)["masks"][0]) == 5
+
+
+def test_predict_asks_for_a_question_if_the_model_answers_some(invoke, encoder, classifier, tmp_path):
+    config = transformers.AutoConfig.from_pretrained(encoder)
+    transformers.BertForQuestionAnswering(config).save_pretrained(tmp_path / "answers")
+    transformers.AutoTokenizer.from_pretrained(encoder).save_pretrained(tmp_path / "answers")
+    text = "The cook boils the soup."
+    missing = "--question: needed by models that answer questions, and by no others"
+    refused(invoke("predict", "--model", tmp_path / "answers", text), tmp_path, missing)
+    refused(invoke("predict", "--model", classifier, text, "--question", "Who?"), tmp_path, missing)
+    result = invoke("predict", "--model", tmp_path / "answers", text, "--question", "Who?")
+    (answer,) = json.loads(result.stdout)["answers"]
+    assert text[answer["start"] : answer["end"]] == answer["text"]
 
 
 def test_predict_reads_lines_from_a_file_and_from_standard_input(invoke, classifier, tmp_path):

@@ -81,6 +81,8 @@ FALLBACKS: dict[str, tuple[Callable[[], Any], Any]] = {
     "train_environment": (ray_internals.train_environment, None),
     "trial_environment": (ray_internals.trial_environment, None),
     "setup_hook": (lambda: ray_internals.setup_hook("some.function"), {}),
+    "keep": (lambda: ray_internals.keep("key", b"content"), None),
+    "kept": (lambda: ray_internals.kept("key"), None),
     "is_leaving": (ray_internals.is_leaving, False),
 }
 """How each function is called, and what it returns without what it imports."""
@@ -131,6 +133,14 @@ def test_a_token_that_cannot_be_shown_is_asked_for_in_one_line(monkeypatch):
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     problem = address._token_problem("127.0.0.1:1")
     assert problem is not None and problem.endswith("set RAY_AUTH_MODE=token")
+
+
+def test_a_few_bytes_are_kept_as_long_as_the_cluster_lives(ray_cluster):
+    assert ray_internals.kept("nothing") is None
+    ray_internals.keep("some", b"first")
+    ray_internals.keep("some", b"second")
+    # In a process of its own, as after the end of the one that kept it.
+    assert ray.get(ray.remote(lambda: ray_internals.kept("some")).remote()) == b"second"
 
 
 def test_a_cluster_that_cannot_be_asked_is_left_to_ray(ray_cluster, monkeypatch):

@@ -1,5 +1,7 @@
 """Packs of every operation: nothing is read back from a GPU on the way, and recorded ones answer the same."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from encoder_folders import HEADS, random_pack, save_encoder
 from headway.engine.inference.graph_sizes import graph_sizes
 from headway.engine.inference.graphs import Recording
+from headway.engine.model.attention import ATTENTION_NAME
 from headway.inference.model import EncoderModel
 from headway.inference.packing import Operation, Pack
 
@@ -82,6 +85,39 @@ def test_a_pack_of_minilm_embeds_in_at_most_180_operations_views_included(tmp_pa
     with torch.inference_mode(), Operations() as seen:
         model.compute(operation, batch)
     assert seen.counts.total() <= 180, seen.counts.most_common(20)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_attention_weights_leave_what_others_compute_as_it_is(encoder, kind):
+    model = EncoderModel(encoder(kind, "embed"), "fp32", CPU)
+    embed, attention = Operation("embed"), Operation("attention")
+    packs = [random_pack(LENGTHS, seed) for seed in range(4)]
+    vectors = [np.stack(model.run(embed, pack)) for pack in packs]
+    weights = [model.run(attention, pack) for pack in packs]
+
+    def run(number):
+        pack = number // 2 % len(packs)
+        if number % 2:
+            np.testing.assert_allclose(np.stack(model.run(embed, packs[pack])), vectors[pack], atol=1e-5)
+            return
+        for found, expected in zip(model.run(attention, packs[pack]), weights[pack], strict=True):
+            np.testing.assert_allclose(found, expected, atol=1e-3)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(run, range(160)))
+    assert model.model.config._attn_implementation == ATTENTION_NAME
+
+
+def test_attention_weights_are_computed_with_the_same_parameters(encoder):
+    model = EncoderModel(encoder("bert", "embed"), "fp32", CPU)
+    before = random_pack(LENGTHS)
+    first = model.run(Operation("attention"), before)
+    with torch.no_grad():
+        model.model.embeddings.word_embeddings.weight.add_(
+            torch.randn_like(model.model.embeddings.word_embeddings.weight)
+        )
+    second = model.run(Operation("attention"), before)
+    assert any(np.abs(one - other).max() > 0.01 for one, other in zip(first, second, strict=True))
 
 
 def record(call):

@@ -19,15 +19,16 @@ from transformers import BertConfig
 
 from headway.data.corpus.tokenizer import train_tokenizer
 from headway.inference.model import EncoderModel
-from headway.serving.http.app import add_middleware, build_app
+from headway.serving.http.app import Missing, add_middleware, build_app
 from headway.serving.http.auth import Keys
 from headway.serving.metrics import Metrics
 from headway.serving.rollout.rollout import Rollout
 from headway.serving.scheduling.dispatch import Dispatcher
-from headway.serving.scheduling.messages import LoadedRelease, Release, Reply
-from headway.serving.scheduling.queue import TokenQueue
+from headway.serving.scheduling.messages import LoadedRelease, Release, ReplicaLostError, Reply
+from headway.serving.scheduling.queue import Stage, TokenQueue
 from headway.serving.scheduling.service import ModelService
 from ports import free_port
+from unready import nothing_missing
 
 SENTENCES = [
     "The sailor steers the old boat before noon.",
@@ -84,13 +85,17 @@ class LocalReplica:
         self.packs: list[Any] = []
         self.failures: list[BaseException] = []
         self.problems: dict[str, str] = {}
+        self.deaths: dict[str, int] = {}
         self.checked: list[str] = []
         self.gate = asyncio.Event()
         self.gate.set()
 
     async def check(self, release: Release) -> str | None:
-        """What is wrong with a version, of those in `problems`."""
+        """What is wrong with a version, by `problems`; it kills as many replicas before as `deaths` says."""
         self.checked.append(release.version)
+        if self.deaths.get(release.version):
+            self.deaths[release.version] -= 1
+            raise ReplicaLostError("ActorDiedError")
         return self.problems.get(release.version)
 
     async def call(self, kind: Any, pack: Any) -> Reply:
@@ -138,7 +143,7 @@ def live(folders: dict[str, Path]) -> Iterator[str]:
             rollouts[ability] = Rollout(service, replica.check, lambda: False)
             running.append(asyncio.create_task(dispatcher.run()))
         metrics = Metrics()
-        app = build_app(rollouts, metrics, 20.0, lambda: True)
+        app = build_app(rollouts, metrics, 20.0, nothing_missing)
         whole = add_middleware(app, metrics, None, max_body=2_000_000, body_timeout=2.0)
         # As the gateway does: what a client leaves hanging does not keep the server from its end.
         config = uvicorn.Config(
@@ -168,15 +173,23 @@ def serving(folders: dict[str, Path]) -> Callable[..., Any]:
         folder: Path | None = None,
         keys: Keys | None = None,
         timeout: float = 20.0,
+        missing: Missing = nothing_missing,
         **queue: int,
     ) -> AsyncIterator[LocalServer]:
         release = Release("tiny", "7", str(folder or folders[ability]))
-        tokens = TokenQueue(**{"pack_tokens": 256, "max_tokens": 10_000} | queue)
         replica, metrics = LocalReplica(), Metrics()
+
+        def on_stage(stage: Stage, seconds: float) -> None:
+            metrics.stages.labels("tiny", stage).observe(seconds)
+
+        limits = {"pack_tokens": 256, "max_tokens": 10_000, "cache_size": 0} | queue
+        tokens = TokenQueue(
+            limits["pack_tokens"], limits["max_tokens"], limits["cache_size"], on_stage=on_stage
+        )
         dispatcher = Dispatcher(tokens, replica.call)
         service = ModelService(LoadedRelease.open(release), tokens)
         rollout = Rollout(service, replica.check, lambda: dispatcher.idle)
-        app = build_app({"tiny": rollout}, metrics, timeout, lambda: True)
+        app = build_app({"tiny": rollout}, metrics, timeout, missing)
         whole = add_middleware(app, metrics, keys, max_body=100_000, body_timeout=2.0)
         running = asyncio.create_task(dispatcher.run())
         try:

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from ray import serve
 from transformers import AutoTokenizer, BertForSequenceClassification
 
 from headway.config.serve import ServeConfig
@@ -89,7 +90,7 @@ def cluster(runs: Path) -> Iterator[None]:
 
 def register(tracking: Tracking, path: Path, name: str = "topics") -> None:
     with tracking.run("test", "train") as run:
-        tracking.register_classifier(run, "test", path, name, "champion", TEXTS[0], 32)
+        tracking.register_model(run, "test", path, name, "champion", TEXTS[0], "label")
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +151,11 @@ def load_in_background(url: str, requests: int, texts: int, check: Checked) -> A
 
 def replica_processes() -> list[int]:
     """The process ids of the encoder replicas that this test started."""
+    return serve_processes("Encoder")
+
+
+def serve_processes(deployment: str) -> list[int]:
+    """The process ids of a deployment's replicas that this test started."""
     parents, titles = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -164,8 +170,9 @@ def replica_processes() -> list[int]:
             process = parents[process]
         return process == os.getpid()
 
-    name = "ray::ServeReplica:headway:Encoder"
-    return [process for process, title in titles.items() if title.startswith(name) and ours(process)]
+    # Ray names a process by application and deployment.
+    name = re.compile(rf"ray::ServeReplica:[^:]*:{deployment}")
+    return [process for process, title in titles.items() if name.match(title) and ours(process)]
 
 
 def retries(url: str) -> float:
@@ -401,9 +408,76 @@ def test_a_replica_that_loses_its_gpu_is_replaced_and_costs_no_request(
     assert retries(url) >= 1
 
 
-def test_a_config_file_of_ray_serve_can_name_it(cluster, classifiers, tracking):
-    from ray import serve
+def test_a_gateway_that_restarts_serves_what_it_served_and_refuses_what_it_refused(
+    cluster, expected, classifiers, monkeypatch
+):
+    undeploy()
 
+    class DiesOfVersion9(replica.Encoder):
+        def _load(self, release: Release) -> Any:
+            if release.version == "9":
+                os._exit(1)
+            return super()._load(release)
+
+    monkeypatch.setattr(replica, "Encoder", DiesOfVersion9)
+    config = ServeConfig(
+        model="x", replicas=(1, 1), port=free_port(), precision="fp32", request_timeout_s=300
+    )
+    url = deploy(config, [Release("topics", "1", str(classifiers[0]))], 1)
+    assert httpx.get(f"{url}/health/ready", trust_env=False).status_code == 200
+
+    def switch(version: str, path: Path) -> str | None:
+        gateway = serve.get_deployment_handle("Gateway", application_name(config))
+        problem: str | None = gateway.switch.remote(Release("topics", version, str(path))).result(
+            timeout_s=PATIENCE
+        )
+        return problem
+
+    assert switch("2", classifiers[1]) is None
+    assert "away from the stored one" in str(switch("3", classifiers[2]))
+    assert switch("9", classifiers[0]) == "2 replicas died while they loaded it"
+    before = serve_processes("Gateway")
+    os.kill(before[0], signal.SIGKILL)
+
+    def restarted() -> bool:
+        try:
+            return serve_processes("Gateway") != before and first_model(url)["id"] == "topics"
+        except httpx.TransportError:
+            return False
+
+    wait_until(restarted)
+    assert first_model(url)["version"] == "2"
+    assert first_model(url)["refused"].keys() == {"3", "9"}
+    check = Checked(expected)
+    assert load_in_background(url, 20, 2, check)().failed == 0
+    assert check.wrong == 0 and check.versions == {"2": 20}
+    replicas = replica_processes()
+    assert switch("9", classifiers[0]) == "2 replicas died while they loaded it"
+    assert replica_processes() == replicas
+    os.kill(replicas[0], signal.SIGKILL)
+    ready = f"{url}/health/ready"
+    wait_until(lambda: httpx.get(ready, trust_env=False, timeout=30).status_code == 503)
+    wait_until(lambda: httpx.get(ready, trust_env=False, timeout=30).status_code == 200)
+    assert '"path": "/v1/classify"' in gateway_log()
+
+
+def gateway_log() -> str:
+    """What the gateway has written into Ray Serve's file."""
+    opened = {os.path.realpath(link) for link in Path(f"/proc/{serve_processes('Gateway')[0]}/fd").iterdir()}
+    return "".join(
+        Path(name).read_text() for name in opened if "/serve/replica_" in name and "_Gateway_" in name
+    )
+
+
+def test_a_version_that_departs_from_its_stored_answers_is_not_deployed(cluster, classifiers):
+    undeploy()
+    config = ServeConfig(model="x", replicas=(1, 1), port=free_port(), precision="fp32")
+    with pytest.raises(RuntimeError, match=r"did not start:(?s:.*)away from the stored one"):
+        deploy(config, [Release("topics", "3", str(classifiers[2]))], 1)
+    undeploy()
+
+
+def test_a_config_file_of_ray_serve_can_name_it(cluster, classifiers, tracking):
     register(tracking, classifiers[0], "declared")
     port = free_port()
     arguments = {

@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix
 
 from headway.config.evaluate import EvaluateConfig
 from headway.config.tasks import ClassificationTask
-from headway.inference.classifier import Classifier
+from headway.inference.predictor import Predictor
 from headway.steps.evaluate import run_evaluate
 from headway.tasks.preparation import read_task
 from headway.tracking import tracking_uri
@@ -27,7 +27,7 @@ def test_scores_are_those_of_the_model_on_the_held_out_texts(classifier, task, m
     config = EvaluateConfig(model=str(classifier), task=task)
     summary = run_evaluate(config, make_context("evaluate-alone", runs)).summary
     test = read_task(task)["test"]
-    answers = [answer.label for answer in Classifier(classifier).predict([item.texts[0] for item in test])]
+    answers = [answer["label"] for answer in Predictor(classifier).rows([item.texts[0] for item in test])]
     truth = [item.target for item in test]
     assert summary["accuracy"] == pytest.approx(accuracy_score(truth, answers))
     assert summary["confusion_matrix"] == confusion_matrix(truth, answers, labels=summary["labels"]).tolist()

@@ -16,8 +16,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from headway.config.base import ConfigError
 from headway.display import Display
+from headway.inference.packing import packed
 from headway.steps import predict
-from headway.steps.predict import Parts, Scorer, packed, part_table, predict_file
+from headway.steps.predict import Parts, Scorer, part_table, predict_file
 from headway.tracking import Tracking
 
 
@@ -77,8 +78,10 @@ def probabilities(folder: Path, texts: list[str]) -> np.ndarray:
 def here(monkeypatch):
     """Parts are computed in this process, one after the other: starting Ray's takes seconds."""
 
-    def computed(folder: Path, texts: list[str], missing: list[int]) -> Iterator[tuple[int, pyarrow.Table]]:
-        scorer = Scorer(str(folder), 1)
+    def computed(
+        folder: Path, texts: list[str], missing: list[int], question: str | None
+    ) -> Iterator[tuple[int, pyarrow.Table]]:
+        scorer = Scorer(str(folder), 1, question)
         for part in missing:
             yield part, scorer(part_table(texts, part)).drop_columns(["part"])
 

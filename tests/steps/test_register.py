@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from headway.config.base import ConfigError
@@ -31,7 +33,14 @@ def test_a_registered_model_may_be_registered_under_another_name(classifier, mak
     assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
 
 
-def test_an_encoder_that_is_no_classifier_is_refused(encoder, make_context, runs):
-    config = RegisterConfig(model=str(encoder), name="encoder")
-    with pytest.raises(ConfigError, match="not a classifier; fine-tune it first"):
+def test_an_encoder_without_labels_can_be_registered_too(encoder, make_context, runs):
+    result = run_register(RegisterConfig(model=str(encoder), name="encoder"), make_context("register", runs))
+    assert result.output == "models:/encoder@champion"
+
+
+def test_what_no_server_could_load_is_refused(encoder, make_context, runs, tmp_path):
+    shutil.copytree(encoder, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    config = RegisterConfig(model=str(tmp_path / "model"), name="broken")
+    with pytest.raises(ConfigError, match=r"has no \.safetensors"):
         run_register(config, make_context("register", runs))

@@ -10,7 +10,7 @@ import pytest
 
 from headway.config.base import ConfigError
 from headway.config.serve import ServeConfig
-from headway.inference.classifier import Classifier
+from headway.inference.predictor import Predictor
 from headway.steps.serve import run_serve
 
 PORT = 28120
@@ -55,15 +55,15 @@ def test_held_out_texts_are_asked_over_http(served):
 def test_answers_are_those_of_the_model(client, classifier, pairs):
     texts = [text for text, _ in pairs[::13]]
     data = client.post("/v1/classify", json={"input": texts}).raise_for_status().json()["data"]
-    expected = Classifier(classifier).predict(texts)
-    assert [row["label"] for row in data] == [answer.label for answer in expected]
-    assert [row["score"] for row in data] == pytest.approx([answer.score for answer in expected], abs=0.02)
+    expected = Predictor(classifier).rows(texts)
+    assert [row["label"] for row in data] == [answer["label"] for answer in expected]
+    assert [row["score"] for row in data] == pytest.approx([answer["score"] for answer in expected], abs=0.02)
     assert [row["index"] for row in data] == list(range(len(texts)))
 
 
 def test_many_clients_at_once_each_get_their_own_answer(client, classifier, pairs):
     texts = [text for text, _ in pairs]
-    expected = [answer.label for answer in Classifier(classifier).predict(texts)]
+    expected = [answer["label"] for answer in Predictor(classifier).rows(texts)]
 
     def ask(text: str) -> str:
         return client.post("/v1/classify", json={"input": text}).raise_for_status().json()["data"][0]["label"]

@@ -10,14 +10,17 @@ import sys
 from collections.abc import Iterator
 
 import httpx
+import numpy as np
 import pandas
 import pytest
 import torch
+import transformers
 from mlflow import MlflowClient
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from headway.config.base import ConfigError
-from headway.inference.classifier import Classifier
+from headway.inference.description import describe
+from headway.inference.predictor import Predictor, kind_of
 from headway.tracking import Tracking, tracking_uri
 from ports import free_port
 from waiting import PATIENCE, wait_until
@@ -36,7 +39,7 @@ def client(tracking) -> MlflowClient:
 @pytest.fixture(scope="module")
 def version(tracking, classifier) -> int:
     with tracking.run("registry", "register") as run:
-        return tracking.register_classifier(run, "registry", classifier, "topics", "champion", "A text.", 48)
+        return tracking.register_model(run, "registry", classifier, "topics", "champion", "A text.", "label")
 
 
 def test_the_environment_names_the_server_or_a_file_under_runs_is_used(tmp_path, monkeypatch):
@@ -74,7 +77,7 @@ def test_weights_that_a_server_hands_out_lie_where_all_machines_see_them(served,
     tracking = Tracking(served, tmp_path / "runs")
     for _ in range(2):
         with tracking.run("registry", "register") as run:
-            tracking.register_classifier(run, "registry", classifier, "topics", "champion", "A text.", 48)
+            tracking.register_model(run, "registry", classifier, "topics", "champion", "A text.", "label")
         found = tracking.download_weights("models:/topics@champion")
         assert found.is_relative_to(tmp_path / "runs")
         names = {file.name for file in found.iterdir()}
@@ -151,11 +154,11 @@ def test_pyfunc_and_transformers_load_it_and_give_the_numbers_of_the_server(
     import mlflow
 
     texts = [text for text, _ in pairs[::9]]
-    expected = Classifier(classifier).predict(texts)
+    expected = Predictor(classifier).rows(texts)
     mlflow.set_tracking_uri(tracking.uri)
     loaded = mlflow.pyfunc.load_model("models:/topics@champion")
     answers = loaded.predict(pandas.DataFrame({"text": texts}))
-    assert answers["label"].tolist() == [answer.label for answer in expected]
+    assert answers["label"].tolist() == [answer["label"] for answer in expected]
 
     weights = tracking.download_weights("models:/topics@champion")
     model = AutoModelForSequenceClassification.from_pretrained(weights).eval()
@@ -164,18 +167,61 @@ def test_pyfunc_and_transformers_load_it_and_give_the_numbers_of_the_server(
     with torch.inference_mode():
         probabilities = model(**encoded).logits.softmax(-1)
     # Serving computes in bf16 where the processor has it: two decimal digits.
-    assert probabilities.max(-1).values.tolist() == pytest.approx([a.score for a in expected], abs=0.02)
+    assert probabilities.max(-1).values.tolist() == pytest.approx([a["score"] for a in expected], abs=0.02)
     assert answers["score"].tolist() == pytest.approx(probabilities.max(-1).values.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings", "columns"),
+    [
+        (
+            "BertForSequenceClassification",
+            {"problem_type": "multi_label_classification"},
+            ["labels", "scores"],
+        ),
+        ("BertForSequenceClassification", {"num_labels": 1, "problem_type": "regression"}, ["score"]),
+        ("BertForTokenClassification", {}, ["entities"]),
+        ("BertForQuestionAnswering", {}, ["answers"]),
+        ("BertModel", {}, ["embedding"]),
+    ],
+)
+def test_pyfunc_answers_as_a_server_does_whatever_the_head(
+    architecture, settings, columns, tracking, classifier, pairs, tmp_path
+):
+    import mlflow
+
+    torch.manual_seed(4)
+    config = AutoConfig.from_pretrained(classifier, initializer_range=0.5, **settings)
+    getattr(transformers, architecture)(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(classifier).save_pretrained(tmp_path)
+    kind = kind_of(describe(tmp_path))
+    with tracking.run("registry", "register") as run:
+        tracking.register_model(run, "registry", tmp_path, "any", "champion", "A text.", kind)
+    mlflow.set_tracking_uri(tracking.uri)
+    loaded = mlflow.pyfunc.load_model("models:/any@champion")
+    frame = pandas.DataFrame({"text": [text for text, _ in pairs[::30]]})
+    if kind == "answers":
+        frame["question"] = "Who cooks?"
+    answers = loaded.predict(frame)
+    assert list(answers) == columns
+    questions = list(frame["question"]) if kind == "answers" else None
+    expected = Predictor(tmp_path, precision="fp32").rows(list(frame["text"]), questions)
+    for row, found in zip(expected, answers.to_dict("records"), strict=True):
+        np.testing.assert_equal(found, row)
 
 
 def test_a_registered_model_loads_where_headway_is_not_installed(tracking, version, tmp_path):
     code = f"""
 import sys
-sys.modules["headway"] = None  # any import of it fails
+import importlib.util, pathlib
+sys.path[:] = [place for place in sys.path if not (pathlib.Path(place) / "headway").is_dir()]
+assert importlib.util.find_spec("headway") is None
 import mlflow
 mlflow.set_tracking_uri({tracking.uri!r})
 model = mlflow.pyfunc.load_model("models:/topics@champion")
-print(model.predict([{{"text": "The cook boils the soup."}}])["label"][0])
+label = model.predict([{{"text": "The cook boils the soup."}}])["label"][0]
+assert {str(tracking.root)!r} in sys.modules["headway"].__file__, sys.modules["headway"].__file__
+print(label)
 """
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -192,7 +238,7 @@ print(model.predict([{{"text": "The cook boils the soup."}}])["label"][0])
 
 def test_registering_again_makes_a_new_version_and_moves_the_alias(tracking, client, version, classifier):
     with tracking.run("registry", "register") as run:
-        newer = tracking.register_classifier(run, "registry", classifier, "topics", "champion", "A text.", 48)
+        newer = tracking.register_model(run, "registry", classifier, "topics", "champion", "A text.", "label")
     assert newer == version + 1
     assert tracking.registered_version("models:/topics@champion")[1] == str(newer)
     assert client.get_model_version("topics", str(version)).version == version

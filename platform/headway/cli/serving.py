@@ -134,6 +134,7 @@ def load_test(url: str, file: Path, clients: int, requests: int, texts: int, key
 )
 @click.option("--output", type=click.Path(path_type=Path), help=".csv, .jsonl or .parquet to write.")
 @click.option("--column", default="text", show_default=True, help="Column of --input with the texts.")
+@click.option("--question", help="What a model for question answering looks for in each text.")
 @RUNS
 @ADDRESS
 def predict(
@@ -143,42 +144,85 @@ def predict(
     source: Path | None,
     output: Path | None,
     column: str,
+    question: str | None,
     runs: Path,
     address: str | None,
 ) -> None:
-    """Classify TEXTS in this process, or all rows of --input on the cluster.
+    """Answer TEXTS in this process, or all rows of --input on the cluster.
 
-    TEXTS and --file print one JSON line for each text. --input and --output add a class to each row, or an
-    embedding if MODEL is not a classifier; a run that was stopped continues.
+    MODEL's head says what an answer is: a class, several, a number, entities, hidden words, or the answer to
+    --question. TEXTS and --file print one JSON line for each text. --input and --output add the answer to
+    each row, or an embedding if MODEL has no head for rows; a run that was stopped continues.
     """
     if (source is None) != (output is None) or (source is not None and (texts or file is not None)):
         raise ConfigError("predict: --input and --output go together, without TEXTS and --file")
     if source is not None and output is not None:
-        _predict_file(model, source, output, column, runs, address)
+        _predict_file(model, source, output, column, question, runs, address)
         return
     if file is not None:
         texts += tuple(_lines_of(file))
     if not texts:
         raise ConfigError("predict: no text; give TEXTS, --file, or --input and --output")
-    from headway.inference.classifier import Classifier
+    _predict_texts(model, texts, question, runs)
+
+
+def _predict_texts(model: str, texts: Sequence[str], question: str | None, runs: Path) -> None:
+    from headway.inference.description import describe
+    from headway.inference.predictor import Predictor, kind_of
     from headway.tracking import Tracking
     from headway.tracking.references import model_folder
 
-    classifier = Classifier(model_folder(model, Tracking.at(runs)))
-    for text, answer in zip(texts, classifier.predict(texts), strict=True):
-        row = {"text": text, "label": answer.label, "score": round(answer.score, 4)}
-        click.echo(json.dumps(row, ensure_ascii=False))
+    folder = model_folder(model, Tracking.at(runs))
+    description = describe(folder)
+    kind = kind_of(description)
+    if kind == "embedding":
+        raise ConfigError(
+            f"model: {model!r} is a {description.architecture}, an encoder without a head: it gives "
+            "embeddings, which --input and --output write to a file, and no labels"
+        )
+    if (kind == "answers") != (question is not None):
+        raise ConfigError("--question: needed by models that answer questions, and by no others")
+    questions = None if question is None else [question] * len(texts)
+    for text, row in zip(texts, Predictor(folder, kind).rows(texts, questions), strict=True):
+        click.echo(json.dumps({"text": text, **_rounded(row)}, ensure_ascii=False))
+
+
+def _rounded(value: Any) -> Any:
+    """The same with four decimals, wherever in it."""
+    match value:
+        case float():
+            return round(value, 4)
+        case dict():
+            return {key: _rounded(one) for key, one in value.items()}
+        case list():
+            return [_rounded(one) for one in value]
+    return value
 
 
 def _predict_file(
-    model: str, source: Path, output: Path, column: str, runs: Path, address: str | None
+    model: str,
+    source: Path,
+    output: Path,
+    column: str,
+    question: str | None,
+    runs: Path,
+    address: str | None,
 ) -> None:
     from headway.cluster import connect
     from headway.display import Display
     from headway.steps.predict import predict_file
     from headway.tracking import Tracking
 
-    rows = predict_file(model, source, output, Tracking.at(runs), Display(), column=column, address=address)
+    rows = predict_file(
+        model,
+        source,
+        output,
+        Tracking.at(runs),
+        Display(),
+        column=column,
+        question=question,
+        address=address,
+    )
     click.echo(f"{rows} rows: {output}")
     connect.shut_down()
 

@@ -19,6 +19,7 @@ from typing import Any
 
 _MISSING = (ImportError, AttributeError)
 _KEPT_SECONDS = 300
+_NAMESPACE = "headway"
 _REQUEST_SECONDS = 10
 
 
@@ -312,3 +313,25 @@ def put_in_bracket(scheduler: Any, trial: Any, bracket: int) -> bool:
     except _MISSING:
         return False
     return True
+
+
+def keep(key: str, content: bytes) -> None:
+    """Keep a few bytes as long as the cluster lives, in the store of Ray's head, as Ray Serve does.
+
+    Ray's public way is a named actor, a process for a few bytes. If the store is missing, nothing is kept.
+    """
+    try:
+        from ray.experimental.internal_kv import _internal_kv_put
+    except _MISSING:
+        return
+    _internal_kv_put(key, content, overwrite=True, namespace=_NAMESPACE)
+
+
+def kept(key: str) -> bytes | None:
+    """What `keep` has kept; None if there is nothing."""
+    try:
+        from ray.experimental.internal_kv import _internal_kv_get
+    except _MISSING:
+        return None
+    found: bytes | None = _internal_kv_get(key, namespace=_NAMESPACE)
+    return found

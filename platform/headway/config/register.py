@@ -10,7 +10,7 @@ from headway.config.base import INPUT, Config
 
 
 class RegisterConfig(Config):
-    """The step `register`: puts a classifier into the MLflow model registry."""
+    """The step `register`: puts an encoder into the MLflow model registry."""
 
     model: str = Field(min_length=1, json_schema_extra=INPUT)
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]

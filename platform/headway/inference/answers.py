@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from tokenizers import Encoding
 
 _CONFIG_KEY = "task_specific_params"
 _TASK = "question-answering"
@@ -60,6 +61,13 @@ class ScoredWindow(NamedTuple):
     scores: np.ndarray
     start: int
     offsets: np.ndarray
+
+
+def scored_window(encoding: Encoding, scores: np.ndarray) -> ScoredWindow:
+    """A question with a window of its context, as the tokenizer encoded it, with the scores of its tokens."""
+    context = [index for index, part in enumerate(encoding.sequence_ids) if part == 1]
+    offsets = np.asarray([encoding.offsets[index] for index in context], np.int64).reshape(-1, 2)
+    return ScoredWindow(scores, context[0] if context else 0, offsets)
 
 
 class AnswerSpan(NamedTuple):

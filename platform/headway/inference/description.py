@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from headway.config.base import ConfigError
 from headway.inference.answers import AnswerSettings
+from headway.inference.sentence_modules import (
+    SentenceModules,
+    read_json,
+    read_sentence_modules,
+    transformer_settings,
+)
 
 Ability = Literal["embeddings", "attention", "classify", "rerank", "fill-mask", "tokens", "answer"]
 
@@ -31,10 +36,11 @@ class Description:
         abilities: what can be asked of it.
         labels: names of its classes, in the order of the head's outputs.
         max_length: tokens of an input at most, special ones included.
-        hidden_size: numbers in an embedding.
+        hidden_size: numbers in a token's last hidden state.
+        embedding_size: numbers in an embedding.
         layers: attention layers.
         heads: attention heads in each layer.
-        pooling: what makes the embedding: the mean of all tokens, or the first one.
+        sentence: what makes the embedding of the tokens' hidden states.
         multi_label: whether classes are independent of each other.
         answers: how answers to questions are decoded.
     """
@@ -44,9 +50,10 @@ class Description:
     labels: tuple[str, ...]
     max_length: int
     hidden_size: int
+    embedding_size: int
     layers: int
     heads: int
-    pooling: Literal["mean", "cls"]
+    sentence: SentenceModules
     multi_label: bool
     answers: AnswerSettings
 
@@ -65,9 +72,10 @@ def describe(folder: Path) -> Description:
     """Read an encoder's configuration.
 
     Raises:
-        ConfigError: the folder holds no encoder, or its weights are not in safetensors.
+        ConfigError: the folder holds no encoder, its weights are not in safetensors, or its embeddings are
+            made in a way that Headway does not know.
     """
-    config = _read(folder / "config.json")
+    config = read_json(folder / "config.json")
     if not config:
         raise ConfigError(
             f"model: {str(folder)!r} is not a folder with a transformers model (no config.json)"
@@ -79,18 +87,19 @@ def describe(folder: Path) -> Description:
     architecture = (config.get("architectures") or ["unknown"])[0]
     head = next((ability for suffix, ability in _HEADS.items() if architecture.endswith(suffix)), None)
     labels = _labels(config) if head in ("classify", "tokens") else ()
+    sentence = read_sentence_modules(folder)
+    hidden_size = int(config.get("hidden_size") or config["dim"])
     abilities: tuple[Ability, ...] = ("embeddings", "attention", "rerank", *([head] if head else []))
     return Description(
         architecture=architecture,
         abilities=abilities,
         labels=labels,
         max_length=_max_length(folder, config),
-        hidden_size=int(config.get("hidden_size") or config["dim"]),
+        hidden_size=hidden_size,
+        embedding_size=sentence.width(hidden_size),
         layers=int(config.get("num_hidden_layers") or config["n_layers"]),
         heads=int(config.get("num_attention_heads") or config["n_heads"]),
-        pooling="cls"
-        if _read(folder / "1_Pooling" / "config.json").get("pooling_mode_cls_token")
-        else "mean",
+        sentence=sentence,
         multi_label=config.get("problem_type") == "multi_label_classification",
         answers=AnswerSettings.of_config(config),
     )
@@ -105,20 +114,6 @@ def _max_length(folder: Path, config: dict[str, Any]) -> int:
     positions = int(config.get("max_position_embeddings", 512))
     if config.get("model_type") in _POSITIONS_START_AFTER_PADDING:
         positions -= int(config.get("pad_token_id", 1)) + 1
-    limits = [positions]
-    for file, key in (
-        ("tokenizer_config.json", "model_max_length"),
-        ("sentence_bert_config.json", "max_seq_length"),
-    ):
-        limits.append(int(_read(folder / file).get(key) or positions))
-    return min(limits)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file; empty if there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"model: {str(path)!r} is not valid JSON: {error}") from error
+    stated = read_json(folder / "tokenizer_config.json").get("model_max_length")
+    limit = transformer_settings(folder).get("max_seq_length")
+    return min(positions, int(stated or positions), int(limit or positions))

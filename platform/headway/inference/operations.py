@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from headway.data.batch import Batch
@@ -19,7 +18,6 @@ from headway.engine.inference.encoder import InferenceEncoder
 from headway.engine.inference.graph_sizes import ResultRows
 from headway.engine.model.heads import (
     answer_logits,
-    mean_pooled,
     sequence_logits,
     token_logits,
     vocabulary_logits,
@@ -27,6 +25,7 @@ from headway.engine.model.heads import (
 from headway.engine.model.layout import SequenceLayout, layout_of_batch
 from headway.inference.description import Ability, Description
 from headway.inference.packing import Operation, OperationName, Pack
+from headway.inference.sentence_head import SentenceHead
 
 
 class HeadOutputs:
@@ -34,7 +33,8 @@ class HeadOutputs:
 
     def __init__(self, trunk: InferenceEncoder, description: Description) -> None:
         self._trunk, self._model = trunk, trunk.model
-        self._pooling, self._multi_label = description.pooling, description.multi_label
+        self._multi_label = description.multi_label
+        self._vectors = SentenceHead(description.sentence, description.hidden_size, trunk.model.device)
 
     def __call__(self, name: str, batch: Batch) -> Tensor:
         """Run the trunk, and the head of an operation.
@@ -51,12 +51,8 @@ class HeadOutputs:
         return HEADS[name].output(self, hidden, layout, batch)
 
     def embed(self, hidden: Tensor, layout: SequenceLayout, batch: Batch) -> Tensor:
-        """Embeddings of unit length, float32 (sequences, hidden_size)."""
-        if self._pooling == "cls":
-            pooled = hidden.index_select(0, layout.first_tokens).float()
-        else:
-            pooled = mean_pooled(hidden.float(), layout)
-        return F.normalize(pooled, dim=-1)
+        """Embeddings of unit length, float32 (sequences, embedding_size)."""
+        return self._vectors(hidden, layout)
 
     def classify(self, hidden: Tensor, layout: SequenceLayout, batch: Batch) -> Tensor:
         """Probabilities, or the score itself if there is one label, float32 (sequences, labels)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -57,3 +57,16 @@ class Operation(NamedTuple):
 
     name: OperationName
     candidates: int = 0
+
+
+def packed(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """Indices of sequences of similar length, with at most `max_tokens` tokens together."""
+    pack: list[int] = []
+    tokens = 0
+    for index in np.argsort(lengths, kind="stable").tolist():
+        if pack and tokens + lengths[index] > max_tokens:
+            yield pack
+            pack, tokens = [], 0
+        pack.append(index)
+        tokens += lengths[index]
+    yield pack

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding, Tokenizer, normalizers
 
 from headway.config.base import ConfigError
 from headway.inference.packing import TokenSequence
+from headway.inference.sentence_modules import transformer_settings
 
 _OVERLAP = 0.25
 
@@ -132,6 +133,9 @@ def _load(folder: Path) -> Tokenizer:
         backend = load_tokenizer(folder).backend_tokenizer
     if backend.num_special_tokens_to_add(False) < 1:
         raise ConfigError(f"tokenizer: {str(folder)!r} adds no special token at the start or end of a text")
+    if transformer_settings(folder).get("do_lower_case"):
+        following = [] if backend.normalizer is None else [backend.normalizer]
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *following])
     backend.no_truncation()
     backend.no_padding()
     return backend

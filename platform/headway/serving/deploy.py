@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import time
+import uuid
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -115,18 +116,19 @@ def bind_application(config: ServeConfig, releases: Sequence[Release], cores: in
 
     gpus = gpus_per_replica(config)
     served = [release._replace(folder=str(Path(release.folder).resolve())) for release in releases]
-    pairs = zip(config.each().values(), served, strict=True)
+    pairs = list(zip(config.each().values(), served, strict=True))
     encoders = {
         release.name: _encoder(settings, release, cores, gpus, number)
         for number, (settings, release) in enumerate(pairs)
     }
+    scale_to_zero = tuple(release.name for settings, release in pairs if not settings.min_replicas)
     return serve.deployment(
         Gateway,
         ray_actor_options={"num_cpus": 0, "resources": gateway_node()[1]},
         health_check_period_s=2,
         graceful_shutdown_timeout_s=_DRAIN_S,
         graceful_shutdown_wait_loop_s=0.2,
-    ).bind(_settings(config, gpus), {release.name: release for release in served}, encoders)
+    ).bind(_settings(config, gpus, scale_to_zero), {release.name: release for release in served}, encoders)
 
 
 def follow_aliases(config: ServeConfig, tracking: Tracking) -> None:
@@ -189,7 +191,7 @@ def _gateway(application: str) -> Any:
     return serve.get_deployment_handle("Gateway", application)
 
 
-def _settings(config: ServeConfig, gpus: float) -> GatewaySettings:
+def _settings(config: ServeConfig, gpus: float, scale_to_zero: tuple[str, ...]) -> GatewaySettings:
     load = load_of(config, gpus)
     digests = (
         Keys.read(config.api_keys_file, config.requests_per_second).digests if config.api_keys_file else ()
@@ -205,6 +207,8 @@ def _settings(config: ServeConfig, gpus: float) -> GatewaySettings:
         requests_per_second=config.requests_per_second,
         ssl_certfile=str(config.ssl_certfile) if config.ssl_certfile else None,
         ssl_keyfile=str(config.ssl_keyfile) if config.ssl_keyfile else None,
+        scale_to_zero=scale_to_zero,
+        deployment=uuid.uuid4().hex,
     )
 
 

@@ -35,8 +35,15 @@ class Metrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
+        self.stages = Histogram(
+            "headway_stage_seconds",
+            "Parts of a request: wait (for the tokenizer), tokenize, queue (for a replica), compute.",
+            ["model", "stage"],
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
         self.waiting = self._gauge("headway_waiting_tokens", "Tokens that wait for a replica.", "model")
-        self.replicas = self._gauge("headway_replicas", "Replicas that answered recently.", "model")
+        self.replicas = self._gauge("headway_replicas", "Replicas that are up.", "model")
         self.version = self._gauge("headway_model_info", "1 for the serving version.", "model", "version")
         self.tokens = Counter("headway_tokens", "Tokens computed.", ["model"], registry=self._registry)
         self.pack_tokens = Histogram(

@@ -24,6 +24,8 @@ class GatewaySettings:
         requests_per_second: that each key may send; None for any number.
         ssl_certfile: PEM file, for TLS.
         ssl_keyfile: PEM file, for TLS.
+        scale_to_zero: models that may have no replica until they are asked.
+        deployment: tells this deployment from others on the cluster; its gateways keep their state by it.
     """
 
     host: str
@@ -38,6 +40,8 @@ class GatewaySettings:
     requests_per_second: float | None = None
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
+    scale_to_zero: tuple[str, ...] = ()
+    deployment: str = ""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow
@@ -21,6 +21,7 @@ import xxhash
 
 from headway.cluster import connect
 from headway.cluster.capacity import require_processes
+from headway.config.base import ConfigError
 from headway.data.atomic import write_atomically
 from headway.data.sources.prediction_files import Row, as_table, check_output, read_rows, write_rows
 from headway.display import Display
@@ -28,9 +29,16 @@ from headway.inference.description import Description, describe
 from headway.tracking import Tracking
 from headway.tracking.references import model_folder
 
+if TYPE_CHECKING:
+    from headway.inference.predictor import Kind
+
 PART_ROWS = 1024
 """Rows in a part."""
-_PACK_TOKENS = {"cpu": 4096, "cuda": 16_384}
+COLUMNS = {
+    **{name: f"predicted_{name}" for name in ("label", "labels", "score", "scores", "entities", "answers")},
+    "embedding": "embedding",
+}
+"""Names in files of what `Predictor.rows` gives."""
 
 
 def predict_file(
@@ -41,18 +49,20 @@ def predict_file(
     display: Display,
     *,
     column: str = "text",
+    question: str | None = None,
     address: str | None = None,
 ) -> int:
-    """Write a model's answer for every row of a file: a class if it is a classifier, otherwise an embedding.
+    """Write what the model's head answers for every row of a file; an embedding if it has none.
 
     Args:
         model: a folder, or models:/name@alias.
         source: .csv, .jsonl, .json or .parquet.
-        output: .csv, .jsonl or .parquet, with the columns of `source` and `predicted_label` and
-            `predicted_score`, or `embedding`.
+        output: .csv, .jsonl or .parquet, with the columns of `source` and those of
+            `answer_columns`.
         tracking: where `models:/` is looked up.
         display: shows the progress.
         column: the name of the column with the texts.
+        question: that a model which answers questions looks for in each text.
         address: of the Ray cluster.
 
     Returns:
@@ -64,11 +74,13 @@ def predict_file(
     """
     check_output(output)
     folder = model_folder(model, tracking).resolve()
-    description = describe(folder)
-    rows = read_rows(source, column, answer_columns(description))
+    kind = kind_in_files(describe(folder))
+    if (kind == "answers") != (question is not None):
+        raise ConfigError("--question: needed by models that answer questions, and by no others")
+    rows = read_rows(source, column, answer_columns(kind))
     if output.suffix.lower() == ".parquet":
         as_table(rows)  # raises before anything is computed if columns have mixed types
-    parts = Parts.at(output, _key(folder, source, column))
+    parts = Parts.at(output, _key(folder, source, column, question))
     texts = [row[column] for row in rows]
     missing = parts.missing(len(texts))
     total = -(-len(texts) // PART_ROWS)
@@ -76,7 +88,9 @@ def predict_file(
         display.line(f"{total - len(missing)} of {total} parts were already computed")
     if missing:
         require_processes(1, address, tracking.uri, partial(display.waiting, "predict"))
-        for done, (part, answers) in enumerate(_computed(folder, texts, missing), total - len(missing) + 1):
+        for done, (part, answers) in enumerate(
+            _computed(folder, texts, missing, question), total - len(missing) + 1
+        ):
             parts.write(part, answers)
             display.training("predict", done, total, {})
     write_rows(output, rows, parts.answers(total))
@@ -84,11 +98,18 @@ def predict_file(
     return len(rows)
 
 
-def answer_columns(description: Description) -> tuple[str, ...]:
-    """The columns that a model's answers are written to."""
-    if "classify" in description.abilities:
-        return ("predicted_label", "predicted_score")
-    return ("embedding",)
+def kind_in_files(description: Description) -> Kind:
+    """What rows of files are asked for; they hide no words, so an encoder with that head embeds them."""
+    from headway.inference.predictor import kind_of
+
+    kind = kind_of(description)
+    return "embedding" if kind == "masks" else kind
+
+
+def answer_columns(kind: Kind) -> tuple[str, ...]:
+    """The columns that the answers of a model of this kind are written to."""
+    named = {"label": ("label", "score"), "labels": ("labels", "scores")}
+    return tuple(COLUMNS[name] for name in named.get(kind, (kind,)))
 
 
 class Parts:
@@ -132,61 +153,36 @@ class Parts:
 
 
 class Scorer:
-    """An encoder in an actor of Ray Data."""
+    """A model in an actor of Ray Data."""
 
-    def __init__(self, folder: str, cores: int) -> None:
+    def __init__(self, folder: str, cores: int, question: str | None = None) -> None:
         import torch
 
-        from headway.inference.model import EncoderModel
-        from headway.inference.tokens import TextTokenizer
+        from headway.inference.predictor import Predictor
 
         torch.set_num_threads(cores)
-        self._model = EncoderModel(Path(folder))
-        self._model.record_graphs()
-        self._tokenizer = TextTokenizer(Path(folder), self._model.description.max_length)
+        self._predictor = Predictor(Path(folder), kind_in_files(describe(Path(folder))))
+        self._question = question
 
     def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
         """Answers for the texts of one part."""
-        from headway.inference.packing import Operation, Pack
-
-        description = self._model.description
-        operation = Operation(description.main_operation)
-        sequences = [piece.sequence for piece in self._tokenizer.pieces(batch["text"].to_pylist())]
-        outputs: list[Any] = [None] * len(sequences)
-        max_tokens = _PACK_TOKENS[self._model.device.type]
-        for indices in packed([len(sequence.ids) for sequence in sequences], max_tokens):
-            results = self._model.run(operation, Pack.of([sequences[index] for index in indices]))
-            for index, result in zip(indices, results, strict=True):
-                outputs[index] = result
-        return pyarrow.table({"part": batch["part"], **_answers(np.asarray(outputs), description)})
+        texts = batch["text"].to_pylist()
+        questions = None if self._question is None else [self._question] * len(texts)
+        return pyarrow.table({"part": batch["part"], **_table(self._predictor.rows(texts, questions))})
 
 
-def packed(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Indices of sequences of similar length, with at most `max_tokens` tokens together."""
-    pack: list[int] = []
-    tokens = 0
-    for index in np.argsort(lengths, kind="stable").tolist():
-        if pack and tokens + lengths[index] > max_tokens:
-            yield pack
-            pack, tokens = [], 0
-        pack.append(index)
-        tokens += lengths[index]
-    yield pack
-
-
-def _answers(outputs: np.ndarray, description: Description) -> dict[str, Any]:
-    if "classify" not in description.abilities:
-        flat = pyarrow.array(outputs.ravel(), pyarrow.float32())
-        return {"embedding": pyarrow.FixedSizeListArray.from_arrays(flat, outputs.shape[1])}
-    best = outputs.argmax(1)
-    return {
-        "predicted_label": [description.labels[i] for i in best],
-        "predicted_score": outputs[np.arange(len(outputs)), best].astype(float),
-    }
+def _table(rows: Sequence[Row]) -> dict[str, Any]:
+    """Answers by their columns."""
+    found = {column: [row[name] for row in rows] for name, column in COLUMNS.items() if name in rows[0]}
+    if "embedding" in found:
+        vectors = np.asarray(found["embedding"])
+        flat = pyarrow.array(vectors.ravel(), pyarrow.float32())
+        found["embedding"] = pyarrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+    return found
 
 
 def _computed(
-    folder: Path, texts: Sequence[str], missing: Sequence[int]
+    folder: Path, texts: Sequence[str], missing: Sequence[int], question: str | None
 ) -> Iterator[tuple[int, pyarrow.Table]]:
     """Yield (part, its answers) as they are computed."""
     import ray.data
@@ -198,7 +194,7 @@ def _computed(
     processes = max(1, min(len(tables), gpus or connect.available_cpus()))
     scored = ray.data.from_arrow(tables).map_batches(
         Scorer,
-        fn_constructor_args=(str(folder), 1),
+        fn_constructor_args=(str(folder), 1, question),
         batch_size=None,  # a block is a part
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=processes),
@@ -225,12 +221,14 @@ def _whole(batches: Iterator[pyarrow.Table], rows_of: dict[int, int]) -> Iterato
             yield part, pyarrow.concat_tables(pieces.pop(part))
 
 
-def _key(folder: Path, source: Path, column: str) -> str:
-    """A text that changes with all that the answers depend on: weights, input file, column, size of parts."""
+def _key(folder: Path, source: Path, column: str, question: str | None) -> str:
+    """A text that changes with all that the answers depend on: weights, input, column, question."""
     digest = xxhash.xxh3_128()
     for file in [*sorted(path for path in folder.iterdir() if path.is_file()), source]:
         digest.update(file.name.encode())
         with file.open("rb") as content:
             while chunk := content.read(1 << 22):
                 digest.update(chunk)
-    return json.dumps({"digest": digest.hexdigest(), "column": column, "rows": PART_ROWS})
+    return json.dumps(
+        {"digest": digest.hexdigest(), "column": column, "question": question, "rows": PART_ROWS}
+    )

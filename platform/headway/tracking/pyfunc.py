@@ -1,19 +1,28 @@
-"""Writes a classifier as an MLflow model that loads without Headway."""
+"""An encoder as the files of an MLflow model, which load where Headway is not installed."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headway.data.atomic import link_or_copy
 
+if TYPE_CHECKING:
+    from headway.inference.predictor import Kind
 
-def log_classifier(
-    client: Any, experiment_id: str, run_id: str, name: str, weights: Path, example: str, max_length: int
+_PACKAGE = Path(__file__).parents[1]
+TRAVELS = ("config", "data", "engine", "inference")
+"""Folders of Headway's that answer texts: what a server computes with, and no more."""
+
+_QUESTION = "What is this about?"
+
+
+def log_model(
+    client: Any, experiment_id: str, run_id: str, name: str, weights: Path, example: str, kind: Kind
 ) -> Any:
-    """Log a classifier's folder as a model of a run; returns MLflow's logged model.
+    """Log an encoder's folder as a model of a run; returns MLflow's logged model.
 
     Args:
         client: MLflow's.
@@ -22,16 +31,14 @@ def log_classifier(
         name: of the model.
         weights: a folder of transformers' `save_pretrained`, with the tokenizer.
         example: a text, stored as the input example.
-        max_length: tokens after which a text is cut.
+        kind: what it answers.
     """
     from mlflow.entities import LoggedModelOutput
 
-    logged = client.create_logged_model(
-        experiment_id, name=name, source_run_id=run_id, model_type="classifier"
-    )
+    logged = client.create_logged_model(experiment_id, name=name, source_run_id=run_id, model_type=kind)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            save_pyfunc(Path(folder) / "model", logged, run_id, weights, example, max_length)
+            save_pyfunc(Path(folder) / "model", logged, run_id, weights, example, kind)
             client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
     except BaseException:
         client.finalize_logged_model(logged.model_id, "FAILED")
@@ -41,8 +48,8 @@ def log_classifier(
     return logged
 
 
-def save_pyfunc(target: Path, logged: Any, run_id: str, weights: Path, example: str, max_length: int) -> None:
-    """Write a classifier's folder as an MLflow pyfunc model, with a signature and an example, without pickle.
+def save_pyfunc(target: Path, logged: Any, run_id: str, weights: Path, example: str, kind: Kind) -> None:
+    """Write an encoder's folder as an MLflow pyfunc model, with a signature and an example, without pickle.
 
     Args:
         target: the folder to create.
@@ -50,35 +57,32 @@ def save_pyfunc(target: Path, logged: Any, run_id: str, weights: Path, example: 
         run_id: of the run that it belongs to.
         weights: a folder of transformers' `save_pretrained`, with the tokenizer.
         example: a text, stored as the input example.
-        max_length: tokens after which a text is cut.
+        kind: what it answers.
     """
     import mlflow
     import pandas
     import torch
     import transformers
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import ColSpec, Schema
+    from mlflow.models import Model
 
-    signature = ModelSignature(
-        inputs=Schema([ColSpec("string", "text")]),
-        outputs=Schema([ColSpec("string", "label"), ColSpec("double", "score")]),
-    )
+    inputs = {"text": [example]} | ({"question": [_QUESTION]} if kind == "answers" else {})
     with tempfile.TemporaryDirectory() as folder:
         # MLflow keeps the name of the folder, so a copy gives it a fixed one; it refuses symbolic links.
         copy = Path(folder) / "weights"
         shutil.copytree(weights, copy, copy_function=link_or_copy)
         mlflow.pyfunc.save_model(
             target,
-            python_model=str(Path(__file__).parents[1] / "serving" / "pyfunc_classifier.py"),
+            python_model=str(_PACKAGE / "tracking" / "pyfunc_model.py"),
             artifacts={"weights": str(copy)},
-            signature=signature,
-            input_example=pandas.DataFrame({"text": [example]}),
+            code_paths=[str(_code(Path(folder) / _PACKAGE.name))],
+            signature=_signature(kind, list(inputs)),
+            input_example=pandas.DataFrame(inputs),
             pip_requirements=[
                 f"mlflow=={mlflow.__version__}",
                 f"torch=={torch.__version__.partition('+')[0]}",
                 f"transformers=={transformers.__version__}",
             ],
-            model_config={"max_length": max_length},
+            model_config={"precision": "fp32"},
             mlflow_model=Model(
                 artifact_path=logged.artifact_location,
                 run_id=run_id,
@@ -86,3 +90,36 @@ def save_pyfunc(target: Path, logged: Any, run_id: str, weights: Path, example: 
                 model_id=logged.model_id,
             ),
         )
+
+
+def _code(target: Path) -> Path:
+    """The part of Headway that answers texts, copied to a folder."""
+    target.mkdir()
+    shutil.copy(_PACKAGE / "__init__.py", target)
+    for name in TRAVELS:
+        shutil.copytree(_PACKAGE / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return target
+
+
+def _signature(kind: Kind, inputs: list[str]) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array, Map, Object, Property
+
+    text, number, place = DataType.string, DataType.double, DataType.long
+    candidate = Object([Property("token", text), Property("score", number)])
+    span = [Property("text", text), Property("start", place), Property("end", place)]
+    span.append(Property("score", number))
+    outputs: dict[Kind, dict[str, Any]] = {
+        "label": {"label": text, "score": number},
+        "labels": {"labels": Array(text), "scores": Map(number)},
+        "score": {"score": number},
+        "entities": {"entities": Array(Object([Property("label", text), *span]))},
+        "masks": {"masks": Array(Array(candidate))},
+        "answers": {"answers": Array(Object(span))},
+        "embedding": {"embedding": Array(DataType.float)},
+    }
+    return ModelSignature(
+        inputs=Schema([ColSpec(text, name) for name in inputs]),
+        outputs=Schema([ColSpec(kind, name) for name, kind in outputs[kind].items()]),
+    )

@@ -11,13 +11,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headway.config.base import ConfigError
 from headway.data.atomic import atomic_folder
 from headway.tracking.database import create_database
-from headway.tracking.pyfunc import log_classifier
+from headway.tracking.pyfunc import log_model
 from headway.tracking.run import Run
+
+if TYPE_CHECKING:
+    from headway.inference.predictor import Kind
 
 _QUIET = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
@@ -182,10 +185,10 @@ class Tracking:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"MLFLOW_TRACKING_URI: {self.uri!r} cannot be used: {reason}") from error
 
-    def register_classifier(
-        self, run: Run, experiment: str, weights: Path, name: str, alias: str, example: str, max_length: int
+    def register_model(
+        self, run: Run, experiment: str, weights: Path, name: str, alias: str, example: str, kind: Kind
     ) -> int:
-        """Register a classifier's folder as an MLflow pyfunc model, without pickle.
+        """Register an encoder's folder as an MLflow pyfunc model, without pickle.
 
         Args:
             run: the run that it belongs to.
@@ -194,13 +197,13 @@ class Tracking:
             name: in the registry.
             alias: to point to the new version.
             example: a text, stored as the input example.
-            max_length: tokens after which a text is cut.
+            kind: what it answers.
 
         Returns:
             The number of the version.
         """
         experiment_id = self._experiment_id(experiment)
-        logged = log_classifier(self.client, experiment_id, run.run_id, name, weights, example, max_length)
+        logged = log_model(self.client, experiment_id, run.run_id, name, weights, example, kind)
         self._ensure_registered(name)
         version = self.client.create_model_version(
             name, source=logged.artifact_location, run_id=run.run_id, model_id=logged.model_id

@@ -13,6 +13,7 @@ from headway.inference.description import Ability
 from headway.serving.http.app import build_app
 from headway.serving.http.operations import OPERATIONS
 from headway.serving.metrics import Metrics
+from unready import nothing_missing
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "platform/headway/serving/http/page/files/app.js"
@@ -21,7 +22,7 @@ NAMES = [operation.name for operation in OPERATIONS]
 
 @pytest.fixture(scope="module")
 def openapi():
-    return build_app({}, Metrics(), 1.0, lambda: True).openapi()
+    return build_app({}, Metrics(), 1.0, nothing_missing).openapi()
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=NAMES)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from headway.config.serve import ChallengerConfig
+from headway.serving.rollout.kept_state import dump_states, load_states
 from headway.serving.rollout.rollout import Rollout, VersionState
 from headway.serving.scheduling.messages import Release
 
@@ -57,6 +58,39 @@ def test_a_version_that_fails_its_check_is_refused_and_not_checked_again(rolled_
         assert state is VersionState.REFUSED and not state.may_serve and not state.may_challenge
         assert rollout.refused == {"8": "it is wrong"} and rollout.challenger is None
         assert rollout.state_of(release("7")) is VersionState.SERVING
+
+    rolled_out(check)
+
+
+def test_a_version_that_kills_two_replicas_is_refused_and_one_death_is_not_held_against_it(rolled_out):
+    async def check(server: Any, rollout: Rollout, release: Any) -> None:
+        server.replica.deaths["8"] = 5
+        reason = "2 replicas died while they loaded it"
+        for _ in range(2):
+            assert await rollout.switch(release("8")) == reason
+        assert server.replica.checked == ["8", "8"] and rollout.refused == {"8": reason}
+        server.replica.deaths["9"] = 1
+        assert await rollout.switch(release("9")) is None
+        assert rollout.state_of(release("9")) is VersionState.SERVING
+
+    rolled_out(check)
+
+
+def test_what_serves_and_what_is_refused_outlives_the_roll_out(rolled_out):
+    async def check(server: Any, rollout: Rollout, release: Any) -> None:
+        kept: list[bytes] = []
+        rollout._on_change = lambda: kept.append(dump_states({"tiny": rollout.kept_state}))
+        server.replica.problems["8"] = "it is wrong"
+        await rollout.switch(release("8"))
+        await rollout.switch(release("9"))
+        assert len(kept) == 2
+        state = load_states(kept[-1])["tiny"]
+        assert state.serving == release("9") and state.refused == {release("8"): "it is wrong"}
+        server.replica.checked.clear()
+        after = Rollout(rollout.serving, server.replica.check, lambda: True, state.refused)
+        assert await after.switch(release("8")) == "it is wrong"
+        assert server.replica.checked == [] and after.refused == {"8": "it is wrong"}
+        assert load_states(None) == {}
 
     rolled_out(check)
 

@@ -1,7 +1,9 @@
 """What a replica does with its cores and its GPU, and when the GPU is lost."""
 
 import asyncio
+import json
 import os
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ import ray
 import torch
 from ray import serve
 
+from headway.inference.golden import FILE, store_golden
 from headway.inference.packing import Operation, Pack
 from headway.serving.scheduling import replica
 from headway.serving.scheduling.messages import Release
@@ -64,6 +67,23 @@ def outside_ray(monkeypatch):
 def replica_of(folder) -> tuple[replica.Encoder, Release]:
     release = Release("tiny", "1", str(folder))
     return replica.Encoder(release, ReplicaSettings(1, "fp32")), release
+
+
+def test_no_replica_starts_with_a_version_that_departs_from_its_stored_answers(
+    outside_ray, folders, tmp_path
+):
+    shutil.copytree(folders["classify"], tmp_path / "model")
+    store_golden(tmp_path / "model", ["Quiet!", "A baker slices bread."])
+    _, release = replica_of(tmp_path / "model")
+    path = tmp_path / "model" / FILE
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | {"outputs": [row[::-1] for row in stored["outputs"]]}))
+    with pytest.raises(replica.WrongAnswersError, match="away from the stored one"):
+        replica_of(tmp_path / "model")
+    good, _ = replica_of(folders["classify"])
+    for _ in range(2):
+        assert "away from the stored one" in str(asyncio.run(good.prepare(release)))
+    assert list(good._models) == [Release("tiny", "1", str(folders["classify"]))]
 
 
 @pytest.mark.parametrize(("gpus", "limits"), [(0.25, [(0.25, 0)]), (1.0, [])])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,8 @@ from headway.config.base import ConfigError
 from headway.config.serve import Precision
 from headway.engine.hardware.device import compute_dtype
 from headway.engine.inference.int8 import FILE, PRODUCTS, Int8Layer, has_int8_products, read_roundings
-from headway.engine.model.attention import ATTENTION_NAME, attend_projected
+from headway.engine.model.attention import attend_projected
+from headway.engine.model.encoder import quietly
 from headway.engine.model.layout import SequenceLayout
 from headway.engine.model.unpadded import (
     check_supported,
@@ -150,12 +152,19 @@ class InferenceEncoder:
         """The attention weights in one sequence: float32, shape (layers, heads, length, length)."""
         arguments = {"input_ids": input_ids[None]}
         arguments |= token_type_arguments(self.model.config, token_type_ids)
-        self.model.set_attn_implementation("eager")
-        try:
-            layers = self.model.base_model(**arguments, output_attentions=True).attentions
-        finally:
-            self.model.set_attn_implementation(ATTENTION_NAME)
+        layers = self._with_weights.base_model(**arguments, output_attentions=True).attentions
         return torch.cat(list(layers)).float()
+
+    @cached_property
+    def _with_weights(self) -> Any:
+        """The model with attention that forms its weights: modules of its own around the same parameters.
+
+        Others compute with the model meanwhile, so it is never switched to another attention itself.
+        """
+        tensors = itertools.chain(self.model.parameters(), self.model.buffers())
+        other = copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
+        other.set_attn_implementation("eager")
+        return other
 
 
 def load_for_inference(
@@ -178,9 +187,14 @@ def load_for_inference(
     if model_class is None:
         raise ConfigError(f"model: {str(folder)!r} is a {architecture!r}, which transformers does not know")
     try:
-        model = model_class.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
-        )
+        with quietly():
+            model = model_class.from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                dtype=torch.float32,
+            )
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"model: {str(folder)!r} cannot be loaded: {str(error).splitlines()[0]}") from error
     check_supported(model.config)

@@ -203,14 +203,14 @@ def _from_folder(auto_class: Any, folder: Path, **settings: Any) -> Any:
             f"model: {str(folder)!r} is not a folder with a transformers model (no config.json)"
         )
     try:
-        with _quietly():
+        with quietly():
             return auto_class.from_pretrained(folder, local_files_only=True, **settings)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"model: {str(folder)!r} cannot be loaded: {str(error).splitlines()[0]}") from error
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Silence transformers' progress bars, and its report of new heads, which are intended."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -234,7 +234,7 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
     """Save weights (safetensors) and configuration in transformers' format, readable without Headway."""
     model.set_attn_implementation("sdpa")
     try:
-        with _quietly():
+        with quietly():
             model.save_pretrained(folder)
     finally:
         model.set_attn_implementation(ATTENTION_NAME)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Response
@@ -15,6 +15,7 @@ from headway.serving.http.errors import STATUSES, add_errors
 from headway.serving.http.fast_path import FastPath
 from headway.serving.http.limits import BodyLimit
 from headway.serving.http.page import add_page
+from headway.serving.http.request_log import RequestLog
 from headway.serving.http.request_metrics import RequestMetrics
 from headway.serving.http.routes import router
 from headway.serving.metrics import Metrics
@@ -24,14 +25,18 @@ Rollouts = Mapping[str, Rollout]
 """By the names that requests give to models."""
 
 
-def build_app(rollouts: Rollouts, metrics: Metrics, timeout: float, ready: Callable[[], bool]) -> FastAPI:
+Missing = Callable[[], Awaitable[Sequence[str]]]
+"""Tells which models have no replica that could answer."""
+
+
+def build_app(rollouts: Rollouts, metrics: Metrics, timeout: float, missing: Missing) -> FastAPI:
     """The application over some models.
 
     Args:
         rollouts: the models.
         metrics: what `/metrics` shows.
         timeout: seconds that a client waits at most; it may ask for less.
-        ready: whether the models have been loaded.
+        missing: tells which models cannot answer.
     """
     app = FastAPI(
         title="Headway",
@@ -44,7 +49,7 @@ def build_app(rollouts: Rollouts, metrics: Metrics, timeout: float, ready: Calla
     app.state.rollouts, app.state.timeout = rollouts, timeout
     add_errors(app)
     app.include_router(router)
-    _add_status(app, rollouts, metrics, ready)
+    _add_status(app, rollouts, metrics, missing)
     add_page(app)
     return app
 
@@ -52,7 +57,7 @@ def build_app(rollouts: Rollouts, metrics: Metrics, timeout: float, ready: Calla
 def add_middleware(
     app: FastAPI, metrics: Metrics, keys: Keys | None, max_body: int, body_timeout: float
 ) -> App:
-    """The application as a server runs it: counted, protected, and with the fast path.
+    """The application as a server runs it: counted, logged, protected, and with the fast path.
 
     Args:
         app: from `build_app`.
@@ -62,10 +67,10 @@ def add_middleware(
         body_timeout: seconds in which a body must arrive.
     """
     limited = BodyLimit(FastPath(app), max_body, body_timeout)
-    return RequestMetrics(Authentication(limited, keys), metrics)
+    return RequestMetrics(RequestLog(Authentication(limited, keys)), metrics)
 
 
-def _add_status(app: FastAPI, rollouts: Rollouts, metrics: Metrics, ready: Callable[[], bool]) -> None:
+def _add_status(app: FastAPI, rollouts: Rollouts, metrics: Metrics, missing: Missing) -> None:
     @app.get("/v1/models", response_model=status_schemas.ModelsResponse)
     async def models() -> dict[str, Any]:
         """The served models."""
@@ -85,9 +90,10 @@ def _add_status(app: FastAPI, rollouts: Rollouts, metrics: Metrics, ready: Calla
 
     @app.get("/health/ready")
     async def is_ready() -> dict[str, str]:
-        """Whether the models have been loaded."""
-        if not ready():
-            raise HTTPException(503, "the models are being loaded", headers={"Retry-After": "2"})
+        """Whether every model has a replica, or starts one when it is asked."""
+        if names := await missing():
+            reason = f"no replica is up of {', '.join(names)}"
+            raise HTTPException(503, reason, headers={"Retry-After": "2"})
         first = next(iter(rollouts.values())).serving.loaded.release
         return {"status": "ready", "model": first.name, "version": first.version}
 
@@ -110,6 +116,7 @@ def _served(name: str, rollout: Rollout) -> dict[str, Any]:
         "labels": description.labels,
         "max_length": description.max_length,
         "hidden_size": description.hidden_size,
+        "embedding_size": description.embedding_size,
         "layers": description.layers,
         "heads": description.heads,
         "mask": None if mask is None else tokenizer.backend.id_to_token(mask),

@@ -16,6 +16,16 @@ def header(scope: Message, name: bytes) -> bytes:
     return next((value for key, value in scope["headers"] if key == name), b"")
 
 
+def request_id(scope: Message) -> str:
+    """The id that `RequestLog` has given a request."""
+    return str(scope.get("state", {}).get("request_id", ""))
+
+
+def route_path(scope: Message) -> str:
+    """The route that answered, once it has; `other` if none did, since any path could be asked for."""
+    return str(getattr(scope.get("route"), "path", "other"))
+
+
 def replayed(message: Message, receive: Receive) -> Receive:
     """Receives a message again that has been received already, and then what follows it."""
     pending = [message]

@@ -10,6 +10,7 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
 from headway.inference.tokens import TextTooLongError
+from headway.serving.http.asgi import request_id
 from headway.serving.scheduling.messages import ReplicaLostError
 from headway.serving.scheduling.queue import DeadlinePassedError, QueueFullError
 from headway.serving.scheduling.service import NotAbleError
@@ -53,14 +54,22 @@ def error_response(
     return Response(body, status, headers, "application/json")
 
 
-def answer_to(error: Exception) -> Response:
-    """The answer to a request that ended in this exception; 500 if the exception is unexpected."""
+def internal_error(request_id: str) -> Response:
+    """The answer to a request that ended in a bug, whose details are for the log alone."""
+    message = f"the server failed; its log tells of request {request_id}"
+    return error_response(500, "internal", message)
+
+
+def answer_to(error: Exception, request_id: str) -> Response:
+    """The answer to a request that ended in this exception; `internal_error` if it is unexpected."""
     if isinstance(error, RequestValidationError):
         return _invalid(error)
     if isinstance(error, HTTPException):
         kind = _TYPES_BY_STATUS.get(error.status_code, "invalid_request")
         return error_response(error.status_code, kind, str(error.detail), headers=error.headers)
-    status, kind = _EXPECTED.get(type(error), (500, "internal"))
+    if type(error) not in _EXPECTED:
+        return internal_error(request_id)
+    status, kind = _EXPECTED[type(error)]
     headers = {"retry-after": str(error.retry_after)} if isinstance(error, QueueFullError) else None
     return error_response(status, kind, str(error) or kind, headers=headers)
 
@@ -73,8 +82,8 @@ def is_expected(error: Exception) -> bool:
 def add_errors(app: FastAPI) -> None:
     """Let an application answer exceptions with `answer_to`."""
 
-    async def handler(_: Request, error: Exception) -> Response:
-        return answer_to(error)
+    async def handler(request: Request, error: Exception) -> Response:
+        return answer_to(error, request_id(request.scope))
 
     for kind in (RequestValidationError, HTTPException, *_EXPECTED, Exception):
         app.add_exception_handler(kind, handler)

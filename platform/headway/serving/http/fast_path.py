@@ -9,7 +9,7 @@ from __future__ import annotations
 from fastapi import FastAPI, Request
 from pydantic import ValidationError
 
-from headway.serving.http.asgi import Message, Receive, Send, replayed
+from headway.serving.http.asgi import Message, Receive, Send, replayed, request_id
 from headway.serving.http.errors import answer_to, is_expected
 from headway.serving.http.operations import OPERATIONS
 from headway.serving.http.routes import respond, router
@@ -44,8 +44,8 @@ class FastPath:
         try:
             response = await respond(operation, body, Request(scope, receive))
         except Exception as error:
-            await answer_to(error)(scope, receive, send)
+            await answer_to(error, request_id(scope))(scope, receive, send)
             if not is_expected(error):
-                raise  # for the server's log
+                raise  # `RequestLog` logs it
         else:
             await response(scope, receive, send)

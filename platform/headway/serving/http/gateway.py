@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import socket
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -19,17 +20,24 @@ import uvicorn
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.handle import DeploymentHandle
 
+from headway.cluster import ray_internals
+from headway.config.base import ConfigError
 from headway.config.serve import ChallengerConfig
 from headway.inference.packing import Pack
 from headway.serving.http.app import add_middleware, build_app
 from headway.serving.http.auth import Keys
+from headway.serving.http.log_files import log_beside_ray_serve
+from headway.serving.http.replica_counts import ReplicaCounts
 from headway.serving.metrics import Metrics
+from headway.serving.rollout.kept_state import dump_states, load_states
 from headway.serving.rollout.rollout import Rollout
 from headway.serving.scheduling.dispatch import Dispatcher
 from headway.serving.scheduling.messages import Kind, LoadedRelease, Release, ReplicaLostError, Reply
-from headway.serving.scheduling.queue import TokenQueue
+from headway.serving.scheduling.queue import Stage, TokenQueue
 from headway.serving.scheduling.service import ModelService
 from headway.serving.settings import GatewaySettings
+
+_log = logging.getLogger(__name__)
 
 _METRICS_INTERVAL_S = 0.5
 
@@ -52,10 +60,13 @@ class Gateway:
         self._server: _Server | None = None
         self._settings = settings
         self._encoders = dict(encoders)
-        self._releases = {name: LoadedRelease.open(release) for name, release in releases.items()}
+        self._kept = load_states(ray_internals.kept(self._key))
+        self._releases = {name: self._newest(name, release) for name, release in releases.items()}
         self._metrics = Metrics()
         self._models: dict[str, _Model] = {}
+        self._replicas = ReplicaCounts(self._encoders)
         _collect_seldom()
+        log_beside_ray_serve()
         self._tasks: list[asyncio.Task[Any]] = []
         self._draining = False
         self._starting: asyncio.Task[None] | None = None
@@ -111,14 +122,20 @@ class Gateway:
     def _app(self) -> Any:
         settings = self._settings
         rollouts = {name: model.rollout for name, model in self._models.items()}
-        app = build_app(rollouts, self._metrics, settings.request_timeout_s, lambda: True)
+        app = build_app(rollouts, self._metrics, settings.request_timeout_s, self._missing)
         digests = frozenset(settings.key_digests)
         keys = Keys(digests, settings.requests_per_second) if digests else None
         return add_middleware(app, self._metrics, keys, settings.max_body, settings.body_timeout)
 
-    def _make(self, loaded: LoadedRelease) -> _Model:
-        settings, name = self._settings, loaded.release.name
-        queue = TokenQueue(settings.pack_tokens, settings.queue_tokens, settings.cache_size)
+    def _make(self, first: LoadedRelease) -> _Model:
+        settings, name = self._settings, first.release.name
+
+        def on_stage(stage: Stage, seconds: float) -> None:
+            self._metrics.stages.labels(name, stage).observe(seconds)
+
+        queue = TokenQueue(
+            settings.pack_tokens, settings.queue_tokens, settings.cache_size, on_stage=on_stage
+        )
         retries = self._metrics.retries.labels(name)
 
         def on_pack(sequences: int, tokens: int, seconds: float) -> None:
@@ -127,12 +144,44 @@ class Gateway:
 
         compute = partial(_compute, self._encoders[name], queue)
         dispatcher = Dispatcher(queue, compute, on_pack=on_pack, on_retry=retries.inc)
-        service = ModelService(loaded, queue)
-        return _Model(Rollout(service, self._check, lambda: dispatcher.idle), dispatcher)
+        service = ModelService(first, queue)
+        refused = self._kept[name].refused if name in self._kept else None
+        rollout = Rollout(service, self._check, lambda: dispatcher.idle, refused, self._keep)
+        return _Model(rollout, dispatcher)
+
+    @property
+    def _key(self) -> str:
+        return f"rollouts-{self._settings.deployment}"
+
+    def _newest(self, name: str, deployed: Release) -> LoadedRelease:
+        """The version that served last, or the deployed one if this is the first gateway."""
+        release = self._kept[name].serving if name in self._kept else deployed
+        try:
+            return LoadedRelease.open(release)
+        except ConfigError as error:
+            if release == deployed:
+                raise
+            _log.error("%s version %s served last, but is gone: %s", name, release.version, error)
+            return LoadedRelease.open(deployed)
+
+    def _keep(self) -> None:
+        """Let the next gateway serve what this one serves, and refuse what it refuses."""
+        states = {name: model.rollout.kept_state for name, model in self._models.items()}
+        ray_internals.keep(self._key, dump_states(states))
+
+    async def _missing(self) -> list[str]:
+        """Models without a replica that need one."""
+        running = await self._replicas.running()
+        return [
+            name for name, count in running.items() if not count and name not in self._settings.scale_to_zero
+        ]
 
     async def _check(self, release: Release) -> str | None:
         """What one replica, and then all of them, find wrong with a version."""
-        problem: str | None = await self._encoders[release.name].prepare.remote(release)
+        try:
+            problem: str | None = await self._encoders[release.name].prepare.remote(release)
+        except RayActorError as error:
+            raise ReplicaLostError(type(error).__name__) from error
         if problem:
             return problem
         answers = await self._encoders[release.name].broadcast("prepare", release).results_async()
@@ -150,7 +199,8 @@ class Gateway:
             self._metrics.show_challengers({name: tried for name, tried in challengers.items() if tried})
             for name, model in self._models.items():
                 self._metrics.waiting.labels(name).set(model.dispatcher.queue.waiting_tokens)
-                self._metrics.replicas.labels(name).set(model.dispatcher.replicas)
+            for name, count in (await self._replicas.running()).items():
+                self._metrics.replicas.labels(name).set(count)
             await asyncio.sleep(_METRICS_INTERVAL_S)
 
 
@@ -161,7 +211,7 @@ async def _compute(encoder: DeploymentHandle[Any], queue: TokenQueue, kind: Kind
     except RayTaskError:
         raise
     except (RayActorError, RayError) as error:
-        raise ReplicaLostError(str(error).splitlines()[0]) from error
+        raise ReplicaLostError(type(error).__name__) from error
 
 
 def _collect_seldom() -> None:

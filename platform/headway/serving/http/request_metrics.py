@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from headway.serving.http.asgi import App, Message, Receive, Send
+from headway.serving.http.asgi import App, Message, Receive, Send, route_path
 from headway.serving.metrics import Metrics
 
 _NO_ANSWER = 499
@@ -39,6 +39,6 @@ class RequestMetrics:
 
         await self.app(scope, receive, watched_send)
         # Paths without a route share one label: clients could make up any number of them.
-        path = getattr(scope.get("route"), "path", "other")
+        path = route_path(scope)
         self.metrics.requests.labels(path, str(status)).inc()
         self.metrics.latency.labels(path).observe(time.perf_counter() - started)

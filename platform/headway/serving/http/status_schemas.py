@@ -46,6 +46,7 @@ class ServedModel(BaseModel):
     labels: list[str]
     max_length: int
     hidden_size: int
+    embedding_size: int = Field(description="numbers in a vector of /v1/embeddings")
     layers: int
     heads: int
     mask: str | None

@@ -153,7 +153,8 @@ class Challenger:
             self.shed += 1
         except Exception as error:  # the challenger's failures are what it is tried for
             self.failed += 1
-            self.problem = str(error) or type(error).__name__
+            # Of an error in a replica, Ray puts the traceback with addresses before the line that tells it.
+            self.problem = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         else:
             comparison.seconds.append((our_seconds, their_seconds))
             self.comparisons[request.operation] = comparison

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum
 from typing import NamedTuple
 
 from headway.config.serve import ChallengerConfig
 from headway.serving.rollout.challenger import Challenger
-from headway.serving.scheduling.messages import LoadedRelease, Release
+from headway.serving.rollout.kept_state import KeptState
+from headway.serving.scheduling.messages import LoadedRelease, Release, ReplicaLostError
 from headway.serving.scheduling.service import ModelService
 
+_log = logging.getLogger(__name__)
+
 Check = Callable[[Release], Awaitable[str | None]]
-"""Lets every replica load and check a version; returns what is wrong with it, None if nothing is."""
+"""Lets every replica load and check a version; returns what is wrong with it, None if nothing is.
+
+Raises `ReplicaLostError` if the first replica that tried died of it, or of something else at that time.
+"""
+
+_MAX_DEATHS = 2
 
 
 class VersionState(Enum):
@@ -57,18 +66,39 @@ class Rollout:
         serving: the first version.
         check: of new versions.
         idle: whether a replica has nothing to do.
+        refused: versions that were refused before, and why.
+        on_change: called when another version serves, or one is refused.
     """
 
-    def __init__(self, serving: ModelService, check: Check, idle: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        serving: ModelService,
+        check: Check,
+        idle: Callable[[], bool],
+        refused: Mapping[Release, str] | None = None,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
         self.serving = serving
         self.challenger: Challenger | None = None
-        self._check, self._idle = check, idle
-        self._rejections: dict[Release, _Rejection] = {}
+        self._check, self._idle, self._on_change = check, idle, on_change
+        self._rejections = {
+            release: _Rejection(VersionState.REFUSED, reason) for release, reason in (refused or {}).items()
+        }
 
     @property
     def refused(self) -> dict[str, str]:
         """Versions that were refused, and why."""
         return {release.version: rejection.reason for release, rejection in self._rejections.items()}
+
+    @property
+    def kept_state(self) -> KeptState:
+        """What a gateway that takes over must know."""
+        refused = {
+            release: rejection.reason
+            for release, rejection in self._rejections.items()
+            if rejection.state is VersionState.REFUSED
+        }
+        return KeptState(self.serving.loaded.release, refused)
 
     def state_of(self, release: Release) -> VersionState:
         """The state of a version now."""
@@ -98,6 +128,7 @@ class Rollout:
             self.end_challenge()
         self.serving = ModelService(loaded, self.serving.queue)
         self._rejections.pop(release, None)
+        self._on_change()
         return None
 
     async def challenge(self, release: Release | None, config: ChallengerConfig) -> str | None:
@@ -141,9 +172,19 @@ class Rollout:
         return [ability for ability in self.serving.loaded.description.abilities if ability not in able]
 
     async def _checked(self, release: Release) -> str | None:
-        problem = await self._check(release)
+        problem = await self._survived_check(release)
         return None if problem is None else self._reject(release, VersionState.REFUSED, problem)
+
+    async def _survived_check(self, release: Release) -> str | None:
+        """What is wrong with a version. One death may have another cause; two are blamed on the version."""
+        for _ in range(_MAX_DEATHS):
+            try:
+                return await self._check(release)
+            except ReplicaLostError as error:
+                _log.warning("a replica died while it loaded version %s: %s", release.version, error)
+        return f"{_MAX_DEATHS} replicas died while they loaded it"
 
     def _reject(self, release: Release, state: VersionState, reason: str) -> str:
         self._rejections[release] = _Rejection(state, reason)
+        self._on_change()
         return reason

@@ -125,7 +125,9 @@ class Dispatcher:
             pack = Pack.of([item.sequence for item in items])
             reply = await asyncio.wait_for(self.call(items[0].kind, pack), self.pack_timeout)
         except (ReplicaLostError, TimeoutError) as error:
-            await self._send_again(items, error)
+            reason = error or type(error).__name__
+            _log.warning("a pack of %d sequences is sent again: %s", len(items), reason)
+            await self._send_again(items)
         except Exception as error:
             self._fail(items, error)
         else:
@@ -134,15 +136,15 @@ class Dispatcher:
             for item, result in zip(items, reply.results, strict=True):
                 self.queue.finish(item, result)
 
-    async def _send_again(self, items: list[QueuedSequence], error: Exception) -> None:
+    async def _send_again(self, items: list[QueuedSequence]) -> None:
         """Queue a lost replica's sequences again, and count the replicas from zero."""
-        _log.warning("a pack of %d sequences is sent again: %s", len(items), type(error).__name__)
         self.on_retry()
         self._seen.clear()
         await asyncio.sleep(self.pause)
         hopeless = [item for item in items if item.attempts >= _MAX_ATTEMPTS]
         for item in hopeless:
-            self.queue.finish(item, error)
+            # What Ray says of a lost replica has addresses in it, and is for the log alone.
+            self.queue.finish(item, ReplicaLostError("every replica that computed this was lost"))
         self.queue.put_back([item for item in items if item not in hopeless])
 
     def _fail(self, items: list[QueuedSequence], error: Exception) -> None:
@@ -160,4 +162,5 @@ class Dispatcher:
         last, self._last_reply = self._last_reply, now
         seconds = max(1e-3, now - max(last, started))
         self.queue.tokens_per_second += 0.1 * (tokens / seconds - self.queue.tokens_per_second)
+        self.queue.on_stage("compute", now - started)
         self.on_pack(sequences, tokens, now - started)

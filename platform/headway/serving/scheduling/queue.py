@@ -8,15 +8,23 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import time
 from collections import OrderedDict, deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from headway.inference.packing import TokenSequence
 
 _MAX_ATTEMPTS_IN_PACK = 2
 """Failures in a pack with others, after which a sequence is computed alone."""
+
+
+Stage = Literal["wait", "tokenize", "queue", "compute"]
+"""A text waits for the tokenizer and passes it; its sequences wait for a replica and are computed."""
+
+OnStage = Callable[[Stage, float], None]
+"""Is told of a stage and the seconds it took."""
 
 
 class QueueFullError(Exception):
@@ -48,6 +56,7 @@ class QueuedSequence:
         waiters: requests that still want the result; with none it is not computed.
         queued: whether it waits; otherwise a replica is computing it.
         attempts: failed packs it was part of.
+        arrived: when, by the monotonic clock.
     """
 
     kind: Any
@@ -58,6 +67,7 @@ class QueuedSequence:
     waiters: int = 0
     queued: bool = True
     attempts: int = 0
+    arrived: float = field(default_factory=time.monotonic)
 
     @property
     def tokens(self) -> int:
@@ -74,6 +84,7 @@ class TokenQueue:
         max_tokens: tokens that may wait.
         cache_size: results kept for sequences that come again; 0 keeps none.
         tokens_per_second: recent speed of all replicas together, to estimate waits.
+        on_stage: called with every stage that a text or a sequence has passed.
         waiting_tokens: tokens that wait.
         work_waits: set while something waits.
     """
@@ -82,6 +93,7 @@ class TokenQueue:
     max_tokens: int
     cache_size: int = 0
     tokens_per_second: float = 10_000.0
+    on_stage: OnStage = lambda stage, seconds: None
     waiting_tokens: int = field(default=0, init=False)
     work_waits: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
@@ -135,6 +147,10 @@ class TokenQueue:
             pack = []
         if not self._lanes:
             self.work_waits.clear()
+        now = time.monotonic()
+        for item in pack:
+            if not item.attempts:
+                self.on_stage("queue", now - item.arrived)
         return pack
 
     def put_back(self, items: Sequence[QueuedSequence]) -> None:

@@ -25,10 +25,19 @@ _log = logging.getLogger(__name__)
 _IDLE_S = 2.0
 
 
+class WrongAnswersError(Exception):
+    """A version does not give the answers that are stored with it."""
+
+
 class Encoder:
     """Computes in threads, so that the next pack is unpacked while one is computed."""
 
     def __init__(self, release: Release, settings: ReplicaSettings) -> None:
+        """Load the first version.
+
+        Raises:
+            WrongAnswersError: it does not answer as it did when it was stored.
+        """
         self._replica = serve.get_replica_context().replica_id.unique_id
         self._settings, self._device = settings, _assigned_device()
         # Nodes may differ: the settings are made for the largest.
@@ -63,18 +72,14 @@ class Encoder:
         Returns:
             What is wrong with it; None if nothing is.
         """
-        from headway.inference.golden import disagreement
-
-        known = release in self._models
         try:
-            model = await self._model(release)
-            problem = await asyncio.to_thread(disagreement, model, release.folder)
+            await self._model(release)
+        except WrongAnswersError as error:
+            return str(error)
         except Exception as error:
             _end_if_lost(error)
-            problem = f"it cannot be loaded: {error}"
-        if problem and not known:
-            self._models.pop(release, None)
-        return problem
+            return f"it cannot be loaded: {error}"
+        return None
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What Ray Serve's autoscaler gets: the tokens that wait, or 0 if no pack has come for a while."""
@@ -96,13 +101,15 @@ class Encoder:
     def _load(self, release: Release) -> EncoderModel:
         from pathlib import Path
 
-        from headway.inference.golden import warm_up
+        from headway.inference.golden import disagreement, warm_up
         from headway.inference.model import EncoderModel
 
         model = EncoderModel(Path(release.folder), self._settings.precision, self._device)
         warm_up(model, release.folder)
         if self._settings.cuda_graphs:
             model.record_graphs()
+        if problem := disagreement(model, release.folder):
+            raise WrongAnswersError(problem)
         return model
 
 

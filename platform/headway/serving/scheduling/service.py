@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from headway.inference.answers import AnswerSpan, ScoredWindow, best_answers
+from headway.inference.answers import AnswerSpan, best_answers, scored_window
 from headway.inference.description import Ability
 from headway.inference.entities import Entity, entities
 from headway.inference.packing import Operation
@@ -42,10 +42,14 @@ class ModelService:
         self.loaded = loaded
         self.queue = queue
         self.cached = cached
-        self._tokenizing = ThreadBatcher(_tokenizer_thread, _BATCH_CHARACTERS)
+        self._tokenizing = ThreadBatcher(_tokenizer_thread, _BATCH_CHARACTERS, self._tokenized)
+
+    def _tokenized(self, waited: float, took: float) -> None:
+        self.queue.on_stage("wait", waited)
+        self.queue.on_stage("tokenize", took)
 
     async def embed(self, texts: Sequence[str], overlong: str, timeout: float) -> Answer:
-        """A vector of unit length for each text, float32 (hidden_size,)."""
+        """A vector of unit length for each text, float32 (embedding_size,)."""
         pieces = await self._pieces(texts, overlong=overlong)
         rows = await self._compute(Operation("embed"), pieces, timeout, cached=True)
         vectors = _means(pieces, rows, len(texts))
@@ -106,7 +110,7 @@ class ModelService:
         self._require("answer")
         pieces = await self._pieces([question], [context], overlong="window")
         rows = await self._compute(Operation("answer"), pieces, timeout)
-        windows = [_scored(piece, scores) for piece, scores in zip(pieces, rows, strict=True)]
+        windows = [scored_window(piece.encoding, scores) for piece, scores in zip(pieces, rows, strict=True)]
         spans: list[AnswerSpan] = best_answers(context, windows, self.loaded.description.answers, candidates)
         return self._answer(spans)
 
@@ -136,13 +140,6 @@ class ModelService:
         kind = Kind(self.loaded.release, operation)
         cached = cached and self.cached
         return await self.queue.compute(kind, [piece.sequence for piece in pieces], timeout, cached=cached)
-
-
-def _scored(piece: Piece, scores: np.ndarray) -> ScoredWindow:
-    """A piece of question and context with the scores of its tokens."""
-    context = [index for index, part in enumerate(piece.encoding.sequence_ids) if part == 1]
-    offsets = np.asarray([piece.encoding.offsets[index] for index in context], np.int64).reshape(-1, 2)
-    return ScoredWindow(scores, context[0] if context else 0, offsets)
 
 
 def _means(pieces: Sequence[Piece], rows: Sequence[np.ndarray], texts: int) -> list[np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -15,6 +16,13 @@ class _Work(NamedTuple):
     call: Callable[[], Any]
     size: int
     result: asyncio.Future[Any]
+    arrived: float
+
+
+class _Done(NamedTuple):
+    result: Any
+    started: float
+    ended: float
 
 
 class ThreadBatcher:
@@ -27,10 +35,16 @@ class ThreadBatcher:
         thread: runs one batch after the other.
         max_size: of a batch, the sum of its calls' sizes, unless one call alone is larger. All results of a
             batch come at its end.
+        on_call: called after every call with the seconds that it waited and that it took.
     """
 
-    def __init__(self, thread: Executor, max_size: int) -> None:
-        self._thread, self._max_size = thread, max_size
+    def __init__(
+        self,
+        thread: Executor,
+        max_size: int,
+        on_call: Callable[[float, float], None] = lambda waited, took: None,
+    ) -> None:
+        self._thread, self._max_size, self._on_call = thread, max_size, on_call
         self._waiting: deque[_Work] = deque()
         self._busy = False
 
@@ -40,7 +54,7 @@ class ThreadBatcher:
         Raises:
             Exception: whatever the call raises.
         """
-        work = _Work(call, size, asyncio.get_running_loop().create_future())
+        work = _Work(call, size, asyncio.get_running_loop().create_future(), time.monotonic())
         self._waiting.append(work)
         if not self._busy:
             self._start_batch()
@@ -66,9 +80,10 @@ class ThreadBatcher:
                 size += work.size
         return batch
 
-    def _end_batch(self, batch: list[_Work], results: list[Any]) -> None:
+    def _end_batch(self, batch: list[_Work], results: list[_Done]) -> None:
         self._start_batch()
-        for work, result in zip(batch, results, strict=True):
+        for work, (result, started, ended) in zip(batch, results, strict=True):
+            self._on_call(started - work.arrived, ended - started)
             if work.result.done():  # its caller was cancelled
                 continue
             if isinstance(result, BaseException):
@@ -77,13 +92,15 @@ class ThreadBatcher:
                 work.result.set_result(result)
 
 
-def _results(batch: list[_Work]) -> list[Any]:
+def _results(batch: list[_Work]) -> list[_Done]:
     """The result of each call, or the exception that it raised."""
     return [_result(work.call) for work in batch]
 
 
-def _result(call: Callable[[], Any]) -> Any:
+def _result(call: Callable[[], Any]) -> _Done:
+    started = time.monotonic()
     try:
-        return call()
+        result = call()
     except Exception as error:
-        return error
+        result = error
+    return _Done(result, started, time.monotonic())

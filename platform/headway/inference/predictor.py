@@ -1,0 +1,165 @@
+"""A model in this process, without a server: texts in, a row of answers for each out.
+
+It runs the code that a server's replicas run, so that both give the same answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from headway.config.base import ConfigError
+from headway.config.serve import Precision
+from headway.inference.answers import ScoredWindow, best_answers, scored_window
+from headway.inference.description import Description, describe
+from headway.inference.entities import entities
+from headway.inference.model import EncoderModel
+from headway.inference.packing import Operation, Pack, packed
+from headway.inference.tokens import Piece, TextTokenizer
+
+Kind = Literal["label", "labels", "score", "entities", "masks", "answers", "embedding"]
+"""What a row of answers is about; `Predictor.rows` says what it holds."""
+
+_PACK_TOKENS = {"cpu": 4096, "cuda": 16_384}
+_CANDIDATES = 5
+_LIKELY = 0.5
+
+_OPERATIONS: dict[Kind, Operation] = {
+    "label": Operation("classify"),
+    "labels": Operation("classify"),
+    "score": Operation("classify"),
+    "entities": Operation("tokens"),
+    "masks": Operation("fill-mask", _CANDIDATES),
+    "answers": Operation("answer"),
+    "embedding": Operation("embed"),
+}
+
+
+def kind_of(description: Description) -> Kind:
+    """What a model's head answers; an encoder without one gives embeddings."""
+    if "classify" in description.abilities:
+        if len(description.labels) == 1:
+            return "score"
+        return "labels" if description.multi_label else "label"
+    heads: dict[str, Kind] = {"tokens": "entities", "fill-mask": "masks", "answer": "answers"}
+    return next((kind for ability, kind in heads.items() if ability in description.abilities), "embedding")
+
+
+class Predictor:
+    """A model's folder, loaded once.
+
+    Args:
+        folder: of an encoder, with or without a head.
+        kind: what is asked of it; what its head answers if None.
+        precision: see `load_for_inference`.
+        device: where it computes; the GPU, if there is one, if None.
+
+    Raises:
+        ConfigError: the folder holds no encoder that Headway can run.
+
+    Attributes:
+        kind: what is asked of it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        kind: Kind | None = None,
+        precision: Precision = "auto",
+        device: torch.device | None = None,
+    ) -> None:
+        self.kind = kind or kind_of(describe(folder))
+        self._model = EncoderModel(folder, precision, device)
+        self._model.record_graphs()
+        self._tokenizer = TextTokenizer(folder, self._model.description.max_length)
+
+    def rows(self, texts: Sequence[str], questions: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """An answer for each text, cut to what the model reads as a server cuts it.
+
+        Args:
+            texts: any number of them.
+            questions: one for each text, of a model that answers questions.
+
+        Returns:
+            For each text, by kind:
+            `label`: `label` and its probability, `score`;
+            `labels`: the `labels` that are likelier than not, and the probabilities of all, `scores`;
+            `score`: the number that a regression or a cross-encoder gives, `score`;
+            `entities`: `entities`, each with label, text, start, end and score;
+            `masks`: `masks`, for each hidden word the likeliest, each with token and score;
+            `answers`: `answers` in the text, each with text, start, end and score;
+            `embedding`: `embedding`, float32 (embedding_size,), of unit length.
+
+        Raises:
+            ConfigError: questions that are missing, or a text without a hidden word for a model that looks
+                for them.
+        """
+        if not texts:
+            return []
+        if self.kind == "answers":
+            return self._answers(texts, questions)
+        pieces = self._tokenizer.pieces(texts)
+        if self.kind == "masks":
+            self._check_masks(pieces)
+        found = self._run(pieces)
+        return [
+            self._row(texts[i], piece, row) for i, (piece, row) in enumerate(zip(pieces, found, strict=True))
+        ]
+
+    def _run(self, pieces: Sequence[Piece]) -> list[Any]:
+        sequences = [piece.sequence for piece in pieces]
+        found: list[Any] = [None] * len(sequences)
+        most = _PACK_TOKENS[self._model.device.type]
+        for places in packed([len(sequence.ids) for sequence in sequences], most):
+            results = self._model.run(_OPERATIONS[self.kind], Pack.of([sequences[place] for place in places]))
+            for place, result in zip(places, results, strict=True):
+                found[place] = result
+        return found
+
+    def _row(self, text: str, piece: Piece, found: Any) -> dict[str, Any]:
+        labels = self._model.description.labels
+        match self.kind:
+            case "label":
+                best = int(found.argmax())
+                return {"label": labels[best], "score": float(found[best])}
+            case "labels":
+                scores = dict(zip(labels, found.tolist(), strict=True))
+                return {"labels": [label for label, p in scores.items() if p > _LIKELY], "scores": scores}
+            case "score":
+                return {"score": float(found[0])}
+            case "entities":
+                return {"entities": [one._asdict() for one in entities(text, [(piece, found)], labels)]}
+            case "masks":
+                return {"masks": [self._candidates(*word) for word in found]}
+        return {"embedding": found}
+
+    def _answers(self, texts: Sequence[str], questions: Sequence[str] | None) -> list[dict[str, Any]]:
+        if questions is None:
+            raise ConfigError("question: the model looks for answers in texts; give a question")
+        pieces = self._tokenizer.pieces(questions, texts, overlong="window")
+        windows: list[list[ScoredWindow]] = [[] for _ in texts]
+        for piece, scores in zip(pieces, self._run(pieces), strict=True):
+            windows[piece.text].append(scored_window(piece.encoding, scores))
+        settings = self._model.description.answers
+        return [
+            {"answers": [span._asdict() for span in best_answers(text, parts, settings)]}
+            for text, parts in zip(texts, windows, strict=True)
+        ]
+
+    def _candidates(self, ids: np.ndarray, probabilities: np.ndarray) -> list[dict[str, Any]]:
+        word = self._tokenizer.backend.id_to_token
+        return [{"token": word(int(i)), "score": float(p)} for i, p in zip(ids, probabilities, strict=True)]
+
+    def _check_masks(self, pieces: Sequence[Piece]) -> None:
+        mask = self._tokenizer.mask_id
+        assert mask is not None  # the model would not have been loaded
+        for piece in pieces:
+            if mask not in piece.sequence.ids:
+                name = self._tokenizer.backend.id_to_token(mask)
+                raise ConfigError(
+                    f"model: it finds hidden words and has no other head; text {piece.text + 1} has no {name}"
+                )
