@@ -18,7 +18,6 @@ from headway.config.base import ConfigError
 from headway.config.evaluate import EvaluateConfig
 from headway.config.finetune import FinetuneConfig
 from headway.config.loading import validate
-from headway.data.corpus.tokenizer import load_tokenizer
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.objectives import TaskObjective
 from headway.engine.training.scoring import predict
@@ -49,9 +48,11 @@ _CURVE_TITLES = {"pretrained": "pretrained", Baseline.RANDOM_INIT: "random weigh
 def run_evaluate(config: EvaluateConfig, context: Context) -> StepResult:
     """Score a fine-tuned model on the held-out rows; with `encoder`, its baselines too."""
     model = model_folder(config.model, context.tracking).resolve()
-    task = open_task(task_folder(config.task, model, context))
-    beside = [model_folder(other, context.tracking) for other in config.beside.values()]
-    summary, *scored = score_models([model, *beside], task, context)
+    models = [model, *(model_folder(other, context.tracking).resolve() for other in config.beside.values())]
+    # The same rows for all, and each model reads them with its own tokenizer.
+    tasks = [open_task(task_folder(config.task, one, context)) for one in models]
+    task = tasks[0]
+    summary, *scored = score_models(models, tasks, context)
     others = dict(zip(config.beside, scored, strict=True))
     rows = [_table_row("this model", summary)]
     rows += [_table_row(name, scores) for name, scores in others.items()]
@@ -59,6 +60,7 @@ def run_evaluate(config: EvaluateConfig, context: Context) -> StepResult:
         summary["beside"] = {name: _numbers(scores) for name, scores in others.items()}
     if config.encoder is not None:
         encoder = model_folder(config.encoder, context.tracking).resolve()
+        task = open_task(task_folder(config.task, encoder, context))
         baselines = _baselines(config, encoder, model, task, context)
         rows += [_table_row(_ROW_TITLES[kind], scores) for kind, scores in baselines.items()]
         summary |= {f"{task.primary}_{kind}": scores[task.primary] for kind, scores in baselines.items()}
@@ -73,8 +75,8 @@ def run_evaluate(config: EvaluateConfig, context: Context) -> StepResult:
     return StepResult(str(model), _headline(summary, task), summary=summary)
 
 
-def score_models(models: Sequence[Path], task: Task, context: Context) -> list[dict[str, Any]]:
-    """Scores of each saved model on the task's held-out rows, computed where models are trained.
+def score_models(models: Sequence[Path], tasks: Sequence[Task], context: Context) -> list[dict[str, Any]]:
+    """Scores of each saved model on the held-out rows of its task, computed where models are trained.
 
     That is this machine or, since the driver may have no GPU and few cores, a node of the cluster.
 
@@ -82,10 +84,13 @@ def score_models(models: Sequence[Path], task: Task, context: Context) -> list[d
         ConfigError: a model's labels are others than the task's, or no cluster answers.
     """
     if connect.will_be_local(context.address):
-        return [score_model(model, task) for model in models]
+        return [score_model(model, task) for model, task in zip(models, tasks, strict=True)]
     context.join_cluster()
     resources = call_resources(len(models))
-    calls = [(model.resolve(), task.folder.resolve(), resources.cpus) for model in models]
+    calls = [
+        (model.resolve(), task.folder.resolve(), resources.cpus)
+        for model, task in zip(models, tasks, strict=True)
+    ]
     return connect.map_on_cluster(_score_folder, calls, resources.cpus, resources.gpus)
 
 
@@ -98,7 +103,7 @@ def score_model(model: Path, task: Task) -> dict[str, Any]:
     """Scores of a saved model on the task's held-out rows.
 
     Raises:
-        ConfigError: the model's labels are not the task's.
+        ConfigError: the model's labels, or the tokens that its ids stand for, are not the task's.
     """
     settings = _settings(model, task, {})
     loaded = task.load(model, settings)
@@ -116,7 +121,7 @@ def score_held_out(
 ) -> dict[str, Any]:
     """Scores on the held-out rows; for a classifier, with the confusion matrix."""
     test = task.split("test")
-    batches = task.batches(test, load_tokenizer(tokenizer_folder), batch_size=64)
+    batches = task.batches(test, task.tokenizer_of(tokenizer_folder), batch_size=64)
     predictions = predict(objective, batches, Worker(), batch_size=64, precision=config.precision)
     scores: dict[str, Any] = dict(task.scores(test, predictions.rows, batches))
     if isinstance(task, Classification):

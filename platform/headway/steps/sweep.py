@@ -241,7 +241,7 @@ def _test(winner: Measured, task: Path, context: Context, parent: Run) -> dict[s
     if path.is_file():
         earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return earlier
-    [scores] = score_models([winner.trial.model], open_task(task), context)
+    [scores] = score_models([winner.trial.model], [open_task(task)], context)
     numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
     parent.log_metrics([(0, {f"test_{name}": value for name, value in numbers.items()})])
     write_atomically(path, json.dumps(numbers))

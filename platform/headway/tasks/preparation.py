@@ -14,6 +14,7 @@ from headway.config.base import ConfigError
 from headway.config.tasks import TaskConfig
 from headway.data.atomic import atomic_folder
 from headway.data.corpus.store import write_store
+from headway.data.corpus.tokenizer import vocabulary_digest
 from headway.data.sources.rows import read_rows
 from headway.data.sources.splitting import text_key, unit_hash
 from headway.tasks.task import SPLITS, Item, Splits, Task, open_task, settings_of, task_class
@@ -118,6 +119,7 @@ def prepare_task(
         with atomic_folder(folder) as draft:
             for name in SPLITS:
                 _write_split(draft / name, splits[name], cls.store(splits[name], tokenizer))
+            about["vocabulary"] = vocabulary_digest(tokenizer)
             about["labels"] = cls.label_names(splits)
             about["texts"] = {name: len(splits[name]) for name in SPLITS}
             (draft / "task.json").write_text(json.dumps(about, indent=2))

@@ -22,7 +22,7 @@ from headway.config.finetune import FinetuneConfig
 from headway.config.tasks import TaskConfig
 from headway.data.batches import DealtBatches
 from headway.data.corpus.store import TokenStore, open_store
-from headway.data.corpus.tokenizer import load_tokenizer, tokenize
+from headway.data.corpus.tokenizer import load_tokenizer, tokenize, vocabulary_digest
 from headway.data.sampling import random_generator
 from headway.data.sources.rows import Row
 from headway.engine.model.encoder import dropout_settings, load_model, save_model
@@ -182,6 +182,20 @@ class Task:
     def split(self, name: str) -> Rows:
         """The rows of `train`, `validation` or `test`."""
         return _read_split(self.folder / name)
+
+    def tokenizer_of(self, model_folder: Path) -> PreTrainedTokenizerBase:
+        """The tokenizer of a model, whose ids must be those that the rows were prepared with.
+
+        Raises:
+            ConfigError: they stand for other tokens.
+        """
+        tokenizer = load_tokenizer(model_folder)
+        if vocabulary_digest(tokenizer) != self.facts["vocabulary"]:
+            raise ConfigError(
+                f"task: {str(self.folder)!r} was prepared with another vocabulary than that of the model "
+                f"{str(model_folder)!r}; give the task's source instead"
+            )
+        return tokenizer
 
     def trained_on(self, rows: Rows) -> Rows:
         """The training rows that the loss learns from, if not all."""
