@@ -15,6 +15,7 @@ from headway.config.finetune import FinetuneConfig
 from headway.data.sources.rows import Row, number_of, text_of
 from headway.data.task_batches import GroupBatches
 from headway.engine.training.task_objectives import EmbeddingObjective
+from headway.tasks.ranking import retrieval_scores
 from headway.tasks.regression import correlations
 from headway.tasks.task import Item, Rows, Splits, Task
 
@@ -127,25 +128,6 @@ class Embeddings(Task):
         pooling |= dict.fromkeys(("pooling_mode_cls_token", "pooling_mode_max_tokens"), False)
         _write_json(folder / "1_Pooling" / "config.json", pooling)
         (folder / "2_Normalize").mkdir(exist_ok=True)
-
-
-def retrieval_scores(anchors: np.ndarray, seconds: np.ndarray, texts: list[str]) -> dict[str, float]:
-    """How high the second text of each pair ranks among those of all pairs, by its cosine to the first.
-
-    Args:
-        anchors: vectors of the first texts, of unit length, float32 (rows, hidden_size).
-        seconds: those of the second texts, in the same order.
-        texts: the second texts; rows with equal texts count as the same answer.
-
-    Returns:
-        `mrr`, the mean reciprocal rank, and `accuracy`, the fraction of ranks that are 1.
-    """
-    cosines = anchors @ seconds.T
-    paired = np.diagonal(cosines)
-    index = np.unique(texts, return_inverse=True)[1]
-    other = index[None, :] != index[:, None]
-    ranks = 1 + ((cosines > paired[:, None]) & other).sum(1)
-    return {"mrr": float((1.0 / ranks).mean()), "accuracy": float((ranks == 1).mean())}
 
 
 def _write_json(path: Path, value: Any) -> None:
