@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import replace
 from typing import Any
 
 from headway.config.finetune import FinetuneConfig
 from headway.config.tasks import ClassificationTask
+from headway.data.atomic import atomic_folder
 from headway.engine.training.trainer import Metrics
 from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import FinetuningJob, task_folder
@@ -57,12 +59,18 @@ def _across_seeds(
         for seed in range(first, first + seeds)
     }
     entries = train_variants(jobs, context, run)
-    scores = {name: chosen_metrics(measured, job.config) for name, measured in entries.items()}
-    best = max(scores, key=lambda name: scores[name][f"validation_{job.task.primary}"])
+    measured = {name: chosen_metrics(found, job.config) for name, found in entries.items()}
+
+    def score(name: str) -> float:
+        value = measured[name][f"validation_{job.task.primary}"]
+        return -math.inf if math.isnan(value) else value
+
+    best = max(measured, key=score)
     target = context.folder / "model"
     if not target.is_dir():
-        shutil.copytree(context.folder / "variants" / best / "model", target)
-    return entries[best], {"best": best, **spreads(list(scores.values()))}
+        with atomic_folder(target) as draft:
+            shutil.copytree(context.folder / "variants" / best / "model", draft, dirs_exist_ok=True)
+    return entries[best], {"best": best, **spreads(list(measured.values()))}
 
 
 def _across_folds(job: FinetuningJob, folds: int, context: Context, run: Run) -> dict[str, Any]:
