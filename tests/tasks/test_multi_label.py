@@ -10,15 +10,18 @@ from sklearn.metrics import average_precision_score
 
 from headway.config.finetune import FinetuneConfig
 from headway.data.corpus.tokenizer import load_tokenizer
+from headway.tasks.item import Item
 from headway.tasks.preparation import prepare_task
-from headway.tasks.task import Item
 
 
 @pytest.fixture(scope="module")
 def task(corpus, tmp_path_factory):
     """Every training row has the label `always`, half of them `often`, one `seldom`."""
     labels = [["always"] + ["often"] * (i % 2) + ["seldom"] * (i == 0) for i in range(8)]
-    items = [Item((f"text {i}",), sorted(names), f"text {i}", f"row {i}") for i, names in enumerate(labels)]
+    items = [
+        Item([f"text {i}"], sorted(names), [f"text {i}"], f"row {i}", sorted(names))
+        for i, names in enumerate(labels)
+    ]
     splits = {"train": items, "validation": items[:2], "test": items[2:4]}
     folder = tmp_path_factory.mktemp("tasks")
     return prepare_task(splits, load_tokenizer(corpus.folder / "tokenizer"), folder, kind="multi-label")

@@ -14,7 +14,8 @@ from headway.config.sources import SourceConfig
 class TaskConfig(SourceConfig):
     """What all tasks have in common: where rows come from, and how they are split.
 
-    Rows with the same text, passage or query stay together: all are trained on, or all are held out.
+    Rows with the same text, passage or query stay together: all are trained on, or all are held out. Each
+    class has rows in every split, if it has enough of them.
     """
 
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
@@ -26,6 +27,11 @@ class TaskConfig(SourceConfig):
     )
     validation_split: str | None = Field(
         None, description="the split with validation rows, of a `datasets` source"
+    )
+    group_column: str | None = Field(
+        None,
+        min_length=1,
+        description="rows with the same value in this column stay together, instead of those with the same text",
     )
     test_source: str | None = Field(None, min_length=1, description="a separate source of held-out rows")
     test_split: str | None = Field(None, description="the split with held-out rows, of a `datasets` source")

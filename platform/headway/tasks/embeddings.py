@@ -15,9 +15,10 @@ from headway.config.finetune import FinetuneConfig
 from headway.data.sources.rows import Row, number_of, text_of
 from headway.data.task_batches import GroupBatches
 from headway.engine.training.task_objectives import EmbeddingObjective
+from headway.tasks.item import Item, Splits
 from headway.tasks.ranking import retrieval_scores
 from headway.tasks.regression import correlations
-from headway.tasks.task import Item, Rows, Splits, Task
+from headway.tasks.task import Rows, Task
 
 
 class Embeddings(Task):
@@ -45,7 +46,8 @@ class Embeddings(Task):
         columns = [config.text_column, config.pair_column, config.negative_column]
         texts = tuple(text_of(row, column) for column in columns if column)
         score = number_of(row, config.score_column) if config.score_column else None
-        return Item(texts, score, texts[0], row.origin)
+        # Not the third: what was looked for as a bad match is often another row's good one.
+        return Item(texts, score, texts[:2], row.origin)
 
     @classmethod
     def check(cls, splits: Splits) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from headway.config.base import ConfigError
 from headway.config.finetune import FinetuneConfig
 from headway.data.sources.rows import Row, list_of
 from headway.engine.training.task_objectives import MultiLabelObjective
-from headway.tasks.task import Rows, Splits
+from headway.tasks.item import Splits
+from headway.tasks.task import Rows
 from headway.tasks.texts import TextTask
 
 
@@ -27,6 +29,11 @@ class MultiLabel(TextTask):
     def target(cls, config: Any, row: Row) -> list[str]:
         """See `TextTask`."""
         return sorted(set(list_of(row, config.label_column, config.separator)))
+
+    @classmethod
+    def classes(cls, target: list[str]) -> Sequence[str]:
+        """See `TextTask`."""
+        return target
 
     @classmethod
     def check(cls, splits: Splits) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ from headway.config.base import ConfigError
 from headway.config.finetune import FinetuneConfig
 from headway.data.sources.rows import Row, number_of
 from headway.engine.training.task_objectives import RerankingObjective
+from headway.tasks.item import Splits
 from headway.tasks.ranking import RankingScores, ranking_scores
-from headway.tasks.task import Rows, Splits
+from headway.tasks.task import Rows
 from headway.tasks.texts import TextTask
 
 
@@ -35,6 +37,16 @@ class Reranking(TextTask):
                 f"{row.origin}: column {config.label_column!r} holds {number:g}; allowed: 0 or 1"
             )
         return int(number)
+
+    @classmethod
+    def keys(cls, texts: Sequence[str]) -> Sequence[str]:
+        """See `TextTask`; a passage is ranked for many queries."""
+        return texts[:1]
+
+    @classmethod
+    def classes(cls, target: int) -> Sequence[str]:
+        """See `TextTask`; whether the passage answers the query."""
+        return [str(target)]
 
     @classmethod
     def check(cls, splits: Splits) -> None:
