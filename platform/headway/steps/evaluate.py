@@ -22,6 +22,7 @@ from headway.engine.parallel.worker import Worker
 from headway.engine.training.objectives import TaskObjective
 from headway.engine.training.scoring import predict
 from headway.engine.training.trainer import Trainer
+from headway.runs.class_counts import tell_class_counts
 from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import SETTINGS_FILE, FinetuningJob, task_folder
 from headway.runs.learning_curve import draw_learning_curve
@@ -66,10 +67,13 @@ def run_evaluate(config: EvaluateConfig, context: Context) -> StepResult:
         summary |= {f"{task.primary}_{kind}": scores[task.primary] for kind, scores in baselines.items()}
         summary["few_labels"] = _few_labels(config, encoder, task, context)
     with context.tracking.run(context.experiment, context.step, config.model_dump(mode="json")) as run:
+        splits = {"train": task.split("train"), "test": task.split("test")}
+        tell_class_counts(splits, context, run)
         run.log_metrics([(0, _numbers(summary))])
         run.log_dict(summary, "evaluation.json")
         if summary.get("few_labels"):
-            picture = draw_learning_curve(summary["few_labels"], task.primary, context.folder)
+            unit = _unit_of_few(task)
+            picture = draw_learning_curve(summary["few_labels"], task.primary, unit, context.folder)
             run.log_file(picture)
     _show(context, task, summary, rows)
     return StepResult(str(model), _headline(summary, task), summary=summary)
@@ -177,6 +181,11 @@ def _few_labels(
     return result
 
 
+def _unit_of_few(task: Task) -> str:
+    """What a learning curve counts."""
+    return "labels per class" if any(task.split("train").classes) else "rows"
+
+
 def _variant(base: FinetuningJob, few: int, *, random_weights: bool, seed: int) -> FinetuningJob:
     config = base.config.model_copy(update={"random_weights": random_weights, "seed": seed})
     return replace(base, config=config, labels_per_class=few)
@@ -240,7 +249,7 @@ def _show(context: Context, task: Task, summary: dict[str, Any], rows: list[tupl
     display.table(title, ["", *names], rows)
     if summary.get("few_labels"):
         few = [
-            (f"{labels} labels per class", *map(_plus_minus, row.values()))
+            (f"{labels} {_unit_of_few(task)}", *map(_plus_minus, row.values()))
             for labels, row in summary["few_labels"].items()
         ]
         kinds = [_CURVE_TITLES[kind] for kind in next(iter(summary["few_labels"].values()))]

@@ -11,6 +11,7 @@ from headway.config.finetune import FinetuneConfig
 from headway.config.tasks import ClassificationTask
 from headway.data.atomic import atomic_folder
 from headway.engine.training.trainer import Metrics
+from headway.runs.class_counts import tell_class_counts
 from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import FinetuningJob, task_folder
 from headway.runs.journal import Entry, first_value
@@ -34,6 +35,9 @@ def run_finetune(config: FinetuneConfig, context: Context) -> StepResult:
     job = FinetuningJob(config, model, task_folder(config.task, model, context), few)
     summary: dict[str, Any] = {}
     with tracked(config, context) as run:
+        train, validation = job.rows
+        splits = {"train": train, "validation": validation, "test": job.task.split("test")}
+        tell_class_counts(splits, context, run)
         if config.folds is not None:
             summary["cross_validation"] = _across_folds(job, config.folds, context, run)
         if config.seeds > 1:

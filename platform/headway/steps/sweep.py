@@ -18,6 +18,7 @@ from headway.config.sweep import SweepConfig
 from headway.config.tasks import ClassificationTask
 from headway.config.training import TrainingConfig
 from headway.data.atomic import write_atomically
+from headway.runs.class_counts import tell_class_counts
 from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import FinetuningJob, task_folder
 from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from
@@ -74,6 +75,10 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
     try:
         board = Leaderboard(ledger, context, parent, list(space), metrics)
         board.reconcile()
+        if isinstance(job.base, FinetuningJob):
+            train, validation = job.base.rows
+            splits = {"train": train, "validation": validation, "test": job.base.task.split("test")}
+            tell_class_counts(splits, context, parent)
         _tune(config, context, job, resources, ledger, sampler, board)
         finished = finished_trials(ledger, job.base.config, metrics)
         winner = winner_of(finished, metrics, config.tolerance)
