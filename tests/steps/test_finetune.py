@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from transformers import AutoModelForSequenceClassification
 
+from headway.config.base import ConfigError
 from headway.config.finetune import FinetuneConfig
+from headway.config.tasks import RegressionTask
 from headway.data.batches import LabelledBatches
 from headway.engine.parallel.worker import Worker
 from headway.runs.finetuning import FinetuningJob, task_folder
@@ -185,6 +187,17 @@ def test_the_best_seed_is_one_whose_score_is_a_number(
     config = settings(encoder, labelled_file, steps=1, seeds=3)
     result = run_finetune(config, make_context("finetune-nan-seed", runs))
     assert result.summary["seeds"]["best"] == "seed-2"
+
+
+def test_a_setting_that_does_nothing_for_a_prepared_task_is_refused(encoder, make_context, tmp_path):
+    path = tmp_path / "numbers.jsonl"
+    path.write_text("".join(json.dumps({"text": f"Text {i}", "label": i}) + "\n" for i in range(40)))
+    context = make_context("finetune-prepared")
+    task = task_folder(RegressionTask(source=str(path), max_length=32), encoder, context)
+    config = FinetuneConfig(model=str(encoder), task=str(task), steps=1, label_smoothing=0.1)
+    with pytest.raises(ConfigError, match="label_smoothing does nothing for a task of kind regression"):
+        run_finetune(config, context)
+    assert not (context.folder / "model").exists()
 
 
 def test_folds_give_a_score_for_each_part(encoder, labelled_file, make_context, runs, ray_cluster):

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import replace
 from typing import Any
 
-from headway.config.finetune import FinetuneConfig
+from headway.config.finetune import FinetuneConfig, check_task
 from headway.config.tasks import ClassificationTask
 from headway.data.atomic import atomic_folder
 from headway.engine.training.trainer import Metrics
@@ -33,6 +33,7 @@ def run_finetune(config: FinetuneConfig, context: Context) -> StepResult:
     model = model_folder(config.model, context.tracking).resolve()
     few = config.task.labels_per_class if isinstance(config.task, ClassificationTask) else None
     job = FinetuningJob(config, model, task_folder(config.task, model, context), few)
+    check_task(config, job.task.kind)
     summary: dict[str, Any] = {}
     with tracked(config, context) as run:
         train, validation = job.rows
