@@ -248,9 +248,14 @@ class Task:
         return {}
 
     def save(self, model: Any, tokenizer_folder: Path, folder: Path) -> None:
-        """Write the model and its tokenizer in transformers' format."""
+        """Write the model and its tokenizer in transformers' format.
+
+        The tokenizer says how long the texts were that the model was trained on: it is served at that length.
+        """
         save_model(model, folder)
-        load_tokenizer(tokenizer_folder).save_pretrained(folder)
+        tokenizer = load_tokenizer(tokenizer_folder)
+        tokenizer.model_max_length = self.max_length
+        tokenizer.save_pretrained(folder)
 
 
 @lru_cache(maxsize=6)
