@@ -31,7 +31,7 @@ class TaskConfig(SourceConfig):
     group_column: str | None = Field(
         None,
         min_length=1,
-        description="rows with the same value in this column stay together, instead of those with the same text",
+        description="column whose equal values keep rows together, instead of equal texts",
     )
     test_source: str | None = Field(None, min_length=1, description="a separate source of held-out rows")
     test_split: str | None = Field(None, description="the split with held-out rows, of a `datasets` source")
