@@ -18,7 +18,18 @@ C = TypeVar("C", bound=Config)
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads `4e-3` as a number, as YAML 1.2 and JSON do; in YAML 1.1 it is text."""
+    """Reads `4e-3` as a number, as YAML 1.2 and JSON do, not YAML 1.1; refuses a key that is there twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """See `yaml.SafeLoader`, of which the last of equal keys would win without a word."""
+        found = set()
+        for key, _ in node.value:
+            if key.value in found and isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key.value!r} is there twice", problem_mark=key.start_mark
+                )
+            found.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
