@@ -97,6 +97,15 @@ def test_training_lowers_the_loss_and_measures_the_tasks_own_score(kind, trained
     assert -1.0 <= metrics[f"validation_{metrics['primary']}"] <= 1.0
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_measured_is_what_the_settings_allow_to_select_by(kind, trained, task_settings):
+    task = validate(FinetuneConfig, {"model": "m", "task": task_settings[kind]}).task
+    assert not isinstance(task, str)
+    metrics = trained(kind).metrics
+    measured = {name.removeprefix("validation_") for name in metrics if name.startswith("validation_")}
+    assert measured - {"loss_start"} == set(task.measures)
+
+
 @pytest.mark.parametrize("kind", ["pairs", "multi-label", "regression", "reranking"])
 def test_a_saved_model_says_the_same_to_transformers(kind, trained, task_of):
     folder, task = trained(kind).path, task_of(kind)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,3 +23,11 @@ class Config(BaseModel):
     """Base of all settings: an unknown key is an error, and settings do not change after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    def nested_settings(self) -> Iterator[tuple[str, type[Config], dict[str, Any]]]:
+        """The fields that hold some settings of another class, which is not their type.
+
+        Yields:
+            A field, the class, and all settings of it that are known: those written and those of this step.
+        """
+        yield from ()

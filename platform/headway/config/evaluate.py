@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import Field
 
 from headway.config.base import Config, Positive
+from headway.config.finetune import FinetuneConfig
 from headway.config.tasks import AnyTask
 
 
@@ -26,3 +28,7 @@ class EvaluateConfig(Config):
         [], description="numbers of labels per class, for a learning curve; needs `encoder`"
     )
     seeds: Positive = 3
+
+    def nested_settings(self) -> Iterator[tuple[str, type[Config], dict[str, Any]]]:
+        """See `Config`."""
+        yield "finetune", FinetuneConfig, {"model": self.model, "task": self.task} | self.finetune

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from headway.config.base import Config, ConfigError, Fraction, Positive
+from headway.config.mistakes import check_measure
 from headway.config.tasks import AnyTask
 from headway.config.training import OptimizerConfig, TrainingConfig
 
@@ -75,6 +76,7 @@ class FinetuneConfig(TrainingConfig):
     def _settings_suit_the_task(self) -> FinetuneConfig:
         if not isinstance(self.task, str):
             check_task(self, self.task.kind)
+            check_measure("best_by", self.best_by, self.task.measures)
         return self
 
     @model_validator(mode="after")

@@ -115,9 +115,12 @@ def validate(config_class: type[C], settings: dict[str, Any], where: str = "") -
         ConfigError: one line for each mistake, with the field, its value and what is allowed.
     """
     try:
-        return config_class.model_validate(settings)
+        config = config_class.model_validate(settings)
     except ValidationError as error:
         raise ConfigError(describe_mistakes(error, config_class, where)) from error
+    for field, nested_class, nested in config.nested_settings():
+        validate(nested_class, nested, f"{where}.{field}" if where else field)
+    return config
 
 
 def load_config(config_class: type[C], path: Path, overrides: Iterable[str] = ()) -> C:
