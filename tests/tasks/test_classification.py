@@ -144,7 +144,7 @@ def test_a_class_without_training_texts_is_named(tmp_path):
     common = [("a", i) for i in range(30)] + [("b", i) for i in range(30, 60)]
     source = written("common.jsonl", common)
     test_source = written("test.jsonl", [("rare", 1001), ("rare", 1002)])
-    with pytest.raises(ConfigError, match=r"^task: class 'rare' of the test split has no row in the training split$"):
+    with pytest.raises(ConfigError, match=r"^task: class 'rare' of the test split has no row in the train"):
         read_task(ClassificationTask(source=source, test_source=test_source))
     for number in range(40):  # whatever its hash
         source = written(f"rows{number}.jsonl", [*common, ("rare", 1000 + number)])
