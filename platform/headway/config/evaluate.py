@@ -25,7 +25,9 @@ class EvaluateConfig(Config):
     task: AnyTask
     finetune: dict[str, Any] = Field({}, description="settings of every run with few labels")
     few_labels: list[Positive] = Field(
-        [], description="numbers of labels per class, for a learning curve; needs `encoder`"
+        [],
+        description="numbers of labels per class, or of rows if there are no classes, for a learning curve; "
+        "needs `encoder`",
     )
     seeds: Positive = 3
 

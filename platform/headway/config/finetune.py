@@ -69,7 +69,8 @@ class FinetuneConfig(TrainingConfig):
         1, description="runs with consecutive seeds; the best on the validation rows is kept"
     )
     folds: Annotated[int, Field(ge=2)] | None = Field(
-        None, description="also score by cross-validation with this many folds, stratified by label"
+        None,
+        description="also score by cross-validation with this many folds, stratified by class, groups whole",
     )
 
     @model_validator(mode="after")
