@@ -82,6 +82,7 @@ def _across_folds(job: FinetuningJob, folds: int, context: Context, run: Run) ->
     """Scores by cross-validation; the models are not kept."""
     config = _variant(job.config, seed=job.config.seed)
     jobs = {f"fold-{n}": replace(job, config=config, fold=(n, folds)) for n in range(folds)}
+    _ = jobs["fold-0"].rows  # refuses more folds than there are groups of rows, before workers start
     entries = train_variants(jobs, context, run)
     return {"folds": folds, **spreads([chosen_metrics(measured, config) for measured in entries.values()])}
 
