@@ -87,6 +87,16 @@ MISTAKES = [
         {"model": "m", "task": "t", "lora": {}, "workers": 2, "parallel": {"tensor": 2}},
         "x: parallel.tensor 2 does not go with lora; shard does",
     ),
+    (
+        "finetune",
+        {"model": "m", "task": {"source": "s", "kind": "regression"}, "label_smoothing": 0.1},
+        "x: label_smoothing does nothing for a task of kind regression, only for: classification, tokens",
+    ),
+    (
+        "finetune",
+        {"model": "m", "task": {"source": "s", "kind": "embeddings"}, "class_weights": "balanced"},
+        "x: class_weights does nothing for a task of kind embeddings, only for: classification, mu",
+    ),
     ("sweep", {"model": "m", "task": {"source": "s"}, "search": {}}, "x.search: {} is not allowed"),
     ("register", {"model": "m", "name": "a b"}, "x.name: 'a b' is not allowed"),
     ("serve", {"model": "m", "port": 70000}, "x.port: 70000 is not allowed"),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from transformers import AutoModelForSequenceClassification
 
+from headway.config.base import ConfigError
 from headway.config.finetune import FinetuneConfig
+from headway.config.tasks import RegressionTask
 from headway.data.batches import LabelledBatches
 from headway.engine.parallel.worker import Worker
 from headway.runs.finetuning import FinetuningJob, task_folder
@@ -145,6 +149,55 @@ def test_seeds_are_trained_side_by_side_and_the_best_is_kept(
         settings(encoder, labelled_file, steps=4, seed=6), make_context("alone", runs)
     ).summary
     assert alone["validation_loss"] == pytest.approx(seeds["validation_loss"]["values"][1], rel=1e-3)
+
+
+def test_a_copy_of_the_best_seeds_model_that_was_cut_short_is_made_again(
+    encoder, labelled_file, make_context, runs, ray_cluster, monkeypatch
+):
+    config = settings(encoder, labelled_file, steps=1, seeds=2)
+    context = make_context("finetune-cut-short", runs)
+
+    def copy_one_file(source, target, **more):
+        Path(target).mkdir(exist_ok=True)
+        shutil.copy(Path(source) / "config.json", target)
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copytree", copy_one_file)
+        with pytest.raises(OSError, match="No space left"):
+            run_finetune(config, context)
+    result = run_finetune(config, context)
+    best = context.folder / "variants" / result.summary["seeds"]["best"] / "model"
+    names = sorted(path.name for path in best.iterdir())
+    assert sorted(path.name for path in Path(result.output).iterdir()) == names
+
+
+def test_the_best_seed_is_one_whose_score_is_a_number(
+    encoder, labelled_file, make_context, runs, ray_cluster, monkeypatch
+):
+    from headway.steps import finetune
+
+    scores = iter([math.nan, 0.25, 0.5])
+    chosen = finetune.chosen_metrics
+
+    def measured(entries, config):
+        return chosen(entries, config) | {"validation_accuracy": next(scores, 0.5)}
+
+    monkeypatch.setattr(finetune, "chosen_metrics", measured)
+    config = settings(encoder, labelled_file, steps=1, seeds=3)
+    result = run_finetune(config, make_context("finetune-nan-seed", runs))
+    assert result.summary["seeds"]["best"] == "seed-2"
+
+
+def test_a_setting_that_does_nothing_for_a_prepared_task_is_refused(encoder, make_context, tmp_path):
+    path = tmp_path / "numbers.jsonl"
+    path.write_text("".join(json.dumps({"text": f"Text {i}", "label": i}) + "\n" for i in range(40)))
+    context = make_context("finetune-prepared")
+    task = task_folder(RegressionTask(source=str(path), max_length=32), encoder, context)
+    config = FinetuneConfig(model=str(encoder), task=str(task), steps=1, label_smoothing=0.1)
+    with pytest.raises(ConfigError, match="label_smoothing does nothing for a task of kind regression"):
+        run_finetune(config, context)
+    assert not (context.folder / "model").exists()
 
 
 def test_folds_give_a_score_for_each_part(encoder, labelled_file, make_context, runs, ray_cluster):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +40,14 @@ class Config(BaseModel):
     """Base of all settings: an unknown key is an error, and settings do not change after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    def nested_settings(self) -> Iterator[tuple[str, type[Config], dict[str, Any]]]:
+        """The fields that hold some settings of another class, which is not their type.
+
+        Yields:
+            A field, the class, and all settings of it that are known: those written and those of this step.
+        """
+        yield from ()
 
     def result_settings(self) -> dict[str, Any]:
         """The settings that a result depends on, in JSON's types: all but the operational ones."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import Field
 
 from headway.config.base import INPUT, Config, Positive
+from headway.config.finetune import FinetuneConfig
 from headway.config.tasks import AnyTask
 
 
@@ -25,6 +27,12 @@ class EvaluateConfig(Config):
     task: AnyTask
     finetune: dict[str, Any] = Field({}, description="settings of every run with few labels")
     few_labels: list[Positive] = Field(
-        [], description="numbers of labels per class, for a learning curve; needs `encoder`"
+        [],
+        description="numbers of labels per class, or of rows if there are no classes, for a learning curve; "
+        "needs `encoder`",
     )
     seeds: Positive = 3
+
+    def nested_settings(self) -> Iterator[tuple[str, type[Config], dict[str, Any]]]:
+        """See `Config`."""
+        yield "finetune", FinetuneConfig, {"model": self.model, "task": self.task} | self.finetune

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from headway.config.base import INPUT, OPERATIONAL, Config, Positive
+from headway.config.finetune import FinetuneConfig
+from headway.config.pretrain import PretrainConfig
 from headway.config.tasks import AnyTask
 
 SearchSpace = dict[str, str | list[Any]]
+
+COSTS = ("latency_ms", "parameters")
+"""What a sweep can measure of each trial's model besides its scores: what it costs to run."""
 
 
 class SweepConfig(Config):
@@ -68,6 +74,13 @@ class SweepConfig(Config):
     )
     test: bool = Field(True, description="score the winner on the held-out rows")
     seed: Annotated[int, Field(ge=0)] = 0
+
+    def nested_settings(self) -> Iterator[tuple[str, type[Config], dict[str, Any]]]:
+        """See `Config`."""
+        if self.pretrain is not None:
+            yield "pretrain", PretrainConfig, self.pretrain
+        else:
+            yield "finetune", FinetuneConfig, {"model": self.model, "task": self.task} | self.finetune
 
     @model_validator(mode="after")
     def _one_kind_of_training(self) -> SweepConfig:

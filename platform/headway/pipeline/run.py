@@ -22,10 +22,11 @@ from headway.config.base import Config, ConfigError
 from headway.config.compress import CompressConfig
 from headway.config.corpus import CorpusConfig
 from headway.config.loading import check_pipeline, step_config
-from headway.config.pipeline import PipelineConfig
+from headway.config.pipeline import STEP_OUTPUTS, PipelineConfig
 from headway.config.register import RegisterConfig
 from headway.data.atomic import flush_to_disk, write_atomically
 from headway.display import Display, duration
+from headway.pipeline.checks import check_inputs
 from headway.pipeline.digest import Inputs, input_names, step_digest
 from headway.runs.context import Context, StepResult
 from headway.tracking import Tracking
@@ -70,6 +71,7 @@ def run_pipeline(
     check_pipeline(config)
     check_references(config)
     check_sources(config)
+    check_inputs(config)
     tracking = Tracking.at(root)
     inputs = Inputs(root, tracking)
     on_ray = any(uses_ray(step_config(name, settings)) for name, settings in config.steps.items())
@@ -200,15 +202,21 @@ def _referred(
 
 
 def check_references(config: PipelineConfig) -> None:
-    """Refuse a reference to a step that does not exist or comes later."""
-    before: list[str] = []
+    """Refuse a reference to a step that does not exist or comes later, or to an output it does not have."""
+    outputs: dict[str, tuple[str, ...]] = {}
     for name, settings in config.steps.items():
         for text in _texts(settings):
             match = _REFERENCE.match(text)
-            if match and match[1] not in before:
-                known = ", ".join(before) or "none"
+            if not match:
+                continue
+            step, output = match.groups()
+            if step not in outputs:
+                known = ", ".join(outputs) or "none"
                 raise ConfigError(f"{name}: {text} names no earlier step; earlier steps: {known}")
-        before.append(name)
+            if output is not None and output not in outputs[step]:
+                known = ", ".join(outputs[step]) or "none"
+                raise ConfigError(f"{name}: {text}: step {step!r} has no output {output!r}; it has: {known}")
+        outputs[name] = STEP_OUTPUTS.get(settings["use"], ())
 
 
 def check_sources(config: PipelineConfig) -> None:

@@ -74,7 +74,7 @@ class FinetuningJob:
 
     def batches_of(self, rows: Rows) -> BatchSource:
         """Some rows as batches."""
-        tokenizer = load_tokenizer(self.model_folder)
+        tokenizer = self.task.tokenizer_of(self.model_folder)
         size, seed = self.config.batch_size, self.config.seed
         batches = self.task.batches(rows, tokenizer, batch_size=size, seed=seed)
         batches.batch_tokens = self.config.batch_tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import statistics
 import time
@@ -59,9 +60,14 @@ def train_variant(job: TrainingJob, folder: Path, threads: int) -> None:
 
 
 def spread(values: list[float]) -> dict[str, Any]:
-    """Mean and sample standard deviation, which is 0 for a single value."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return {"mean": statistics.fmean(values), "std": deviation, "values": values}
+    """Mean and sample standard deviation, which is 0 for a single value.
+
+    What is not a number, as the score of a fold in which there is nothing to score, is left out of both.
+    """
+    numbers = [value for value in values if not math.isnan(value)]
+    mean = statistics.fmean(numbers) if numbers else math.nan
+    deviation = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
+    return {"mean": mean, "std": deviation, "values": values}
 
 
 def spreads(measured: list[dict[str, float]]) -> dict[str, dict[str, Any]]:

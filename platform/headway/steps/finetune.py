@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import replace
 from typing import Any
 
-from headway.config.finetune import FinetuneConfig
+from headway.config.finetune import FinetuneConfig, check_task
 from headway.config.tasks import ClassificationTask
+from headway.data.atomic import atomic_folder
 from headway.engine.training.trainer import Metrics
+from headway.runs.class_counts import tell_class_counts
 from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import FinetuningJob, task_folder
 from headway.runs.journal import Entry, first_value
@@ -30,8 +33,12 @@ def run_finetune(config: FinetuneConfig, context: Context) -> StepResult:
     model = model_folder(config.model, context.tracking).resolve()
     few = config.task.labels_per_class if isinstance(config.task, ClassificationTask) else None
     job = FinetuningJob(config, model, task_folder(config.task, model, context), few)
+    check_task(config, job.task.kind)
     summary: dict[str, Any] = {}
     with tracked(config, context) as run:
+        train, validation = job.rows
+        splits = {"train": train, "validation": validation, "test": job.task.split("test")}
+        tell_class_counts(splits, context, run)
         if config.folds is not None:
             summary["cross_validation"] = _across_folds(job, config.folds, context, run)
         if config.seeds > 1:
@@ -57,18 +64,25 @@ def _across_seeds(
         for seed in range(first, first + seeds)
     }
     entries = train_variants(jobs, context, run)
-    scores = {name: chosen_metrics(measured, job.config) for name, measured in entries.items()}
-    best = max(scores, key=lambda name: scores[name][f"validation_{job.task.primary}"])
+    measured = {name: chosen_metrics(found, job.config) for name, found in entries.items()}
+
+    def score(name: str) -> float:
+        value = measured[name][f"validation_{job.task.primary}"]
+        return -math.inf if math.isnan(value) else value
+
+    best = max(measured, key=score)
     target = context.folder / "model"
     if not target.is_dir():
-        shutil.copytree(context.folder / "variants" / best / "model", target)
-    return entries[best], {"best": best, **spreads(list(scores.values()))}
+        with atomic_folder(target) as draft:
+            shutil.copytree(context.folder / "variants" / best / "model", draft, dirs_exist_ok=True)
+    return entries[best], {"best": best, **spreads(list(measured.values()))}
 
 
 def _across_folds(job: FinetuningJob, folds: int, context: Context, run: Run) -> dict[str, Any]:
     """Scores by cross-validation; the models are not kept."""
     config = _variant(job.config, seed=job.config.seed)
     jobs = {f"fold-{n}": replace(job, config=config, fold=(n, folds)) for n in range(folds)}
+    _ = jobs["fold-0"].rows  # refuses more folds than there are groups of rows, before workers start
     entries = train_variants(jobs, context, run)
     return {"folds": folds, **spreads([chosen_metrics(measured, config) for measured in entries.values()])}
 
