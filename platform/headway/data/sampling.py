@@ -87,11 +87,20 @@ def deal(lengths: np.ndarray, parts: int) -> list[np.ndarray]:
         For each part the int64 indices of its rows, ascending. Each row is in exactly one part.
     """
     order = np.argsort(-lengths, kind="stable")
-    turns = np.arange(len(order)) % (2 * parts)
-    owner = np.minimum(turns, 2 * parts - 1 - turns)
-    by_owner = np.lexsort((order, owner))
-    bounds = np.cumsum(np.bincount(owner, minlength=parts))[:-1]
+    by_owner = np.lexsort((order, _owners(len(order), parts)))
+    bounds = np.cumsum(dealt_sizes(len(order), parts))[:-1]
     return np.split(order[by_owner], bounds)
+
+
+def dealt_sizes(places: int, parts: int) -> list[int]:
+    """How many of so many places `deal` gives to each part."""
+    return np.bincount(_owners(places, parts), minlength=parts).tolist()
+
+
+def _owners(places: int, parts: int) -> np.ndarray:
+    """The part that each place goes to, the longest first: 0, 1, 2, 2, 1, 0, 0, …."""
+    turns = np.arange(places) % (2 * parts)
+    return np.minimum(turns, 2 * parts - 1 - turns)
 
 
 def parts_of(rank: int, world_size: int, parts: int) -> range:

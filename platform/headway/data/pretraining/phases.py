@@ -22,9 +22,18 @@ class PhasedBatches:
 
     def micro_batches(self, step: int, rank: int, world_size: int, parts: int) -> list[Batch]:
         """See `BatchSource`."""
+        phase, within = self._place(step)
+        return phase.micro_batches(within, rank, world_size, parts)
+
+    def part_sizes(self, step: int, parts: int) -> list[int]:
+        """See `BatchSource`."""
+        phase, within = self._place(step)
+        return phase.part_sizes(within, parts)
+
+    def _place(self, step: int) -> tuple[BatchSource, int]:
+        """The phase that a step is in, and its number there."""
         phase = max(i for i, first in enumerate(self.first_steps) if first <= step)
-        within = step - self.first_steps[phase]
-        return self.phases[phase].micro_batches(within, rank, world_size, parts)
+        return self.phases[phase], step - self.first_steps[phase]
 
     def steps_an_epoch(self, parts: int) -> float:
         """Steps of an epoch of the first phase."""
