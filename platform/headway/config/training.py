@@ -171,7 +171,7 @@ class TrainingConfig(Config):
             raise ValueError("give steps or epochs, not both")
         if self.evaluate_every is not None and self.evaluate_at is not None:
             raise ValueError("give evaluate_every or evaluate_at, not both")
-        parts = self.max_data_size * self.gradient_accumulation
+        parts = self.parts
         if self.batch_tokens is not None:
             return self._in_tokens(parts)
         smallest = self.batch_warmup.start if self.batch_warmup else self.batch_size
@@ -229,6 +229,11 @@ class TrainingConfig(Config):
         """Parts that each batch is divided into among the largest group."""
         return max(1, self.max_workers // self.parallel.model_parallel_size)
 
+    @property
+    def parts(self) -> int:
+        """Micro-batches of a step, over all workers of the largest group."""
+        return self.max_data_size * self.gradient_accumulation
+
     def total_steps(self, rows: int | TrainingRows) -> int:
         """Optimizer steps of the whole run over these rows, or this many; one epoch if nothing is set.
 
@@ -241,8 +246,13 @@ class TrainingConfig(Config):
         if self.batch_tokens is not None:
             if isinstance(rows, int):
                 raise TypeError("how many steps batch_tokens makes depends on the rows' lengths")
-            return max(
-                1, round(epochs * rows.steps_an_epoch(self.max_data_size * self.gradient_accumulation))
-            )
+            return max(1, round(epochs * rows.steps_an_epoch(self.parts)))
         number = rows if isinstance(rows, int) else rows.rows
-        return max(1, round(epochs * number / self.batch_size))
+        return max(1, round(epochs * number / self._mean_batch_size))
+
+    @property
+    def _mean_batch_size(self) -> float:
+        """Rows a step, over a whole run: while batches warm up they are smaller."""
+        if self.batch_warmup is None:
+            return self.batch_size
+        return self.batch_size - self.batch_warmup.fraction * (self.batch_size - self.batch_warmup.start) / 2

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from headway.config.training import BatchWarmupConfig
+
 
 class Draw(NamedTuple):
     """One row of a batch: its index, and the epoch it is drawn in."""
@@ -37,23 +39,37 @@ class BatchSizes(NamedTuple):
 
     Attributes:
         full: rows of a step after warm-up.
-        start: rows of the first step.
+        start: rows of the first step of warm-up.
         warmup_steps: steps until `full` is reached; 0 for none.
+        first_step: steps of the run before the first one here, which is a later phase's.
     """
 
     full: int
     start: int = 0
     warmup_steps: int = 0
+    first_step: int = 0
+
+    @classmethod
+    def of_run(
+        cls, full: int, warmup: BatchWarmupConfig | None, total_steps: int, first_step: int = 0
+    ) -> BatchSizes:
+        """Those of a run of so many steps, or of the phase that begins after `first_step` of them."""
+        if warmup is None:
+            return cls(full)
+        return cls(full, min(warmup.start, full), round(warmup.fraction * total_steps), first_step)
 
     def of_step(self, step: int) -> int:
         """Rows of one step."""
+        step += self.first_step
         if step >= self.warmup_steps:
             return self.full
-        return self.start + (self.full - self.start) * step // self.warmup_steps
+        # To the nearest: a whole warm-up draws as many rows as steps of the mean of both ends would.
+        twice_grown = 2 * (self.full - self.start) * step
+        return self.start + (twice_grown + self.warmup_steps) // (2 * self.warmup_steps)
 
     def before_step(self, step: int) -> int:
         """Rows of all steps before one."""
-        growing = min(step, self.warmup_steps)
+        growing = min(step, max(0, self.warmup_steps - self.first_step))
         return sum(self.of_step(s) for s in range(growing)) + (step - growing) * self.full
 
 

@@ -58,11 +58,13 @@ class PretrainingJob:
         phases = self._phases
         train = [self._batches("train", phase, None) for phase in phases]
         validation = self._batches("validation", phases[-1], self.config.validation_rows)
-        if len(phases) == 1:
-            return train[0], validation
         total = self.config.total_steps(train[0])
         starts = np.cumsum([0.0, *(phase.fraction for phase in phases[:-1])])
-        return PhasedBatches(train, [round(start * total) for start in starts]), validation
+        first_steps = [round(start * total) for start in starts]
+        for batches, phase, first in zip(train, phases, first_steps, strict=True):
+            full, warmup = phase.batch_size or self.config.batch_size, self.config.batch_warmup
+            batches.batch_sizes = BatchSizes.of_run(full, warmup, total, first)
+        return train[0] if len(train) == 1 else PhasedBatches(train, first_steps), validation
 
     @property
     def _phases(self) -> list[PhaseConfig]:
@@ -77,7 +79,7 @@ class PretrainingJob:
             max_length=phase.max_length,
             masking=self.config.masking,
             pairs=self.pairs,
-            batch_sizes=self._batch_sizes(phase),
+            batch_sizes=BatchSizes(self.config.batch_size),
             seed=self.config.seed,
             batch_tokens=self.config.batch_tokens,
             max_rows=max_rows,
@@ -85,12 +87,6 @@ class PretrainingJob:
 
     def evaluator(self, worker: Worker) -> None:
         """See `TrainingJob`."""
-
-    def _batch_sizes(self, phase: PhaseConfig) -> BatchSizes:
-        full, warmup = phase.batch_size or self.config.batch_size, self.config.batch_warmup
-        if warmup is None or self.config.steps is None:
-            return BatchSizes(full)
-        return BatchSizes(full, min(warmup.start, full), round(warmup.fraction * self.config.steps))
 
     def save(self, objective: nn.Module, folder: Path) -> None:
         """See `TrainingJob`; the tokenizer is saved with the model."""
