@@ -65,7 +65,10 @@ MISTAKES = [
             "corpus": "c",
             "workers": 4,
             "gradient_accumulation": 2,
-            "phases": [{"max_length": 8, "fraction": 0.9}, {"max_length": 8, "fraction": 0.1, "batch_size": 7}],
+            "phases": [
+                {"max_length": 8, "fraction": 0.9},
+                {"max_length": 8, "fraction": 0.1, "batch_size": 7},
+            ],
         },
         "x: phases.1.batch_size 7 is less than workers x gradient_accumulation, 8",
     ),

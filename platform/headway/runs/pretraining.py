@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +22,15 @@ from headway.data.pretraining.phases import PhasedBatches
 from headway.data.sampling import BatchSizes
 from headway.engine.model.encoder import config_for, load_pretraining_model, new_pretraining_model, save_model
 from headway.engine.parallel.worker import Worker
+from headway.engine.training.meter import Metrics
 from headway.engine.training.objectives import PretrainingObjective
 from headway.runs.context import Context
 from headway.tracking.references import model_folder
+
+_WORTH_A_LINE = 0.0005
+"""Of the text: less is 0.0 % in words."""
+_FEW_PAIRS = 0.25
+"""Of the rows, those of one sentence from which on there is little of sentences to learn."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class PretrainingJob:
             model = new_pretraining_model(shape, with_pairs, self.config.seed)
         return PretrainingObjective(model, self.pairs)
 
-    def batches(self) -> tuple[BatchSource, BatchSource]:
+    def batches(self) -> tuple[PretrainingBatches | PhasedBatches, BatchSource]:
         """See `TrainingJob`."""
         phases = self._phases
         train = [self._batches("train", phase, None) for phase in phases]
@@ -93,6 +100,36 @@ class PretrainingJob:
         assert isinstance(objective, PretrainingObjective)
         save_model(objective.model, folder)
         Corpus(self.corpus_folder).tokenizer.save_pretrained(folder)
+
+
+def pair_notes(batches: PretrainingBatches | PhasedBatches) -> list[str]:
+    """What to tell of sentence pairs before training: what they leave out, and texts that have few."""
+    phases = _phases_of(batches)
+    notes = [
+        f"pairs of at most {phase.max_length} tokens leave out {phase.truncated_fraction:.1%} of the text"
+        for phase in phases
+        if phase.truncated_fraction >= _WORTH_A_LINE
+    ]
+    alone = phases[0].one_sentence_fraction
+    if alone >= _FEW_PAIRS:
+        notes.append(
+            f"{alone:.0%} of the rows are one sentence: each is paired with its own second half or the end "
+            "of another; objective [mlm] trains without pairs"
+        )
+    return notes
+
+
+def truncation(batches: PretrainingBatches | PhasedBatches) -> list[tuple[int, Metrics]]:
+    """The fraction of the text that pairs leave out, by the first step of each phase."""
+    firsts = batches.first_steps if isinstance(batches, PhasedBatches) else [0]
+    fractions = [phase.truncated_fraction for phase in _phases_of(batches)]
+    return [
+        (first, {"truncated_fraction": fraction}) for first, fraction in zip(firsts, fractions, strict=True)
+    ]
+
+
+def _phases_of(batches: PretrainingBatches | PhasedBatches) -> Sequence[PretrainingBatches]:
+    return batches.phases if isinstance(batches, PhasedBatches) else [batches]
 
 
 def corpus_folder(config: PretrainConfig, base: Path | None, context: Context) -> Path:
