@@ -16,6 +16,7 @@ from headway.cluster.address import address_problem
 from headway.cluster.fork_server import launch as fork_server
 from headway.config.base import ConfigError
 
+_SECONDS_BETWEEN_LOOKS = 1.0
 _is_local = True
 _PASSED_ON = ("MLFLOW_TRACKING_URI", "HF_HOME", "HF_HUB_OFFLINE")
 
@@ -145,6 +146,8 @@ def map_on_cores(
 ) -> list[Any]:
     """Results of `function(*arguments)` for each of `calls`, in order, each on so many cores of the cluster.
 
+    `progress` is told every second how many calls are done.
+
     Raises:
         Exception: whatever a call raised, as it was raised.
     """
@@ -155,7 +158,7 @@ def map_on_cores(
     try:
         while pending:
             progress(len(references) - len(pending))
-            done, pending = ray.wait(pending, num_returns=1)
+            done, pending = ray.wait(pending, num_returns=1, timeout=_SECONDS_BETWEEN_LOOKS)
             ray.get(done)
     except ray.exceptions.RayTaskError as error:
         for reference in pending:
