@@ -53,7 +53,7 @@ def sentence_vectors(task: Any, rows: Any) -> np.ndarray:
 
     model = load_model(minilm(), AutoModel, random_weights=False, seed=0)
     batches = task.batches(rows, load_tokenizer(minilm()), batch_size=32)
-    objective = Vectors(model, group_size=1, kind="cosine")
+    objective = Vectors(model, group_size=1)
     return np.stack(predict(objective, batches, Worker(), batch_size=32, precision="auto").rows)
 
 

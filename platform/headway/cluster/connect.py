@@ -16,6 +16,7 @@ from headway.cluster.address import address_problem
 from headway.cluster.fork_server import launch as fork_server
 from headway.config.base import ConfigError
 
+_SECONDS_BETWEEN_LOOKS = 1.0
 _is_local = True
 _before_leaving: list[Callable[[], None]] = []
 _PASSED_ON = ("MLFLOW_TRACKING_URI", "HF_HOME", "HF_HUB_OFFLINE")
@@ -178,6 +179,8 @@ def map_on_cluster(
         gpus: GPUs of that node that each call holds.
         progress: told how many calls are done.
 
+    `progress` is told every second how many calls are done.
+
     Raises:
         Exception: whatever a call raised, as it was raised.
     """
@@ -188,7 +191,7 @@ def map_on_cluster(
     try:
         while pending:
             progress(len(references) - len(pending))
-            done, pending = ray.wait(pending, num_returns=1)
+            done, pending = ray.wait(pending, num_returns=1, timeout=_SECONDS_BETWEEN_LOOKS)
             ray.get(done)
     except ray.exceptions.RayTaskError as error:
         for reference in pending:

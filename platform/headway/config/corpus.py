@@ -16,6 +16,11 @@ class CorpusConfig(SourceConfig):
 
     vocab_size: Annotated[int, Field(ge=64, le=1_000_000)] = 30_000
     lowercase: bool = True
+    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] = Field(
+        "en",
+        description="of the texts, as an ISO 639 code: its abbreviations do not end a sentence; sentences of "
+        "other languages and scripts are found too",
+    )
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
     tokenizer: Path | None = Field(
         None, description="folder of a tokenizer, instead of training one", json_schema_extra=INPUT

@@ -85,6 +85,12 @@ class PretrainConfig(TrainingConfig):
             raise ValueError(f"the fractions of the phases add up to {total:g}; they should add up to 1")
         if self.batch_tokens is not None and any(phase.batch_size for phase in self.phases):
             raise ValueError("give batch_tokens or the phases' batch_size, not both")
+        for number, phase in enumerate(self.phases):
+            if phase.batch_size is not None and phase.batch_size < self.parts:
+                raise ValueError(
+                    f"phases.{number}.batch_size {phase.batch_size} is less than "
+                    f"workers x gradient_accumulation, {self.parts}"
+                )
         check_measure("best_by", self.best_by, self.measures)
         return self
 

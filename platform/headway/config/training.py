@@ -279,4 +279,11 @@ class TrainingConfig(Config):
                 raise TypeError("how many steps batch_tokens makes depends on the rows' lengths")
             return max(1, round(epochs * rows.steps_an_epoch(self.parts)))
         number = rows if isinstance(rows, int) else rows.rows
-        return max(1, round(epochs * number / self.batch_size))
+        return max(1, round(epochs * number / self._mean_batch_size))
+
+    @property
+    def _mean_batch_size(self) -> float:
+        """Rows a step, over a whole run: while batches warm up they are smaller."""
+        if self.batch_warmup is None:
+            return self.batch_size
+        return self.batch_size - self.batch_warmup.fraction * (self.batch_size - self.batch_warmup.start) / 2

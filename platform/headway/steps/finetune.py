@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import Any
 
 from headway.config.finetune import FinetuneConfig, check_task
 from headway.config.tasks import ClassificationTask
-from headway.data.atomic import atomic_folder
+from headway.data.atomic import atomic_folder, write_atomically
 from headway.engine.training.trainer import Metrics
 from headway.runs.class_counts import tell_class_counts
 from headway.runs.context import Context, StepResult
@@ -17,6 +18,8 @@ from headway.runs.finetuning import FinetuningJob, task_folder
 from headway.runs.journal import Entry, first_value
 from headway.runs.repeats import spreads, train_variants
 from headway.runs.training import chosen_metrics, run_job, tracked
+from headway.steps.evaluate import score_model
+from headway.tasks.task import Task
 from headway.tracking import Run
 from headway.tracking.references import model_folder
 
@@ -25,7 +28,8 @@ def run_finetune(config: FinetuneConfig, context: Context) -> StepResult:
     """Fine-tune an encoder and save it in transformers' format.
 
     With `seeds`, trains once with each of that many consecutive seeds, and keeps the model that is best on
-    the validation rows. With `folds`, also scores by cross-validation.
+    the validation rows. With `folds`, also scores by cross-validation. With a `test_source` or `test_split`
+    of the task, scores the model on it once, at the end.
     """
     if config.workers:
         # Checked before anything is written: a run that cannot start leaves no trace.
@@ -46,11 +50,16 @@ def run_finetune(config: FinetuneConfig, context: Context) -> StepResult:
         else:
             entries = run_job(job, context, run, context.step)
         run.log_metrics([(0, _means(summary))])
+        if _has_test_rows(config):
+            summary["test"] = _test(job.task, context, run)
     chosen = chosen_metrics(entries, config)
     summary |= {"validation_loss_start": first_value(entries, "validation_loss"), **chosen}
     summary |= {"primary": job.task.primary, "mlflow_run_id": run.run_id}
     shutil.rmtree(context.folder / "best", ignore_errors=True)
-    headline = f"validation {_said(job.task.primary, summary)}, loss {summary['validation_loss']:.4f}"
+    primary = job.task.primary
+    headline = f"validation {_said(primary, summary)}, loss {summary['validation_loss']:.4f}"
+    if "test" in summary:
+        headline += f"; test {primary.replace('_', ' ')} {summary['test'][primary]:.4f}"
     return StepResult(str(context.folder / "model"), headline, summary=summary)
 
 
@@ -85,6 +94,25 @@ def _across_folds(job: FinetuningJob, folds: int, context: Context, run: Run) ->
     _ = jobs["fold-0"].rows  # refuses more folds than there are groups of rows, before workers start
     entries = train_variants(jobs, context, run)
     return {"folds": folds, **spreads([chosen_metrics(measured, config) for measured in entries.values()])}
+
+
+def _has_test_rows(config: FinetuneConfig) -> bool:
+    """Whether the user named rows to test on, besides those that are held out for `evaluate`."""
+    task = config.task
+    return not isinstance(task, str) and (task.test_source is not None or task.test_split is not None)
+
+
+def _test(task: Task, context: Context, run: Run) -> dict[str, float]:
+    """Scores of the step's model on the test rows, which are logged; a step that is resumed has them once."""
+    path = context.folder / "test.json"
+    if path.is_file():
+        earlier: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+        return earlier
+    scores = score_model(context.folder / "model", task)
+    numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
+    run.log_metrics([(0, {f"test_{name}": value for name, value in numbers.items()})])
+    write_atomically(path, json.dumps(numbers))
+    return numbers
 
 
 def _variant(config: FinetuneConfig, seed: int) -> FinetuneConfig:

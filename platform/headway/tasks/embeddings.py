@@ -14,7 +14,8 @@ from headway.config.base import ConfigError
 from headway.config.finetune import FinetuneConfig
 from headway.data.sources.rows import Row, number_of, text_of
 from headway.data.task_batches import GroupBatches
-from headway.engine.training.task_objectives import EmbeddingObjective
+from headway.engine.training.contrastive import ContrastiveObjective
+from headway.engine.training.task_objectives import CosineObjective, EmbeddingObjective
 from headway.tasks.item import Item, Splits
 from headway.tasks.ranking import retrieval_scores
 from headway.tasks.regression import correlations
@@ -103,7 +104,8 @@ class Embeddings(Task):
         pooler = getattr(model, "pooler", None)
         if pooler is not None:
             pooler.requires_grad_(False)
-        return EmbeddingObjective(model, group_size=len(rows.texts[0]), kind=self.settings["loss"])
+        learnt_by = CosineObjective if self.settings["loss"] == "cosine" else ContrastiveObjective
+        return learnt_by(model, group_size=len(rows.texts[0]))
 
     def scores(self, rows: Rows, predictions: list[np.ndarray], batches: Any) -> dict[str, float]:
         """How well cosines rank the pairs; without scores, how well they find each second text."""

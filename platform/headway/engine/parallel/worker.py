@@ -12,7 +12,7 @@ The workers form a mesh of four dimensions:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -90,6 +90,21 @@ class Worker:
         if self.data_size > 1:
             dist.all_reduce(values, group=None if self.batch_mesh is None else self.batch_mesh.get_group())
         return values
+
+    def gather(self, rows: Tensor, sizes: Sequence[int]) -> Tensor:
+        """The rows of all parts of a batch, in the order of their data ranks, on each worker.
+
+        Args:
+            rows: any dtype, shape (sizes[data_rank], …).
+            sizes: rows of each data rank.
+        """
+        if self.data_size == 1:
+            return rows
+        padded = rows.new_zeros(max(sizes), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        found = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(found, padded, group=None if self.batch_mesh is None else self.batch_mesh.get_group())
+        return torch.cat([part[:size] for part, size in zip(found, sizes, strict=True)])
 
     def any(self, value: bool) -> bool:
         """Whether `value` is true on any worker; waits for all of them."""

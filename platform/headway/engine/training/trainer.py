@@ -80,7 +80,7 @@ class Trainer:
         self.restored = self.state.restore(checkpoints) if checkpoints is not None else Restored()
         self.start_step = self.restored.step
         self.parts = self.state.parts
-        self.optimizer_step = OptimizerStep(self.state, config, self.flops, self.parts, self.total_steps)
+        self.optimizer_step = OptimizerStep(self.state, config, batches, self.flops, self.parts)
         self._meter = Meter()
         self._measures, self._hooks = Hooks(), Hooks()
         self._measures.add(self._measure_training, config.log_every, at=(1, self.total_steps))
