@@ -17,6 +17,7 @@ from headway.engine.hardware.device import to_device
 from headway.engine.model.compilation import checkpoint_activations, compile_model, is_worth_compiling
 from headway.engine.parallel.clipping import clip_gradients
 from headway.engine.parallel.gradients import Gradients
+from headway.engine.parallel.pipeline import Losses
 from headway.engine.parallel.worker import hold_back_sums
 from headway.engine.training.contrastive import ContrastiveStep
 from headway.engine.training.flops import TrainingFlops
