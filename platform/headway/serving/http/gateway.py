@@ -171,10 +171,13 @@ class Gateway:
 
     async def _missing(self) -> list[str]:
         """Models without a replica that need one."""
-        running = await self._replicas.running()
-        return [
-            name for name, count in running.items() if not count and name not in self._settings.scale_to_zero
-        ]
+        for max_age_s in (0.5, 0.0):  # what was missing a moment ago may be there now
+            running = await self._replicas.running(max_age_s)
+            missing = [name for name, count in running.items() if not count]
+            missing = [name for name in missing if name not in self._settings.scale_to_zero]
+            if not missing:
+                break
+        return missing
 
     async def _check(self, release: Release) -> str | None:
         """What one replica, and then all of them, find wrong with a version."""

@@ -12,8 +12,6 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-_FRESH_S = 0.5
-
 
 class ReplicaCounts:
     """Asks Ray Serve's controller, and keeps what it says for a moment.
@@ -28,10 +26,14 @@ class ReplicaCounts:
         self._asked_at = float("-inf")
         self._asking = asyncio.Lock()
 
-    async def running(self) -> dict[str, int]:
-        """Replicas that are up, by model; what was known last if the controller does not answer."""
+    async def running(self, max_age_s: float = 0.5) -> dict[str, int]:
+        """Replicas that are up, by model; what was known last if the controller does not answer.
+
+        Args:
+            max_age_s: seconds ago that the controller may have said it.
+        """
         async with self._asking:
-            if time.monotonic() - self._asked_at > _FRESH_S:
+            if time.monotonic() - self._asked_at > max_age_s:
                 with contextlib.suppress(RayError, RayServeException):
                     self._running = await asyncio.to_thread(self._ask)
                 self._asked_at = time.monotonic()
