@@ -53,7 +53,7 @@ def sentence_vectors(task: Any, rows: Any) -> np.ndarray:
 
     model = load_model(minilm(), AutoModel, random_weights=False, seed=0)
     batches = task.batches(rows, load_tokenizer(minilm()), batch_size=32)
-    objective = Vectors(model, group_size=1, kind="cosine")
+    objective = Vectors(model, group_size=1)
     return np.stack(predict(objective, batches, Worker(), batch_size=32, precision="auto").rows)
 
 
@@ -180,7 +180,7 @@ def main() -> None:
             said = "   ".join(f"{name} {row['mean']:.4f} ± {row['std']:.4f}" for name, row in rows.items())
             took = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
             print(f"{count:>4} labels a class: {said}   (a seed: {took})", flush=True)
-    draw_learning_curve(curve, "accuracy", arguments.out)
+    draw_learning_curve(curve, "accuracy", "labels per class", arguments.out)
     print(json.dumps({"benchmark": "bbc_few_labels", "labels_a_class": curve}))
 
 

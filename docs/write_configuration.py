@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-from headway.config.base import Config
+from headway.config.base import OPERATIONAL, Config, is_marked
 from headway.config.pipeline import STEP_CONFIGS, PipelineConfig
 
 PAGE = Path(__file__).with_name("configuration.md")
@@ -87,6 +87,11 @@ level, without `use`.
 `--set path=value` overrides a setting. The value is read as YAML; in a pipeline, the path begins with the
 step's name: `--set pretrain.optimizer.learning_rate=2e-3`. An unknown setting, a wrong type or a value out of
 range ends in a one-line message and exit code 2, before anything is written.
+
+† marks operational settings: how a step runs, not what comes out of it. They may change in a run that was
+interrupted, which then continues (`--set pretrain.workers=6` after a node is lost), and a finished step stays
+finished. With `batch_tokens`, the number of workers and of micro-batches counts after all: it says which rows
+a step has.
 """
 
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
@@ -152,6 +157,8 @@ def _row(group: type[Config], name: str, schema: dict[str, Any]) -> str:
     meaning = group.model_fields[name].description or SHARED.get(f"{group.__name__}.{name}", SHARED.get(name))
     if not meaning:
         raise SystemExit(f"{group.__name__}.{name}: give its field a description")
+    if is_marked(group.model_fields[name], OPERATIONAL):
+        meaning += " †"
     cells = (f"`{name}`", _kind(schema), _default(group, name), meaning)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 

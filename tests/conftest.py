@@ -75,6 +75,12 @@ def pairs() -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="session")
+def other_pairs() -> list[tuple[str, str]]:
+    """As many others."""
+    return labelled_texts(40, seed=2)
+
+
+@pytest.fixture(scope="session")
 def texts(pairs: list[tuple[str, str]]) -> list[str]:
     """120 texts of six sentences."""
     return [text for text, _ in pairs]

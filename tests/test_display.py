@@ -42,6 +42,20 @@ def test_elsewhere_than_on_a_terminal_lines_come_every_few_seconds(clock, capsys
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 
+def test_runs_side_by_side_have_a_step_each_and_one_time_left(clock, capsys):
+    display = Display()
+    display.trainings("finetune", {"seed-0": (40, 40), "seed-1": (0, 40), "seed-2": (0, 40)})
+    clock[0] += 30.0  # for 60 of 80 steps
+    display.trainings("finetune", {"seed-0": (40, 40), "seed-1": (40, 40), "seed-2": (20, 40)})
+    clock[0] += 10.0
+    display.trainings("finetune", {"seed-0": (40, 40), "seed-1": (40, 40), "seed-2": (40, 40)})
+    assert capsys.readouterr().out.splitlines() == [
+        "finetune  seed-0 step 40/40  seed-1 step 0/40  seed-2 step 0/40",
+        "finetune  seed-0 step 40/40  seed-1 step 40/40  seed-2 step 20/40  10 s left",
+        "finetune  seed-0 step 40/40  seed-1 step 40/40  seed-2 step 40/40",
+    ]
+
+
 def test_a_quiet_display_writes_nothing(capsys):
     display = Display(quiet=True)
     display.line("a")

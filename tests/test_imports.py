@@ -33,6 +33,7 @@ LEVELS = [
     ["engine"],
     ["data"],
     ["config"],
+    ["redaction"],
 ]
 ENGINE_LEVELS = [
     ["training"],
@@ -44,7 +45,7 @@ ENGINE_LEVELS = [
 DATA_LEVELS = [
     ["pretraining"],
     ["corpus", "task_batches"],
-    ["sources", "batches"],
+    ["sources", "batches", "contents"],
     ["batch", "framing", "token_packing", "atomic"],
     ["sampling"],
 ]

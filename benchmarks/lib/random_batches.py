@@ -44,6 +44,10 @@ class RandomBatches:
             )
         ]
 
+    def part_sizes(self, step: int, parts: int) -> list[int]:
+        """See `headway.data.batches.BatchSource`."""
+        return [self._sequences] * parts
+
     def steps_an_epoch(self, parts: int) -> float:
         """See `headway.data.batches.BatchSource`."""
         return self.rows / self._sequences

@@ -41,9 +41,24 @@ class Display:
         steps of an earlier, interrupted run.
         """
         now = time.monotonic()
-        first_step, began = self._began.setdefault(name, (step, now))
-        left = (now - began) / (step - first_step) * (total - step) if first_step < step < total else None
-        self._progress(name, _training_line(step, total, metrics, left), now, is_last=step == total)
+        line = _training_line(step, total, metrics, self._seconds_left(name, step, total, now))
+        self._progress(name, line, now, is_last=step == total)
+
+    def trainings(self, name: str, runs: Mapping[str, tuple[int, int]]) -> None:
+        """How far each of a step's runs has come; shown as `training` shows one.
+
+        Args:
+            name: of the step.
+            runs: each run's name → steps done, steps of the whole run. The time left is that of all runs
+                together, at the pace of all so far.
+        """
+        now = time.monotonic()
+        step, total = (sum(counts) for counts in zip(*runs.values(), strict=True))
+        parts = [f"{run} step {done}/{steps}" for run, (done, steps) in runs.items()]
+        left = self._seconds_left(name, step, total, now)
+        if left is not None:
+            parts.append(f"{duration(left)} left")
+        self._progress(name, "  ".join(parts), now, is_last=step == total)
 
     def waiting(self, name: str, text: str) -> None:
         """What a step waits for; shown as `training` shows how far it has come."""
@@ -64,6 +79,11 @@ class Display:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+    def _seconds_left(self, name: str, step: int, total: int, now: float) -> float | None:
+        """By the pace since the first call for `name`; None at the start and at the end."""
+        first_step, began = self._began.setdefault(name, (step, now))
+        return (now - began) / (step - first_step) * (total - step) if first_step < step < total else None
 
     def _progress(self, name: str, line: str, now: float, is_last: bool = False) -> None:
         text = Text.assemble((f"{name:<9} ", "bold cyan"), line)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from ray.cluster_utils import Cluster
+from ray.job_submission import JobSubmissionClient
 
 from waiting import PATIENCE, wait_until
 
@@ -111,6 +112,56 @@ def test_cancelled_job_stops(cluster: Cluster, project: Path, tmp_path: Path) ->
     headway("cancel", "long-job", "--api", API, folder=project)
     assert status_after("long-job", project) == "STOPPED"
     assert list(runs.glob("long/pretrain/*/state/step-*/manifest.json")), "a state was saved first"
+
+
+SECRET = "s3cret"
+ADDRESS = f"nowhere://ann:{SECRET}@tracking"
+"""Of a kind that MLflow refuses at once, and tells whole."""
+
+
+def known_to_the_dashboard() -> str:
+    return repr([vars(job) for job in JobSubmissionClient(API).list_jobs()])
+
+
+def test_a_jobs_tracking_password_arrives_and_is_shown_nowhere(
+    cluster: Cluster, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = {"use": "finetune", "model": "models:/name@alias", "task": {"source": "texts"}}
+    (project / "secret.yaml").write_text(json.dumps({"name": "secret", "steps": {"finetune": step}}))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", ADDRESS)
+    job = submitted("secret.yaml", "--name", "secret-job", folder=project, runs=tmp_path / "runs")
+    assert status_after(job, project) == "FAILED"
+    written = headway("logs", job, "--api", API, folder=project)
+    assert "error: MLFLOW_TRACKING_URI: 'nowhere://ann:***@tracking' cannot be used" in written
+    assert SECRET not in written
+    assert "secret-job" in known_to_the_dashboard()
+    assert SECRET not in known_to_the_dashboard()
+
+
+def test_a_drivers_tracking_password_reaches_its_workers_and_is_shown_nowhere(
+    cluster: Cluster,
+) -> None:
+    script = f"""
+import os, ray
+from headway.cluster import connect
+connect.connect({cluster.address!r}, os.environ["MLFLOW_TRACKING_URI"])
+print(ray.get(ray.remote(lambda: os.environ["MLFLOW_TRACKING_URI"]).remote()))
+from ray.job_submission import JobSubmissionClient
+print([vars(job) for job in JobSubmissionClient({API!r}).list_jobs()])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"MLFLOW_TRACKING_URI": ADDRESS},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, done.stderr
+    at_the_worker, jobs = done.stdout.strip().splitlines()
+    assert at_the_worker == ADDRESS
+    assert "DRIVER" in jobs and SECRET not in jobs
+    for log in Path(cluster.head_node.get_session_dir_path(), "logs").rglob("*"):
+        assert not log.is_file() or SECRET.encode() not in log.read_bytes(), log
 
 
 def test_unknown_job_is_one_line(cluster: Cluster, project: Path) -> None:

@@ -100,6 +100,14 @@ def test_nodes_with_gpus_are_asked_for_and_waited_for(autoscaled):
     assert "room for 3 now" in said[-1]
 
 
+def test_nothing_is_asked_for_where_nothing_is_missing(autoscaled):
+    """Another job's request would be replaced."""
+    cluster = autoscaled(NODE, most=8)
+    cluster.add(NODE)
+    require_processes(1, "head:6379", "")
+    assert cluster.asked == []
+
+
 def test_without_gpus_cores_are_asked_for(autoscaled):
     cluster = autoscaled({"CPU": 2.0}, most=2)
     require_processes(3, "head:6379", "")

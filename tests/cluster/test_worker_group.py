@@ -8,6 +8,8 @@ import pytest
 
 from headway.cluster import worker_group
 from headway.cluster.worker_group import WorkerResources, call_resources, gpu_slots, worker_resources
+from headway.config.base import ConfigError
+from headway.engine.training.health import TrainingError
 
 
 @pytest.fixture
@@ -79,3 +81,23 @@ def test_workers_on_a_fraction_of_a_gpu_meet_without_nccl(two_gpus, tmp_path):
     trainer = worker_group._trainer(print, (), 4, tmp_path, time.time(), share)
     assert trainer.scaling_config.resources_per_worker == {"CPU": 4, "GPU": 0.5}
     assert trainer.backend_config.backend == "gloo"
+
+
+@pytest.mark.parametrize("kind", [ConfigError, TrainingError])
+def test_a_failure_that_lasts_is_told_once_at_once(ray_cluster, tmp_path, kind):
+    """Though one worker alone fails, and there is progress, which a try more would be granted for."""
+    log = tmp_path / "log"
+
+    def fail(log, worker, launched_at):
+        with log.open("a") as stream:
+            stream.write(f"{worker.rank}\n")
+        if worker.rank == 1:
+            raise kind("parallel.tensor: the heads do not divide")
+        time.sleep(600)  # as in a sum that never comes
+
+    def progress():
+        return len(log.read_text()) if log.exists() else 0
+
+    with pytest.raises(kind, match=r"^parallel\.tensor: the heads do not divide$"):
+        worker_group.train_on_workers(fail, (log,), 2, tmp_path / "ray", progress)
+    assert sorted(log.read_text().split()) == ["0", "1"]

@@ -100,6 +100,28 @@ def test_an_unreadable_file_is_one_line_that_names_it(content, message, tmp_path
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "name: n\nsteps:\n  tune: {use: corpus}\n  tune: {use: serve}\n",
+            "line 4: not valid YAML: 'tune' is there twice",
+        ),
+        ("name: a\nname: b\n", "line 2: not valid YAML: 'name' is there twice"),
+        ("name: n\nsteps: {a: {use: corpus, use: serve}}\n", "line 2: not valid YAML: 'use' is there twice"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_an_error(text, message, write_yaml):
+    with pytest.raises(ConfigError) as caught:
+        read_yaml(write_yaml(text))
+    assert message in str(caught.value)
+
+
+def test_keys_of_an_anchor_may_be_overridden(write_yaml):
+    text = "common: &common {epochs: 1, seed: 2}\nrun: {<<: *common, seed: 3}\n"
+    assert read_yaml(write_yaml(text))["run"] == {"epochs": 1, "seed": 3}
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.yaml: no such file"):
         read_yaml(tmp_path / "none.yaml")

@@ -59,6 +59,19 @@ MISTAKES = [
         {"corpus": "c", "batch_tokens": 4096, "phases": [{"max_length": 8, "fraction": 1, "batch_size": 4}]},
         "x: give batch_tokens or the phases' batch_size, not both",
     ),
+    (
+        "pretrain",
+        {
+            "corpus": "c",
+            "workers": 4,
+            "gradient_accumulation": 2,
+            "phases": [
+                {"max_length": 8, "fraction": 0.9},
+                {"max_length": 8, "fraction": 0.1, "batch_size": 7},
+            ],
+        },
+        "x: phases.1.batch_size 7 is less than workers x gradient_accumulation, 8",
+    ),
     ("pretrain", {"corpus": 3}, "x.corpus: 3 is not allowed; it should be a"),
     (
         "pretrain",
@@ -86,6 +99,16 @@ MISTAKES = [
         "finetune",
         {"model": "m", "task": "t", "lora": {}, "workers": 2, "parallel": {"tensor": 2}},
         "x: parallel.tensor 2 does not go with lora; shard does",
+    ),
+    (
+        "finetune",
+        {"model": "m", "task": {"source": "s", "kind": "regression"}, "label_smoothing": 0.1},
+        "x: label_smoothing does nothing for a task of kind regression, only for: classification, tokens",
+    ),
+    (
+        "finetune",
+        {"model": "m", "task": {"source": "s", "kind": "embeddings"}, "class_weights": "balanced"},
+        "x: class_weights does nothing for a task of kind embeddings, only for: classification, mu",
     ),
     ("sweep", {"model": "m", "task": {"source": "s"}, "search": {}}, "x.search: {} is not allowed"),
     ("register", {"model": "m", "name": "a b"}, "x.name: 'a b' is not allowed"),
@@ -127,6 +150,13 @@ def test_a_run_lasts_its_steps_or_its_epochs_or_one_epoch():
     assert TrainingConfig(epochs=2.5, batch_size=10).total_steps(rows=100) == 25
     assert TrainingConfig(batch_size=10).total_steps(rows=95) == 10
     assert TrainingConfig(batch_size=64).total_steps(rows=3) == 1
+
+
+def test_epochs_with_batch_warmup_are_of_rows_not_of_steps():
+    warmup = {"start": 4, "fraction": 0.5}
+    config = TrainingConfig(epochs=3, batch_size=12, batch_warmup=warmup)
+    steps = config.total_steps(rows=1000)
+    assert steps == pytest.approx(3000 / (0.5 * 8 + 0.5 * 12), abs=1)  # at first 8 rows a step in the mean
 
 
 class TokenRows:

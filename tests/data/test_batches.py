@@ -145,6 +145,14 @@ def test_batches_of_so_many_tokens_hold_every_row_once_an_epoch(tokens, corpus):
     assert step / 3 == pytest.approx(source.steps_an_epoch(PARTS), rel=0.02, abs=0.5)
 
 
+@pytest.mark.parametrize("tokens", [None, TOKENS])
+def test_the_sizes_of_parts_are_known_without_making_them(tokens, corpus):
+    source = pretraining(corpus, batch_tokens=tokens)
+    for step in (0, 7, 300):
+        made = source.micro_batches(step, 0, 1, PARTS)
+        assert source.part_sizes(step, PARTS) == [len(batch.lengths) for batch in made]
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 def test_batches_of_so_many_tokens_are_the_same_for_every_number_of_workers(world_size, corpus):
     for step in (0, 7, 300):

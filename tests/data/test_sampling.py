@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from headway.config.training import BatchWarmupConfig
 from headway.data.sampling import (
     BatchSizes,
     Draw,
@@ -60,3 +61,16 @@ def test_generators_are_functions_of_their_key():
     assert random_generator(1, 2).integers(2**60) != random_generator(2, 1).integers(2**60)
     assert derived_seed(1, 2, 3) == derived_seed(1, 2, 3) != derived_seed(1, 3, 2)
     assert 0 <= derived_seed(5) < 2**32
+
+
+def test_batch_warmup_goes_on_in_the_next_phase():
+    warmup = BatchWarmupConfig(start=2, fraction=0.5)
+    whole = BatchSizes.of_run(10, warmup, total_steps=20)
+    phases = [BatchSizes.of_run(10, warmup, 20, first) for first in (0, 6, 12)]
+    assert [whole.of_step(step) for step in range(20)] == [2, 3, 4, 4, 5, 6, 7, 8, 8, 9] + [10] * 10
+    assert [phases[0].of_step(step) for step in range(6)] == [2, 3, 4, 4, 5, 6]
+    assert [phases[1].of_step(step) for step in range(6)] == [7, 8, 8, 9, 10, 10]
+    assert [phases[2].of_step(step) for step in range(8)] == [10] * 8
+    for sizes in phases:
+        drawn = [sizes.of_step(step) for step in range(8)]
+        assert [sizes.before_step(step) for step in range(8)] == [sum(drawn[:step]) for step in range(8)]

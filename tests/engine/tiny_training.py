@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import (
     BertConfig,
     BertForPreTraining,
     BertForSequenceClassification,
+    BertModel,
     BertTokenizerFast,
 )
 
@@ -24,12 +26,14 @@ from headway.config.finetune import LoraConfig
 from headway.config.training import TrainingConfig
 from headway.data.batches import Example, LabelledBatches
 from headway.data.sampling import Draw
+from headway.data.task_batches import GroupBatches
 from headway.engine.checkpoint.checkpoints import Checkpoints
 from headway.engine.checkpoint.state_dict import whole_weights
 from headway.engine.checkpoint.storage import Folder
 from headway.engine.model.lora import add_lora, freeze_layers
 from headway.engine.model.unpadded import run_unpadded
 from headway.engine.parallel.worker import Worker
+from headway.engine.training.contrastive import ContrastiveObjective
 from headway.engine.training.evaluation import mean_losses
 from headway.engine.training.hooks import StepInfo
 from headway.engine.training.objectives import ClassificationObjective, PretrainingObjective
@@ -97,16 +101,38 @@ class MaskedBatches(LabelledBatches):
         )
 
 
+def tiny_contrastive_objective(dropout: float = 0.1) -> ContrastiveObjective:
+    torch.manual_seed(0)
+    model = BertModel(tiny_bert(dropout, 2), add_pooling_layer=False)
+    run_unpadded(model)
+    return ContrastiveObjective(model, group_size=3)
+
+
+def tiny_groups(rows: int = 40, seed: int = 0, batch_size: int = 12) -> GroupBatches:
+    """Anchors, each with a text that shares most of its words and one that shares none on purpose."""
+    rng = np.random.default_rng(6)
+    groups = []
+    for _ in range(rows):
+        anchor = rng.integers(3, 64, rng.integers(4, 20)).astype(np.int32)
+        other = rng.integers(3, 64, rng.integers(4, 20)).astype(np.int32)
+        groups.append([anchor, rng.permutation(anchor)[2:], other])
+    scores = np.zeros(rows, np.float32)
+    return GroupBatches(groups, scores, tiny_tokenizer(), max_length=24, batch_size=batch_size, seed=seed)
+
+
+def tiny_tokenizer() -> BertTokenizerFast:
+    specials = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
+    return BertTokenizerFast(vocab={token: number for number, token in enumerate(specials)})
+
+
 def tiny_batches(
     rows: int = 40, seed: int = 0, batch_size: int = 12, pretraining: bool = False
 ) -> LabelledBatches:
     rng = np.random.default_rng(5)
     texts = [rng.integers(3, 64, rng.integers(4, 20)).astype(np.int32) for _ in range(rows)]
     labels = np.asarray([int(text[0]) % 3 for text in texts])
-    specials = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
-    tokenizer = BertTokenizerFast(vocab={token: number for number, token in enumerate(specials)})
     kind = MaskedBatches if pretraining else LabelledBatches
-    return kind(texts, labels, tokenizer, max_length=24, batch_size=batch_size, seed=seed)
+    return kind(texts, labels, tiny_tokenizer(), max_length=24, batch_size=batch_size, seed=seed)
 
 
 def train(
@@ -116,6 +142,7 @@ def train(
     stop_after: int | None = None,
     dropout: float = 0.1,
     pretraining: bool = False,
+    contrastive: bool = False,
     scored: bool = False,
     frozen_layers: int = 0,
     lora: bool = False,
@@ -124,8 +151,9 @@ def train(
 ) -> tuple[Trainer, list[tuple[int, Metrics]]]:
     """Train, or go on; returns the trainer and what was reported, without timings.
 
-    With `pretraining` words and pairs are learnt, else classes. With `scored` the validation rows are also
-    measured the way fine-tuning does it. With `frozen_layers` or `lora` a part of the weights is trained.
+    With `pretraining` words and pairs are learnt, with `contrastive` which texts belong together, else
+    classes. With `scored` the validation rows are also measured the way fine-tuning does it. With
+    `frozen_layers` or `lora` a part of the weights is trained.
     """
     config = tiny_config(**settings)
     worker = (worker or Worker()).arranged(config.parallel)
@@ -143,23 +171,25 @@ def train(
         info.stop = stop_after is not None and info.step >= stop_after
 
     # By default so many that one of two workers has a batch more than the other.
-    validation = tiny_batches(rows=validation_rows, batch_size=config.batch_size, pretraining=pretraining)
+    make_batches: Any = tiny_groups if contrastive else partial(tiny_batches, pretraining=pretraining)
+    validation = make_batches(rows=validation_rows, batch_size=config.batch_size)
 
     def evaluator(module: Any) -> Metrics:
-        losses = mean_losses(module, validation, worker, config.batch_size)
+        losses = {} if contrastive else mean_losses(module, validation, worker, config.batch_size)
         if not scored:
             return losses
         actual = predict(module, validation, worker, batch_size=config.batch_size, precision=config.precision)
         return losses | {"validation_scored": actual.loss}
 
-    objective = (tiny_pretraining_objective if pretraining else tiny_objective)(dropout)
+    make: Any = tiny_pretraining_objective if pretraining else tiny_objective
+    objective = (tiny_contrastive_objective if contrastive else make)(dropout)
     freeze_layers(objective.model, frozen_layers)
     if lora:
         torch.manual_seed(1)
         add_lora(objective.model, LoraConfig(rank=4, dropout=0.0))
     trainer = Trainer(
         objective,
-        tiny_batches(batch_size=config.batch_size, pretraining=pretraining),
+        make_batches(batch_size=config.batch_size),
         config,
         worker=worker,
         checkpoints=checkpoints,

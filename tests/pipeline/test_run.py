@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,12 @@ import pytest
 from headway.config.base import ConfigError
 from headway.config.pipeline import PipelineConfig
 from headway.display import Display
-from headway.pipeline.run import check_references, run_pipeline
+from headway.engine.training.trainer import Trainer
+from headway.pipeline.run import cached_result, check_references, run_pipeline
+from headway.runs.context import StepResult
+from headway.tracking import Tracking
+
+run_trainer = Trainer.run
 
 
 @pytest.fixture
@@ -104,6 +110,19 @@ def test_what_was_deleted_is_made_again(settings, root):
     assert model.is_dir()
 
 
+def test_a_registered_model_whose_alias_has_moved_is_registered_again(tmp_path):
+    tracking = Tracking.at(tmp_path / "runs")
+    tracking.client.create_registered_model("moving")
+    for _ in range(2):
+        tracking.client.create_model_version("moving", source=str(tmp_path))
+    tracking.client.set_registered_model_alias("moving", "champion", "1")
+    result = StepResult("models:/moving@champion", "version 1", summary={"version": 1})
+    (tmp_path / "result.json").write_text(json.dumps(asdict(result)))
+    assert cached_result(tmp_path, tracking) == result
+    tracking.client.set_registered_model_alias("moving", "champion", "2")
+    assert cached_result(tmp_path, tracking) is None
+
+
 def test_a_step_that_failed_is_gone_on_with(settings, root):
     settings["steps"]["encoder"]["optimizer"] = {"learning_rate": 1e30}
     settings["steps"]["encoder"]["steps"] = 20
@@ -113,6 +132,85 @@ def test_a_step_that_failed_is_gone_on_with(settings, root):
     assert not (root / "small" / "summary.json").exists()
     settings["steps"]["encoder"]["optimizer"] = {"learning_rate": 1e-3}
     assert run(settings, root)["cached"] == ["words", "other"]
+
+
+def test_operational_settings_may_change_in_a_step_that_continues_and_in_one_that_is_done(
+    settings, root, monkeypatch
+):
+    encoder = settings["steps"]["encoder"]
+    encoder |= {"steps": 6, "checkpoint_every": 1, "log_every": 1}
+    with monkeypatch.context() as patch:
+        step = Trainer.train_step
+
+        def fail_in_the_fourth(self, index, *arguments):
+            if index == 3:
+                raise OSError("the node is lost")
+            step(self, index, *arguments)
+
+        patch.setattr(Trainer, "train_step", fail_in_the_fourth)
+        with pytest.raises(OSError, match="lost"):
+            run(settings, root)
+    begun = []
+
+    def noted_run(self):
+        begun.append(self.start_step)
+        run_trainer(self)
+
+    monkeypatch.setattr(Trainer, "run", noted_run)
+    encoder |= {"checkpoint_every": 4, "keep_checkpoints": 1, "gradient_accumulation": 2}
+    assert run(settings, root)["cached"] == ["words", "other"]
+    assert begun == [3]
+    encoder |= {"log_every": 2, "workers": 2}
+    assert run(settings, root)["cached"] == ["words", "other", "encoder"]
+
+
+def test_a_step_that_makes_the_same_again_reruns_nothing_that_refers_to_it(settings, root):
+    first = run(settings, root)
+    settings["steps"]["words"]["held_out"] = 0.2000001
+    again = run(settings, root)
+    assert again["cached"] == ["other", "encoder"]
+    assert again["outputs"] == first["outputs"]
+
+
+def test_a_step_that_made_something_else_again_is_not_taken_for_the_same(settings, root):
+    first = run(settings, root)
+    corpus = Path(first["outputs"]["words"])
+    (corpus / "corpus.json").touch()
+    assert run(settings, root)["cached"] == ["words", "other", "encoder"]
+    (corpus / "another").write_text("more")
+    assert run(settings, root)["cached"] == ["words", "other"]
+
+
+def test_a_second_driver_of_a_step_is_refused_and_the_first_goes_on(settings, root, monkeypatch):
+    refused = []
+
+    def second_driver(self):
+        with pytest.raises(ConfigError, match="another driver is at work there: process") as error:
+            run(settings, root)
+        refused.append(str(error.value))
+        run_trainer(self)
+
+    monkeypatch.setattr(Trainer, "run", second_driver)
+    assert run(settings, root)["cached"] == []
+    assert len(refused) == 1
+    assert not list(root.rglob("lease.json"))
+
+
+def test_a_result_is_on_disk_only_after_what_it_vouches_for(settings, root, monkeypatch):
+    flushed: list[Path] = []
+    fsync = os.fsync
+
+    def noting_fsync(descriptor):
+        flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    model = Path(run(settings, root)["outputs"]["encoder"])
+    [result] = [path for path in flushed if path.parent == model.parent and "result.json" in path.name]
+    before = flushed[: flushed.index(result)]
+    assert before.index(model) < len(before)
+    assert {path for path in model.rglob("*") if path.is_file()} <= set(before)
+    assert flushed[flushed.index(result) + 1] == model.parent, "its name is on disk, too"
 
 
 def test_the_summary_is_written_with_the_figures_of_every_step(settings, root):

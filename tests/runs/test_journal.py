@@ -117,3 +117,18 @@ def test_killed_driver_goes_on_with_its_mlflow_run(tmp_path: Path) -> None:
     ]
     with tracking.run("experiment", "pretrain", {"seed": 1}, "another token") as other:
         assert other.run_id != run.run_id
+
+
+def test_what_a_server_refused_is_told_without_its_password(tmp_path, caplog):
+    Journal(tmp_path / "journal", 0).append(1, {"loss": 1.0})
+    tries: list[list[Entry]] = []
+
+    def receive(entries: list[Entry]) -> None:
+        tries.append(entries)
+        if len(tries) == 1:
+            raise ConnectionError("API request to https://ann:s3cret@tracking/api failed")
+
+    with JournalFollower(tmp_path / "journal", receive):
+        wait_until(lambda: len(tries) > 1)
+    assert "https://ann:***@tracking/api failed" in caplog.text
+    assert "s3cret" not in caplog.text

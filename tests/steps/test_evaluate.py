@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import statistics
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from mlflow import MlflowClient
 from sklearn.metrics import accuracy_score, confusion_matrix
+from transformers import AutoModelForSequenceClassification
 
+from headway.config.base import ConfigError
 from headway.config.evaluate import EvaluateConfig
+from headway.config.finetune import FinetuneConfig
 from headway.config.tasks import ClassificationTask
 from headway.inference.predictor import Predictor
-from headway.steps.evaluate import run_evaluate
+from headway.runs.finetuning import FinetuningJob, task_folder
+from headway.steps.evaluate import run_evaluate, score_model
 from headway.tasks.preparation import read_task
+from headway.tasks.task import open_task
 from headway.tracking import tracking_uri
 
 
@@ -51,6 +60,48 @@ def test_on_a_cluster_that_is_joined_models_are_scored_on_its_nodes(
     context = replace(make_context("evaluate-joined", runs), address="joined-already:6379")
     summary = run_evaluate(config, context).summary
     assert summary["beside"]["as it came"]["accuracy"] == summary["accuracy"]
+
+
+def with_another_vocabulary(classifier: Path, folder: Path) -> str:
+    """The same model, whose words have other numbers: each one that of the word before it."""
+    model = AutoModelForSequenceClassification.from_pretrained(classifier)
+    shutil.copytree(classifier, folder)
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text())
+    words = [word for word, index in content["model"]["vocab"].items() if index >= 5]
+    old = [content["model"]["vocab"][word] for word in words]
+    new = old[1:] + old[:1]
+    content["model"]["vocab"] |= dict(zip(words, new, strict=True))
+    file.write_text(json.dumps(content))
+    (folder / "vocab.txt").unlink(missing_ok=True)
+    with torch.no_grad():
+        rows = model.get_input_embeddings().weight
+        rows[new] = rows[old].clone()
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_model_with_another_vocabulary_is_scored_on_its_own_tokens(
+    classifier, task, make_context, runs, tmp_path
+):
+    other = with_another_vocabulary(classifier, tmp_path / "other")
+    config = EvaluateConfig(model=str(classifier), beside={"other": other}, task=task)
+    summary = run_evaluate(config, make_context("evaluate-vocabulary", runs)).summary
+    assert summary["accuracy"] > 0.6
+    assert summary["beside"]["other"]["accuracy"] == summary["accuracy"]
+
+
+def test_a_task_that_was_prepared_with_another_vocabulary_is_refused(
+    classifier, task, make_context, runs, tmp_path
+):
+    other = Path(with_another_vocabulary(classifier, tmp_path / "other"))
+    context = make_context("evaluate-refused", runs)
+    prepared = open_task(task_folder(task, classifier, context))
+    with pytest.raises(ConfigError, match="was prepared with another vocabulary than that of the model"):
+        score_model(other, prepared)
+    config = FinetuneConfig(model=str(other), task=str(prepared.folder))
+    with pytest.raises(ConfigError, match="was prepared with another vocabulary than that of the model"):
+        FinetuningJob(config, other, prepared.folder).batches()
 
 
 def test_baselines_and_few_labels_are_computed_in_the_same_run(

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, TextClassificationPipeline
 
+from headway.config.base import ConfigError
 from headway.config.finetune import FinetuneConfig
+from headway.config.tasks import RegressionTask
 from headway.data.batches import LabelledBatches
+from headway.display import Display
 from headway.engine.parallel.worker import Worker
 from headway.runs.finetuning import FinetuningJob, task_folder
 from headway.steps.finetune import run_finetune
@@ -125,11 +131,12 @@ def test_a_run_that_gets_no_better_ends_early(encoder, labelled_file, make_conte
 
 
 def test_seeds_are_trained_side_by_side_and_the_best_is_kept(
-    encoder, labelled_file, make_context, runs, ray_cluster
+    encoder, labelled_file, make_context, runs, ray_cluster, capsys
 ):
     config = settings(encoder, labelled_file, steps=4, seeds=3, seed=5)
-    context = make_context("finetune-seeds", runs)
+    context = replace(make_context("finetune-seeds", runs), display=Display())
     summary = run_finetune(config, context).summary
+    assert "seed-5 step 4/4  seed-6 step 4/4  seed-7 step 4/4" in capsys.readouterr().out
     seeds = summary["seeds"]
     scores = seeds["validation_accuracy"]
     assert len(scores["values"]) == 3
@@ -145,6 +152,80 @@ def test_seeds_are_trained_side_by_side_and_the_best_is_kept(
         settings(encoder, labelled_file, steps=4, seed=6), make_context("alone", runs)
     ).summary
     assert alone["validation_loss"] == pytest.approx(seeds["validation_loss"]["values"][1], rel=1e-3)
+
+
+def test_a_copy_of_the_best_seeds_model_that_was_cut_short_is_made_again(
+    encoder, labelled_file, make_context, runs, ray_cluster, monkeypatch
+):
+    config = settings(encoder, labelled_file, steps=1, seeds=2)
+    context = make_context("finetune-cut-short", runs)
+
+    def copy_one_file(source, target, **more):
+        Path(target).mkdir(exist_ok=True)
+        shutil.copy(Path(source) / "config.json", target)
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copytree", copy_one_file)
+        with pytest.raises(OSError, match="No space left"):
+            run_finetune(config, context)
+    result = run_finetune(config, context)
+    best = context.folder / "variants" / result.summary["seeds"]["best"] / "model"
+    names = sorted(path.name for path in best.iterdir())
+    assert sorted(path.name for path in Path(result.output).iterdir()) == names
+
+
+def test_the_best_seed_is_one_whose_score_is_a_number(
+    encoder, labelled_file, make_context, runs, ray_cluster, monkeypatch
+):
+    from headway.steps import finetune
+
+    scores = iter([math.nan, 0.25, 0.5])
+    chosen = finetune.chosen_metrics
+
+    def measured(entries, config):
+        return chosen(entries, config) | {"validation_accuracy": next(scores, 0.5)}
+
+    monkeypatch.setattr(finetune, "chosen_metrics", measured)
+    config = settings(encoder, labelled_file, steps=1, seeds=3)
+    result = run_finetune(config, make_context("finetune-nan-seed", runs))
+    assert result.summary["seeds"]["best"] == "seed-2"
+
+
+def test_a_setting_that_does_nothing_for_a_prepared_task_is_refused(encoder, make_context, tmp_path):
+    path = tmp_path / "numbers.jsonl"
+    path.write_text("".join(json.dumps({"text": f"Text {i}", "label": i}) + "\n" for i in range(40)))
+    context = make_context("finetune-prepared")
+    task = task_folder(RegressionTask(source=str(path), max_length=32), encoder, context)
+    config = FinetuneConfig(model=str(encoder), task=str(task), steps=1, label_smoothing=0.1)
+    with pytest.raises(ConfigError, match="label_smoothing does nothing for a task of kind regression"):
+        run_finetune(config, context)
+    assert not (context.folder / "model").exists()
+
+
+def test_test_rows_of_their_own_are_scored_once_at_the_end(
+    encoder, labelled_file, pairs, make_context, runs, tmp_path
+):
+    source, texts = tmp_path / "test.jsonl", pairs[::4]
+    source.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in texts))
+    task = {"source": str(labelled_file), "max_length": 48, "test_source": str(source)}
+    config = settings(encoder, labelled_file, task=task)
+    context = make_context("finetune-tested", runs)
+    result = run_finetune(config, context)
+    classifier = TextClassificationPipeline(
+        model=AutoModelForSequenceClassification.from_pretrained(result.output),
+        tokenizer=AutoTokenizer.from_pretrained(result.output),
+    )
+    answers = classifier([text for text, _ in texts], truncation=True, max_length=48)
+    right = [answer["label"] == label for answer, (_, label) in zip(answers, texts, strict=True)]
+    assert result.summary["test"]["accuracy"] == pytest.approx(np.mean(right))
+    assert result.headline.endswith(f"; test accuracy {np.mean(right):.4f}")
+    history = context.tracking.client.get_metric_history(result.summary["mlflow_run_id"], "test_accuracy")
+    assert [metric.value for metric in history] == [pytest.approx(np.mean(right))]
+    untested = run_finetune(
+        settings(encoder, labelled_file, steps=1), make_context("finetune-untested", runs)
+    )
+    assert "test" not in untested.summary
 
 
 def test_folds_give_a_score_for_each_part(encoder, labelled_file, make_context, runs, ray_cluster):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,36 @@ def test_the_model_loads_with_its_tokenizer(step):
     model = BertForPreTraining.from_pretrained(folder)
     assert model.config.vocab_size == len(load_tokenizer(folder))
     assert "headway" not in json.dumps(json.loads((folder / "config.json").read_text()))
+
+
+@pytest.fixture
+def told(make_context, tiny_shape, tmp_path, capsys):
+    """A function that pretrains on texts for a step; what was printed before the step, and the MLflow run."""
+    from headway.config.loading import validate
+    from headway.display import Display
+
+    def pretrain(texts: list[str], max_length: int) -> tuple[str, Any]:
+        source = tmp_path / "texts.jsonl"
+        source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        corpus = {"source": str(source), "vocab_size": 300, "max_length": max_length}
+        settings = {"corpus": corpus, "model": tiny_shape, "steps": 1, "batch_size": 4}
+        context = replace(make_context("pretrain"), display=Display())
+        run_id = run_pretrain(validate(PretrainConfig, settings), context).summary["mlflow_run_id"]
+        return capsys.readouterr().out.partition("step 0/1")[0], context.tracking.client.get_run(run_id)
+
+    return pretrain
+
+
+def test_what_pairs_leave_out_is_told_before_training_and_logged(told, texts):
+    said, run = told(texts, max_length=20)
+    fraction = run.data.metrics["truncated_fraction"]
+    assert fraction > 0.05
+    assert f"pairs of at most 20 tokens leave out {fraction:.1%} of the text\n" in said
+    assert "one sentence" not in said
+
+
+def test_texts_of_one_sentence_are_told_of_in_one_line_before_training(told, texts):
+    alone = [sentence for text in texts for sentence in text.split(". ")[:1]]
+    said, _ = told(alone, max_length=32)
+    assert said.count("\n") == 1
+    assert "100% of the rows are one sentence: each is paired with its own second half or the end" in said

@@ -112,7 +112,7 @@ def test_probabilities_equal_those_of_transformers_row_by_row(classifier, task):
 def test_tfidf_learns_what_words_tell(task):
     words = ["bread", "bread", "boat", "boat", "rose"] * 5
     labels = {"bread": "kitchen", "boat": "harbour", "rose": "garden"}
-    data = Rows([[f"{word} and then"] for word in words], [labels[word] for word in words], {})
+    data = Rows([[f"{word} and then"] for word in words], [labels[word] for word in words], {}, [], [])
     assert tfidf_baseline(task, data, data)["accuracy"] == 1.0
 
 
@@ -134,20 +134,24 @@ def test_labels_that_nothing_can_be_learnt_from_are_refused(rows, message, tmp_p
 
 
 def test_a_class_without_training_texts_is_named(tmp_path):
-    rows = [("a", i) for i in range(30)] + [("b", i) for i in range(30, 60)] + [("rare", 61)]
-    messages = []
-    for number in range(40):  # trained on, or held out
-        rows[-1] = ("rare", 1000 + number)
-        path = tmp_path / f"rows{number}.jsonl"
+    def written(name, rows):
+        path = tmp_path / name
         path.write_text(
             "".join(json.dumps({"text": f"Text {i}", "label": label}) + "\n" for label, i in rows)
         )
-        try:
-            read_task(ClassificationTask(source=str(path)))
-        except ConfigError as error:
-            messages.append(str(error))
-    assert "task: class 'rare' has only one row; at least 2 are needed" in messages
-    assert "task: class 'rare' of the test split has no row in the training split" in messages
+        return str(path)
+
+    common = [("a", i) for i in range(30)] + [("b", i) for i in range(30, 60)]
+    source = written("common.jsonl", common)
+    test_source = written("test.jsonl", [("rare", 1001), ("rare", 1002)])
+    with pytest.raises(ConfigError, match=r"^task: class 'rare' of the test split has no row in the train"):
+        read_task(ClassificationTask(source=source, test_source=test_source))
+    for number in range(40):  # whatever its hash
+        source = written(f"rows{number}.jsonl", [*common, ("rare", 1000 + number)])
+        with pytest.raises(
+            ConfigError, match=r"^task: class 'rare' has only one row; at least 2 are needed$"
+        ):
+            read_task(ClassificationTask(source=source))
 
 
 def test_a_folder_that_is_no_task_is_refused(tmp_path):

@@ -19,6 +19,8 @@ from headway.config.loading import validate
 from headway.data.corpus.tokenizer import load_tokenizer
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.scoring import predict
+from headway.inference.description import describe
+from headway.inference.tokens import TextTokenizer
 from headway.tasks.preparation import prepared
 from headway.tasks.task import open_task
 
@@ -93,6 +95,15 @@ def test_training_lowers_the_loss_and_measures_the_tasks_own_score(kind, trained
     metrics = trained(kind).metrics
     assert metrics["validation_loss"] < metrics["validation_loss_start"]
     assert -1.0 <= metrics[f"validation_{metrics['primary']}"] <= 1.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_measured_is_what_the_settings_allow_to_select_by(kind, trained, task_settings):
+    task = validate(FinetuneConfig, {"model": "m", "task": task_settings[kind]}).task
+    assert not isinstance(task, str)
+    metrics = trained(kind).metrics
+    measured = {name.removeprefix("validation_") for name in metrics if name.startswith("validation_")}
+    assert measured - {"loss_start"} == set(task.measures)
 
 
 @pytest.mark.parametrize("kind", ["pairs", "multi-label", "regression", "reranking"])
@@ -210,6 +221,34 @@ def test_a_prepared_task_is_found_again_by_its_folder(task_of):
     again = open_task(task.folder)
     assert type(again) is type(task)
     assert again.labels == ["B-WHAT", "B-WHO", "I-WHAT", "O"]
+
+
+@pytest.mark.parametrize("kind", ["tokens", "multi-label", "pairs", "reranking"])
+def test_few_labels_are_so_many_rows_of_each_class(kind, task_of):
+    rows = task_of(kind).split("train")
+    few = rows.few(3, seed=1)
+    assert set(few.class_counts) == set(rows.class_counts)
+    assert min(few.class_counts.values()) == 3
+    assert len(few) <= 3 * len(rows.class_counts) < len(rows)
+    assert few.texts == rows.few(3, seed=1).texts != rows.few(3, seed=2).texts
+
+
+@pytest.mark.parametrize("kind", ["question-answering", "regression", "embeddings", "scored-embeddings"])
+def test_few_labels_of_a_task_without_classes_are_so_many_rows(kind, task_of):
+    rows = task_of(kind).split("train")
+    assert len(rows.few(7, seed=1)) == 7
+    assert len(rows.few(10**6, seed=1)) == len(rows)
+
+
+@pytest.mark.parametrize("kind", ["pairs", "tokens", "question-answering", "embeddings", "reranking"])
+def test_a_model_is_served_at_the_length_that_it_was_trained_at(kind, trained):
+    """The encoder's tokenizer says 32, its positions 512."""
+    folder = trained(kind).path
+    description = describe(folder)
+    assert description.max_length == LENGTH
+    tokenizer = TextTokenizer(folder, description.max_length)
+    [piece] = tokenizer.pieces(["The baker slices the fresh bread. " * 40])
+    assert len(piece.sequence.ids) == LENGTH
 
 
 def test_folds_are_stratified_and_every_row_is_held_out_once(task_of):

@@ -62,24 +62,25 @@ def finetune_config(
         return validate(FinetuneConfig, settings | {"task": {"source": str(train), "max_length": max_length}})
     validate(FinetuneConfig, settings | {"task": "memory"})
     from headway.data.corpus.tokenizer import load_tokenizer
-    from headway.data.sources.memory import documents_in_memory, split_in_memory
+    from headway.data.sources.memory import documents_in_memory
+    from headway.data.sources.splitting import drop_duplicates
     from headway.tasks.classification import Classification
+    from headway.tasks.item import Item
     from headway.tasks.preparation import check_splits, prepare_task
-    from headway.tasks.task import Item
+    from headway.tasks.splitting import Side, split_rows
     from headway.tracking.references import model_folder
 
-    documents = documents_in_memory(train, "train_data", labelled=True)
-    given: list[Document] | None = None
-    if validation is not None:
-        given = documents_in_memory(validation, "validation_data", labelled=True)
-    fraction = ClassificationTask.model_fields["validation"].default
-    train_side, validation_side = split_in_memory(documents, given, fraction)
-
     def items(documents: list[Document]) -> list[Item]:
-        return [Item((d.text,), d.label, d.text, d.origin) for d in documents]
+        return [Item([d.text], d.label, [d.text], d.origin, [str(d.label)]) for d in documents]
 
-    held_out = items(validation_side)
-    splits = {"train": items(train_side), "validation": held_out, "test": held_out}
+    documents = documents_in_memory(train, "train_data", labelled=True)
+    if validation is None:
+        fraction = ClassificationTask.model_fields["validation"].default
+        splits = split_rows(items(drop_duplicates(documents)), [Side("validation", fraction, "held-out")])
+    else:
+        given = documents_in_memory(validation, "validation_data", labelled=True)
+        splits = {"train": items(documents), "validation": items(given)}
+    splits["test"] = splits["validation"]
     check_splits(Classification, splits, "train_data")
     tokenizer = load_tokenizer(model_folder(settings["model"], context.tracking))
     task = prepare_task(splits, tokenizer, context.stores / "tasks", max_length=max_length)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from dataclasses import replace
 from pathlib import Path
 
 from headway.config.base import Config, ConfigError
+from headway.config.loading import validate
 from headway.display import Display
 from headway.runs.context import Context, StepResult
 
@@ -25,28 +27,36 @@ def make_context(verb: str, runs: Path, display: Display, address: str | None = 
 
 
 def resumed_context(verb: str, config: Config, context: Context) -> Context:
-    """The context of the newest run of a step outside any pipeline with exactly these settings.
+    """The context of the newest run of a step outside any pipeline with these settings.
+
+    Operational settings may differ.
 
     Raises:
         ConfigError: there is none.
     """
-    settings = config.model_dump(mode="json")
+    from headway.pipeline.digest import result_settings
+
+    settings = result_settings(config)
     for path in sorted(context.folder.parent.glob(f"*/{verb}.json"), reverse=True):
-        if json.loads(path.read_text(encoding="utf-8"))["config"] == settings:
-            return replace(context, folder=path.parent)
+        written = json.loads(path.read_text(encoding="utf-8"))["config"]
+        with contextlib.suppress(ConfigError):  # another release wrote it
+            if result_settings(validate(type(config), written)) == settings:
+                return replace(context, folder=path.parent)
     raise ConfigError(f"--resume: no {verb} with these settings under {str(context.folder.parent)!r}")
 
 
 def run_step(verb: str, config: Config, context: Context) -> StepResult:
     """Run a single step in the folder of its context."""
     from headway.cluster import connect
+    from headway.engine.checkpoint.storage import Folder
     from headway.pipeline.run import step_function, uses_ray
+    from headway.runs.lease import Lease
 
     if verb != "profile" and uses_ray(config):
         connect.warm_up(context.address, verb)
-    context.folder.mkdir(parents=True, exist_ok=True)
     try:
-        result = step_function(verb)(config, context)
+        with Lease(Folder(context.folder), tell=context.display.line).held():
+            result = step_function(verb)(config, context)
     except BaseException:
         _remove_if_empty(context.folder)
         raise

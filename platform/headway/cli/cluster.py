@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from headway.cli.options import FILE, SET
+from headway.cluster import secrets
 from headway.config.base import ConfigError
 from headway.config.loading import load_pipeline
 
@@ -27,6 +28,7 @@ _API = click.option(
 )
 _JOB = click.argument("job")
 _NOT_UPLOADED = [".git", ".venv", "runs", "**/__pycache__"]
+_PASSED_ON = ["MLFLOW_TRACKING_URI"]
 _SECONDS_TO_SAVE = 120
 """How long a cancelled job may take to save its state before Ray kills it; Ray's default is 3 s."""
 
@@ -69,14 +71,19 @@ def submit(file: Path, overrides: tuple[str, ...], runs: Path, name: str | None,
         )
     command = ["python", "-m", "headway.cli.main", "run", str(file), "--runs", str(runs), "--address", "auto"]
     command += [part for override in overrides for part in ("--set", override)]
-    variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(_SECONDS_TO_SAVE)}
-    if "MLFLOW_TRACKING_URI" in os.environ:
-        variables["MLFLOW_TRACKING_URI"] = os.environ["MLFLOW_TRACKING_URI"]
+    given = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    shown, secret = secrets.split_secrets(given)
+    variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(_SECONDS_TO_SAVE)} | shown
     environment: dict[str, Any] = {"working_dir": ".", "excludes": _NOT_UPLOADED, "env_vars": variables}
     if Path("requirements.txt").is_file():
         environment["pip"] = "requirements.txt"
-    entrypoint = shlex.join(command)
-    click.echo(_client(api).submit_job(entrypoint=entrypoint, runtime_env=environment, submission_id=name))
+    with secrets.packed_for_job(secret) as package:
+        if package is not None:
+            environment["py_modules"] = [package]
+        job = _client(api).submit_job(
+            entrypoint=shlex.join(command), runtime_env=environment, submission_id=name
+        )
+    click.echo(job)
 
 
 @click.command()

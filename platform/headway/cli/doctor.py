@@ -13,6 +13,7 @@ from typing import NamedTuple
 import click
 
 from headway.cli.options import RUNS
+from headway.redaction import redacted
 
 _GIB = 2**30
 
@@ -131,7 +132,7 @@ def _tracking(runs: Path) -> Finding:
     from headway.config.base import ConfigError
     from headway.tracking import Tracking, tracking_uri
 
-    uri = tracking_uri(runs)
+    uri = redacted(tracking_uri(runs))
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         return Finding("MLflow", uri, "embedded; created when first needed")
     try:

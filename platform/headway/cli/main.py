@@ -18,9 +18,11 @@ from headway.cli.cluster import cancel, down, logs, status, submit, up
 from headway.cli.doctor import doctor
 from headway.cli.options import file_options
 from headway.cli.serving import key, load_test, predict, serve
+from headway.cluster import secrets
 from headway.config.base import ConfigError
 from headway.config.loading import load_config, load_pipeline
 from headway.config.pipeline import STEP_CONFIGS
+from headway.redaction import redacted
 
 
 class CommandLine(click.Group):
@@ -40,9 +42,9 @@ class CommandLine(click.Group):
             _leave(130)
         except Exception as error:
             if os.environ.get("HEADWAY_DEBUG"):
-                traceback.print_exc()
+                click.echo(redacted(traceback.format_exc()), err=True, nl=False)
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            click.echo(f"failed: {type(error).__name__}: {lines[-1]}", err=True)
+            click.echo(f"failed: {type(error).__name__}: {redacted(lines[-1])}", err=True)
             click.echo("set HEADWAY_DEBUG=1 to see the traceback", err=True)
             _leave(1)
         finally:
@@ -62,6 +64,7 @@ def _leave(code: int) -> None:
 @click.version_option(package_name="headway")
 def main() -> None:
     """From raw text to a served encoder, on Ray."""
+    secrets.take_from_job()
     # transformers shows a progress bar for each model it writes, which would break up Headway's own output.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 

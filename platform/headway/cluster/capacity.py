@@ -78,6 +78,8 @@ def _fitting(gpus: bool) -> int:
 
 def _come(processes: int, gpus: bool, say: Say) -> bool:
     """Whether there are nodes for so many processes, once they have come; False if they cannot."""
+    if _fitting(gpus) >= processes:
+        return True
     began = time.monotonic()
     with _asked_for(processes, gpus) as is_refused:
         while (fitting := _fitting(gpus)) < processes:
@@ -113,6 +115,7 @@ def _asked_for(processes: int, gpus: bool) -> Iterator[Callable[[], bool | None]
     from ray.autoscaler.sdk import request_resources
 
     bundles = [{"CPU": 1} | ({"GPU": 1} if gpus else {})] * processes
+    request_resources(bundles=bundles)
     asked_at = ray_internals.cluster_version()
 
     def is_refused() -> bool | None:

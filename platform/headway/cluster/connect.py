@@ -11,11 +11,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from headway.cluster import local, prestart, ray_internals
+from headway.cluster import local, prestart, ray_internals, secrets
 from headway.cluster.address import address_problem
 from headway.cluster.fork_server import launch as fork_server
 from headway.config.base import ConfigError
 
+_SECONDS_BETWEEN_LOOKS = 1.0
 _is_local = True
 _before_leaving: list[Callable[[], None]] = []
 _PASSED_ON = ("MLFLOW_TRACKING_URI", "HF_HOME", "HF_HUB_OFFLINE")
@@ -81,10 +82,21 @@ def _join(address: str, environment: dict[str, str]) -> None:
         raise ConnectionError(problem)
     ray.init(
         address=address,
-        runtime_env={"env_vars": environment},
+        runtime_env=_runtime_environment(environment, over_client=address.startswith("ray://")),
         logging_level=logging.ERROR,
         log_to_driver=False,
     )
+
+
+def _runtime_environment(variables: dict[str, str], over_client: bool) -> dict[str, Any]:
+    """What Ray gives to all processes of this job; variables with a password, out of sight.
+
+    Ray's client takes no function, so it leaves them out: only the user's own code would read them.
+    """
+    shown, secret = secrets.split_secrets(variables)
+    if over_client or not secret:
+        return {"env_vars": shown}
+    return {"env_vars": shown, "worker_process_setup_hook": secrets.setter_of(secret)}
 
 
 def disconnect() -> None:
@@ -167,6 +179,8 @@ def map_on_cluster(
         gpus: GPUs of that node that each call holds.
         progress: told how many calls are done.
 
+    `progress` is told every second how many calls are done.
+
     Raises:
         Exception: whatever a call raised, as it was raised.
     """
@@ -177,7 +191,7 @@ def map_on_cluster(
     try:
         while pending:
             progress(len(references) - len(pending))
-            done, pending = ray.wait(pending, num_returns=1)
+            done, pending = ray.wait(pending, num_returns=1, timeout=_SECONDS_BETWEEN_LOOKS)
             ray.get(done)
     except ray.exceptions.RayTaskError as error:
         for reference in pending:

@@ -170,7 +170,7 @@ def is_growth_refused(since: int) -> bool | None:
     is None, and the caller waits for the nodes until it gives up.
 
     Args:
-        since: what `cluster_version` gave just before the request.
+        since: what `cluster_version` gave just after the request.
 
     Returns:
         True if the cluster cannot have so many or has no autoscaler, False if they are on their way, None if

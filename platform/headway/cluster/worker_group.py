@@ -90,7 +90,7 @@ def train_on_workers(
     """Call `function(*arguments, worker, launched_at)` on each of a group of Ray Train workers.
 
     A group that fails is started again, and `function` continues from what it saved. After more than
-    `retries` failures in a row without progress, the error is raised.
+    `retries` failures in a row without progress, the error is raised; at once if it would only come again.
 
     Args:
         function: what each worker calls.
@@ -102,10 +102,14 @@ def train_on_workers(
         retries: how often a group without progress is started again.
 
     Raises:
+        ConfigError: a worker found a wrong setting.
+        TrainingError: the loss is no finite number.
         RuntimeError: the function failed on a worker, for the last time.
     """
     connect.quieten()  # a trial of a sweep calls this in a process that never connected
     from ray.train import TrainingFailedError
+
+    from headway.cluster.lasting_failures import lasting_cause
 
     launched_at = time.time()
     done = progress()
@@ -115,7 +119,9 @@ def train_on_workers(
         try:
             _trainer(function, arguments, workers, storage, launched_at, resources, retries).fit()
             return
-        except TrainingFailedError:
+        except TrainingFailedError as failure:
+            if (cause := lasting_cause(failure)) is not None:
+                raise cause from None
             before, done = done, progress()
             if done <= before:
                 raise
@@ -132,6 +138,8 @@ def _trainer(
 ) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
+
+    from headway.cluster.lasting_failures import EndAtOnce
 
     resources = resources or worker_resources(workers if isinstance(workers, int) else workers[1])
     environment = prestart.worker_environment(resources.cpus)
@@ -150,6 +158,7 @@ def _trainer(
             name="train",
             storage_path=str(storage.resolve()),
             failure_config=FailureConfig(max_failures=retries),
+            callbacks=[EndAtOnce()],
             worker_runtime_env={"env_vars": environment} if resources.is_local else None,
         ),
     )

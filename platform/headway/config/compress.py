@@ -6,14 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from headway.config.base import Config, Positive
+from headway.config.base import INPUT, Config, Positive
 from headway.config.sources import SourceConfig
 
 
 class CompressConfig(Config):
     """The step `compress`: makes a trained encoder cheaper to run."""
 
-    model: str = Field(min_length=1, description="an encoder with BERT's layers: a folder or a step")
+    model: str = Field(
+        min_length=1, description="an encoder with BERT's layers: a folder or a step", json_schema_extra=INPUT
+    )
     quantize: Literal["int8"] = Field("int8", description="int8: on a CPU, layers multiply 8-bit integers")
     texts: SourceConfig = Field(
         description="texts like those it will be given; some set the scales, others measure the result"

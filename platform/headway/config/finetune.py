@@ -6,9 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from headway.config.base import Config, Fraction, Positive
+from headway.config.base import INPUT, Config, ConfigError, Fraction, Positive
+from headway.config.mistakes import check_measure
 from headway.config.tasks import AnyTask
 from headway.config.training import OptimizerConfig, TrainingConfig
+
+_KINDS_THAT_TAKE = {
+    "class_weights": ("classification", "multi-label", "tokens"),
+    "label_smoothing": ("classification", "tokens"),
+}
 
 
 class LoraConfig(Config):
@@ -32,11 +38,15 @@ class FinetuneConfig(TrainingConfig):
     epochs: Annotated[float, Field(gt=0.0)] | None = None
     batch_size: Positive = 32
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-4)
-    model: str = Field(min_length=1, description="a folder, a step, or models:/name@alias")
+    model: str = Field(
+        min_length=1, description="a folder, a step, or models:/name@alias", json_schema_extra=INPUT
+    )
     task: Annotated[
         Annotated[str, Tag("folder")] | Annotated[AnyTask, Tag("settings")],
         Discriminator(_folder_or_settings),
-    ] = Field(description="the folder of a prepared task, or the settings to prepare one")
+    ] = Field(
+        description="the folder of a prepared task, or the settings to prepare one", json_schema_extra=INPUT
+    )
     random_weights: bool = Field(
         False, description="start from random weights of the model's shape: a baseline"
     )
@@ -63,11 +73,34 @@ class FinetuneConfig(TrainingConfig):
         1, description="runs with consecutive seeds; the best on the validation rows is kept"
     )
     folds: Annotated[int, Field(ge=2)] | None = Field(
-        None, description="also score by cross-validation with this many folds, stratified by label"
+        None,
+        description="also score by cross-validation with this many folds, stratified by class, groups whole",
     )
+
+    @model_validator(mode="after")
+    def _settings_suit_the_task(self) -> FinetuneConfig:
+        if not isinstance(self.task, str):
+            check_task(self, self.task.kind)
+            check_measure("best_by", self.best_by, self.task.measures)
+        return self
 
     @model_validator(mode="after")
     def _lora_is_not_split(self) -> FinetuneConfig:
         if self.lora is not None and self.parallel.tensor > 1:
             raise ValueError(f"parallel.tensor {self.parallel.tensor} does not go with lora; shard does")
         return self
+
+
+def check_task(config: FinetuneConfig, kind: str) -> None:
+    """Refuse what does nothing for a kind of task, so that nobody thinks that it did.
+
+    Raises:
+        ConfigError: names the setting and the kinds it is for.
+    """
+    given = {
+        "class_weights": config.class_weights is not None,
+        "label_smoothing": config.label_smoothing > 0.0,
+    }
+    for name, kinds in _KINDS_THAT_TAKE.items():
+        if given[name] and kind not in kinds:
+            raise ConfigError(f"{name} does nothing for a task of kind {kind}, only for: {', '.join(kinds)}")

@@ -18,7 +18,18 @@ C = TypeVar("C", bound=Config)
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads `4e-3` as a number, as YAML 1.2 and JSON do; in YAML 1.1 it is text."""
+    """Reads `4e-3` as a number, as YAML 1.2 and JSON do, not YAML 1.1; refuses a key that is there twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """See `yaml.SafeLoader`, of which the last of equal keys would win without a word."""
+        found = set()
+        for key, _ in node.value:
+            if key.value in found and isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key.value!r} is there twice", problem_mark=key.start_mark
+                )
+            found.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -104,9 +115,12 @@ def validate(config_class: type[C], settings: dict[str, Any], where: str = "") -
         ConfigError: one line for each mistake, with the field, its value and what is allowed.
     """
     try:
-        return config_class.model_validate(settings)
+        config = config_class.model_validate(settings)
     except ValidationError as error:
         raise ConfigError(describe_mistakes(error, config_class, where)) from error
+    for field, nested_class, nested in config.nested_settings():
+        validate(nested_class, nested, f"{where}.{field}" if where else field)
+    return config
 
 
 def load_config(config_class: type[C], path: Path, overrides: Iterable[str] = ()) -> C:

@@ -11,21 +11,45 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 from pydantic import Tag, ValidationError
 
-from headway.config.base import Config
+from headway.config.base import Config, ConfigError
 
 _KEY = "[key]"
 """What pydantic adds to the location of a mapping's key, as opposed to its value."""
 
 _OTHER_NAMES = {
+    "bf16": "precision",
     "certificate": "ssl_certfile",
+    "eval_steps": "evaluate_every",
+    "fp16": "precision",
+    "gpus": "workers",
+    "gradient_accumulation_steps": "gradient_accumulation",
+    "load_best_model_at_end": "best_by",
+    "logging_steps": "log_every",
     "lr": "learning_rate",
+    "lr_scheduler_type": "schedule",
+    "max_seq_length": "max_length",
+    "max_steps": "steps",
+    "metric_for_best_model": "best_by",
+    "mlm_probability": "rate",
+    "model_name_or_path": "model",
+    "n_gpus": "workers",
+    "num_gpus": "workers",
+    "num_train_epochs": "epochs",
+    "num_trials": "samples",
+    "num_workers": "workers",
+    "per_device_eval_batch_size": "batch_size",
+    "per_device_train_batch_size": "batch_size",
     "private_key": "ssl_keyfile",
     "rate": "requests_per_second",
     "rate_limit": "requests_per_second",
     "replica_tokens": "target_queued_tokens",
+    "save_steps": "checkpoint_every",
+    "save_total_limit": "keep_checkpoints",
     "share": "fraction",
+    "train_batch_size": "batch_size",
+    "warmup_ratio": "warmup",
 }
-"""Names that a user may try for a setting whose own name does not resemble them."""
+"""Names that a user may bring along for a setting whose own name does not resemble them."""
 
 
 def describe_mistakes(error: ValidationError, config_class: type[Config], where: str = "") -> str:
@@ -124,11 +148,13 @@ def _suggest_setting(name: str, group: type[Config]) -> str:
     """What a user may have meant by an unknown name: a setting beside it, or one of a group inside."""
     beside = list(group.model_fields)
     inside = dict(_settings_inside(group))
-    for other in (name, _OTHER_NAMES.get(name)):
-        if other in beside:
-            return f"; did you mean {other!r}?"
-        if other in inside:
-            return f"; did you mean {inside[other]!r}?"
+    if name in inside:
+        return f"; it belongs in {inside[name]!r}"
+    other = _OTHER_NAMES.get(name)
+    if other in beside:
+        return f"; did you mean {other!r}?"
+    if other in inside:
+        return f"; did you mean {inside[other]!r}?"
     if close := _closest(name, beside):
         return f"; did you mean {close!r}?"
     if close := _closest(name, inside):
@@ -166,3 +192,14 @@ def suggest(name: str, known: Iterable[str]) -> str:
     known = list(known)
     close = _closest(name, known)
     return f"; did you mean {close!r}?" if close else f"; known: {', '.join(sorted(known))}"
+
+
+def check_measure(setting: str, name: str | None, measures: Iterable[str]) -> None:
+    """Refuse a name that is none of the measures.
+
+    Raises:
+        ConfigError: names the setting, and the measure that was meant or all there are.
+    """
+    measures = list(measures)
+    if name is not None and name not in measures:
+        raise ConfigError(f"{setting}: {name!r} is not measured{suggest(name, measures)}")

@@ -27,6 +27,9 @@ STEP_CONFIGS: dict[str, type[Config]] = {
     "serve": ServeConfig,
 }
 
+STEP_OUTPUTS: dict[str, tuple[str, ...]] = {"sweep": ("best",)}
+"""What `${step.name}` can name of a verb's results, besides the one that `${step}` stands for."""
+
 
 class PipelineConfig(Config):
     """A name and steps, in the order in which they run; each step's `use` names its verb."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from headway.config.base import Config, Fraction, Positive
+from headway.config.base import INPUT, Config, Fraction, Positive
 from headway.config.corpus import CorpusConfig
+from headway.config.mistakes import check_measure
 from headway.config.training import TrainingConfig
 
 Preset = Literal[
@@ -49,14 +50,22 @@ class PhaseConfig(Config):
     batch_size: Positive | None = Field(default=None, description="if not set, that of the run")
 
 
+def _one_or_several(objective: Any) -> Any:
+    return [objective] if isinstance(objective, str) else objective
+
+
 class PretrainConfig(TrainingConfig):
     """The step `pretrain`."""
 
     corpus: str | CorpusConfig = Field(
-        description="the folder of a prepared corpus, or the settings to prepare one"
+        description="the folder of a prepared corpus, or the settings to prepare one", json_schema_extra=INPUT
     )
-    model: str | ModelConfig = Field(ModelConfig(), description="a shape, or a folder to continue from")
-    objective: list[Literal["mlm", "nsp", "sop"]] = Field(["mlm", "nsp"])
+    model: str | ModelConfig = Field(
+        ModelConfig(), description="a shape, or a folder to continue from", json_schema_extra=INPUT
+    )
+    objective: Annotated[list[Literal["mlm", "nsp", "sop"]], BeforeValidator(_one_or_several)] = Field(
+        ["mlm", "nsp"]
+    )
     masking: MaskingConfig = MaskingConfig()
     phases: list[PhaseConfig] = Field(
         [], description="trained one after the other; if empty, one phase at the corpus' length"
@@ -76,4 +85,16 @@ class PretrainConfig(TrainingConfig):
             raise ValueError(f"the fractions of the phases add up to {total:g}; they should add up to 1")
         if self.batch_tokens is not None and any(phase.batch_size for phase in self.phases):
             raise ValueError("give batch_tokens or the phases' batch_size, not both")
+        for number, phase in enumerate(self.phases):
+            if phase.batch_size is not None and phase.batch_size < self.parts:
+                raise ValueError(
+                    f"phases.{number}.batch_size {phase.batch_size} is less than "
+                    f"workers x gradient_accumulation, {self.parts}"
+                )
+        check_measure("best_by", self.best_by, self.measures)
         return self
+
+    @property
+    def measures(self) -> list[str]:
+        """The names of what is measured on validation rows."""
+        return ["loss", *(f"{name}_{part}" for name in self.objective for part in ("loss", "accuracy"))]

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from headway.config.base import Config, Positive
+from headway.config.base import INPUT, OPERATIONAL, Config, Positive
+from headway.config.finetune import FinetuneConfig
+from headway.config.pretrain import PretrainConfig
 from headway.config.tasks import AnyTask
 
 SearchSpace = dict[str, str | list[Any]]
+
+COSTS = ("latency_ms", "parameters")
+"""What a sweep can measure of each trial's model besides its scores: what it costs to run."""
 
 
 class SweepConfig(Config):
     """The step `sweep`: fine-tuning, or pretraining, over a search space, on Ray Tune."""
 
-    model: str | None = Field(None, min_length=1, description="the encoder to fine-tune")
+    model: str | None = Field(
+        None, min_length=1, description="the encoder to fine-tune", json_schema_extra=INPUT
+    )
     task: AnyTask | None = None
     pretrain: dict[str, Any] | None = Field(
         None, description="settings of pretraining that all trials have; instead of model and task"
@@ -45,13 +53,19 @@ class SweepConfig(Config):
         "the trials on the Pareto front within it, the best by the second wins",
     )
     concurrency: Positive | None = Field(
-        None, description="trials at once; if not set, as many as the cluster has cores or GPUs for"
+        None,
+        description="trials at once; if not set, as many as the cluster has cores or GPUs for",
+        json_schema_extra=OPERATIONAL,
     )
     cpus_per_trial: Positive | None = Field(
-        None, description="for all workers of a trial together; if not set, cores are divided evenly"
+        None,
+        description="for all workers of a trial together; if not set, cores are divided evenly",
+        json_schema_extra=OPERATIONAL,
     )
     gpus_per_trial: Annotated[float, Field(ge=0.0)] | None = Field(
-        None, description="for all workers of a trial together; may be a fraction"
+        None,
+        description="for all workers of a trial together; may be a fraction",
+        json_schema_extra=OPERATIONAL,
     )
     reports: Positive = Field(
         6,
@@ -60,6 +74,13 @@ class SweepConfig(Config):
     )
     test: bool = Field(True, description="score the winner on the held-out rows")
     seed: Annotated[int, Field(ge=0)] = 0
+
+    def nested_settings(self) -> Iterator[tuple[str, type[Config], dict[str, Any]]]:
+        """See `Config`."""
+        if self.pretrain is not None:
+            yield "pretrain", PretrainConfig, self.pretrain
+        else:
+            yield "finetune", FinetuneConfig, {"model": self.model, "task": self.task} | self.finetune
 
     @model_validator(mode="after")
     def _one_kind_of_training(self) -> SweepConfig:

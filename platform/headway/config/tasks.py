@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
@@ -14,8 +14,11 @@ from headway.config.sources import SourceConfig
 class TaskConfig(SourceConfig):
     """What all tasks have in common: where rows come from, and how they are split.
 
-    Rows with the same text, passage or query stay together: all are trained on, or all are held out.
+    Rows with the same text, passage or query stay together: all are trained on, or all are held out. Each
+    class has rows in every split, if it has enough of them.
     """
+
+    scores: ClassVar[tuple[str, ...]]
 
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
     validation: Fraction = Field(
@@ -27,12 +30,24 @@ class TaskConfig(SourceConfig):
     validation_split: str | None = Field(
         None, description="the split with validation rows, of a `datasets` source"
     )
+    group_column: str | None = Field(
+        None,
+        min_length=1,
+        description="column whose equal values keep rows together, instead of equal texts",
+    )
     test_source: str | None = Field(None, min_length=1, description="a separate source of held-out rows")
     test_split: str | None = Field(None, description="the split with held-out rows, of a `datasets` source")
+
+    @property
+    def measures(self) -> list[str]:
+        """The names of what is measured on validation rows."""
+        return ["loss", *self.scores]
 
 
 class ClassificationTask(TaskConfig):
     """Texts, or pairs of texts, with one label each."""
+
+    scores: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
 
     kind: Literal["classification"] = "classification"
     pair_column: str | None = Field(None, description="column with the second text of a pair")
@@ -44,6 +59,8 @@ class ClassificationTask(TaskConfig):
 
 class MultiLabelTask(TaskConfig):
     """Texts, or pairs of texts, with any number of labels each."""
+
+    scores: ClassVar[tuple[str, ...]] = ("micro_f1", "macro_f1", "subset_accuracy", "mean_average_precision")
 
     kind: Literal["multi-label"] = "multi-label"
     pair_column: str | None = Field(None, description="column with the second text of a pair")
@@ -59,6 +76,8 @@ class MultiLabelTask(TaskConfig):
 class RegressionTask(TaskConfig):
     """Texts, or pairs of texts, with a number each."""
 
+    scores: ClassVar[tuple[str, ...]] = ("spearman", "pearson", "rmse")
+
     kind: Literal["regression"] = "regression"
     pair_column: str | None = Field(None, description="column with the second text of a pair")
     label_column: str = "label"
@@ -66,6 +85,8 @@ class RegressionTask(TaskConfig):
 
 class TokenTask(TaskConfig):
     """Words with a label each; entities are labelled B-…, I-… and O."""
+
+    scores: ClassVar[tuple[str, ...]] = ("f1", "precision", "recall", "accuracy")
 
     kind: Literal["tokens"] = "tokens"
     text_column: str = Field(
@@ -78,6 +99,8 @@ class TokenTask(TaskConfig):
 
 class QuestionAnsweringTask(TaskConfig):
     """Questions answered by a span of a passage, in the format of SQuAD, version 1 or 2."""
+
+    scores: ClassVar[tuple[str, ...]] = ("exact_match", "f1")
 
     kind: Literal["question-answering"] = "question-answering"
     text_column: str = Field("context", description="column with the passage")
@@ -99,6 +122,8 @@ class QuestionAnsweringTask(TaskConfig):
 class EmbeddingTask(TaskConfig):
     """Pairs of texts that mean the same, or are scored by how much they do."""
 
+    scores: ClassVar[tuple[str, ...]] = ("mrr", "accuracy")
+
     kind: Literal["embeddings"] = "embeddings"
     text_column: str = "anchor"
     pair_column: str = "positive"
@@ -115,9 +140,16 @@ class EmbeddingTask(TaskConfig):
             raise ValueError("loss cosine and min_score need a score_column")
         return self
 
+    @property
+    def measures(self) -> list[str]:
+        """See `TaskConfig`; pairs with scores are ranked, others are found."""
+        return super().measures if self.score_column is None else ["loss", "spearman", "pearson"]
+
 
 class RerankingTask(TaskConfig):
     """Queries with passages that answer them or do not."""
+
+    scores: ClassVar[tuple[str, ...]] = ("mrr_at_10", "ndcg_at_10", "map")
 
     kind: Literal["reranking"] = "reranking"
     text_column: str = Field("query", description="column with the query that passages are ranked for")

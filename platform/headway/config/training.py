@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field, model_validator
 
-from headway.config.base import Config, Fraction, Positive
+from headway.config.base import OPERATIONAL, Config, Fraction, Positive
 
 
 class OptimizerConfig(Config):
@@ -102,7 +102,7 @@ class TrainingConfig(Config):
     )
     batch_warmup: BatchWarmupConfig | None = None
     gradient_accumulation: Positive = Field(
-        1, description="micro-batches in an optimizer step, on each worker"
+        1, description="micro-batches in an optimizer step, on each worker", json_schema_extra=OPERATIONAL
     )
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
@@ -122,21 +122,29 @@ class TrainingConfig(Config):
         default=None,
         description="true: torch.compile each layer; trunk: all layers as one graph, which takes longer to "
         "start and runs a little faster; if not set, layers on a GPU in runs of 300 steps or more",
+        json_schema_extra=OPERATIONAL,
     )
     activation_checkpointing: bool = Field(
-        default=False, description="recompute activations in the backward pass to save memory"
+        default=False,
+        description="recompute activations in the backward pass to save memory",
+        json_schema_extra=OPERATIONAL,
     )
     seed: Annotated[int, Field(ge=0)] = 0
     loader_processes: Annotated[int, Field(ge=0)] | None = Field(
         None,
         description="processes that make each worker's batches, which are the same for any number; "
         "if not set, 0 on a CPU and up to 4 on a GPU",
+        json_schema_extra=OPERATIONAL,
     )
     workers: Annotated[int, Field(ge=0)] | tuple[Positive, Positive] = Field(
-        0, description="number of Ray Train workers, or [min, max]; 0 trains without Ray"
+        0,
+        description="number of Ray Train workers, or [min, max]; 0 trains without Ray",
+        json_schema_extra=OPERATIONAL,
     )
-    parallel: ParallelConfig = ParallelConfig()
-    log_every: Positive = Field(10, description="steps between reports of the training loss")
+    parallel: ParallelConfig = Field(ParallelConfig(), json_schema_extra=OPERATIONAL)
+    log_every: Positive = Field(
+        10, description="steps between reports of the training loss", json_schema_extra=OPERATIONAL
+    )
     evaluate_every: Positive | None = Field(
         None, description="steps between evaluations; if not set, a tenth of the run"
     )
@@ -144,14 +152,23 @@ class TrainingConfig(Config):
         None, description="steps to evaluate after, besides the last; instead of evaluate_every"
     )
     checkpoint_every: Positive | None = Field(
-        None, description="steps between saved states; if not set, a fifth of the run"
+        None,
+        description="steps between saved states; if not set, a fifth of the run",
+        json_schema_extra=OPERATIONAL,
     )
     checkpoint_folder: str | None = Field(
-        None, min_length=1, description="where states go: a folder or s3://…; if not set, the run's folder"
+        None,
+        min_length=1,
+        description="where states go: a folder or s3://…; if not set, the run's folder",
+        json_schema_extra=OPERATIONAL,
     )
-    keep_checkpoints: Positive = Field(2, description="how many of the newest states are kept")
+    keep_checkpoints: Positive = Field(
+        2, description="how many of the newest states are kept", json_schema_extra=OPERATIONAL
+    )
     keep_best_checkpoints: Annotated[int, Field(ge=0)] = Field(
-        0, description="how many states with the lowest validation loss are also kept"
+        0,
+        description="how many states with the lowest validation loss are also kept",
+        json_schema_extra=OPERATIONAL,
     )
     log_rows: bool = Field(
         False, description="write the ids of every step's rows to rows/: proof of what was seen"
@@ -171,7 +188,7 @@ class TrainingConfig(Config):
             raise ValueError("give steps or epochs, not both")
         if self.evaluate_every is not None and self.evaluate_at is not None:
             raise ValueError("give evaluate_every or evaluate_at, not both")
-        parts = self.max_data_size * self.gradient_accumulation
+        parts = self.parts
         if self.batch_tokens is not None:
             return self._in_tokens(parts)
         smallest = self.batch_warmup.start if self.batch_warmup else self.batch_size
@@ -234,6 +251,20 @@ class TrainingConfig(Config):
         """Parts that each batch is divided into among the largest group."""
         return max(1, self.max_workers // self.parallel.model_parallel_size)
 
+    @property
+    def parts(self) -> int:
+        """Micro-batches that each step's batch is dealt into, over all workers of the largest group."""
+        return self.max_data_size * self.gradient_accumulation
+
+    def result_settings(self) -> dict[str, Any]:
+        """See `Config`.
+
+        Which rows a step has does not depend on the workers, except with `batch_tokens`: rows are packed into
+        micro-batches, whose size does. Their number then belongs to the result.
+        """
+        settings = super().result_settings()
+        return settings if self.batch_tokens is None else settings | {"parts": self.parts}
+
     def total_steps(self, rows: int | TrainingRows) -> int:
         """Optimizer steps of the whole run over these rows, or this many; one epoch if nothing is set.
 
@@ -246,8 +277,13 @@ class TrainingConfig(Config):
         if self.batch_tokens is not None:
             if isinstance(rows, int):
                 raise TypeError("how many steps batch_tokens makes depends on the rows' lengths")
-            return max(
-                1, round(epochs * rows.steps_an_epoch(self.max_data_size * self.gradient_accumulation))
-            )
+            return max(1, round(epochs * rows.steps_an_epoch(self.parts)))
         number = rows if isinstance(rows, int) else rows.rows
-        return max(1, round(epochs * number / self.batch_size))
+        return max(1, round(epochs * number / self._mean_batch_size))
+
+    @property
+    def _mean_batch_size(self) -> float:
+        """Rows a step, over a whole run: while batches warm up they are smaller."""
+        if self.batch_warmup is None:
+            return self.batch_size
+        return self.batch_size - self.batch_warmup.fraction * (self.batch_size - self.batch_warmup.start) / 2

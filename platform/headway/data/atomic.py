@@ -21,8 +21,10 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     try:
         yield draft
         draft.chmod(0o755)
+        flush_to_disk(draft)
         try:
             draft.rename(folder)
+            _flush(folder.parent)
         except OSError:
             if not folder.is_dir():
                 raise
@@ -35,7 +37,25 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+    _flush(draft)  # otherwise a machine that fails may leave the new name without the content
     draft.replace(path)
+    _flush(path.parent)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Return once a file, or all in a folder, outlasts a machine that fails."""
+    for below in sorted(path.rglob("*")) if path.is_dir() else ():
+        if not below.is_symlink():
+            _flush(below)
+    _flush(path)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def link_or_copy(source: str, target: str) -> None:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from headway.config.base import ConfigError
 from headway.data.batch import Batch
 from headway.data.framing import Framing, cut_longest_first
-from headway.data.sampling import BatchSizes, Draw, deal, parts_of, rows_of_step
+from headway.data.sampling import BatchSizes, Draw, deal, dealt_sizes, parts_of, rows_of_step
 from headway.data.token_packing import TokenPacking
 
 
@@ -43,6 +43,10 @@ class BatchSource(Protocol):
         The global batch is dealt into `parts`, however many workers there are, and each worker takes some of
         them. So the parts, and what depends on them, are the same in a group of any size.
         """
+        ...
+
+    def part_sizes(self, step: int, parts: int) -> list[int]:
+        """How many sequences each part of a step has."""
         ...
 
     def steps_an_epoch(self, parts: int) -> float:
@@ -85,10 +89,12 @@ class DealtBatches:
             micro-batches of equally many positions, and the rest of each is padding.
         pad_token: the token that padding is made of. Nothing attends to padding, and nothing is learnt from
             it.
+        sequences_a_row: how many sequences a row gives.
     """
 
     batch_tokens: int | None = None
     pad_token = 0
+    sequences_a_row = 1
 
     def __init__(self, lengths: np.ndarray, batch_sizes: BatchSizes, seed: int) -> None:
         self.lengths = lengths
@@ -125,6 +131,15 @@ class DealtBatches:
         dealt = deal(self.lengths[rows], parts)
         mine = [dealt[part] for part in parts_of(rank, world_size, parts)]
         return [self.batch(epochs[part], rows[part]) for part in mine]
+
+    def part_sizes(self, step: int, parts: int) -> list[int]:
+        """See `BatchSource`."""
+        if self.batch_tokens is not None:
+            numbers = range(step * parts, (step + 1) * parts)
+            rows = [len(self._packing(parts).rows(number)[1]) for number in numbers]
+        else:
+            rows = dealt_sizes(self.batch_sizes.of_step(step), parts)
+        return [size * self.sequences_a_row for size in rows]
 
     def steps_an_epoch(self, parts: int) -> float:
         """See `BatchSource`."""

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from headway.config.training import BatchWarmupConfig
+
 
 class Draw(NamedTuple):
     """One row of a batch: its index, and the epoch it is drawn in."""
@@ -37,23 +39,37 @@ class BatchSizes(NamedTuple):
 
     Attributes:
         full: rows of a step after warm-up.
-        start: rows of the first step.
+        start: rows of the first step of warm-up.
         warmup_steps: steps until `full` is reached; 0 for none.
+        first_step: steps of the run before the first one here, which is a later phase's.
     """
 
     full: int
     start: int = 0
     warmup_steps: int = 0
+    first_step: int = 0
+
+    @classmethod
+    def of_run(
+        cls, full: int, warmup: BatchWarmupConfig | None, total_steps: int, first_step: int = 0
+    ) -> BatchSizes:
+        """Those of a run of so many steps, or of the phase that begins after `first_step` of them."""
+        if warmup is None:
+            return cls(full)
+        return cls(full, min(warmup.start, full), round(warmup.fraction * total_steps), first_step)
 
     def of_step(self, step: int) -> int:
         """Rows of one step."""
+        step += self.first_step
         if step >= self.warmup_steps:
             return self.full
-        return self.start + (self.full - self.start) * step // self.warmup_steps
+        # To the nearest: a whole warm-up draws as many rows as steps of the mean of both ends would.
+        twice_grown = 2 * (self.full - self.start) * step
+        return self.start + (twice_grown + self.warmup_steps) // (2 * self.warmup_steps)
 
     def before_step(self, step: int) -> int:
         """Rows of all steps before one."""
-        growing = min(step, self.warmup_steps)
+        growing = min(step, max(0, self.warmup_steps - self.first_step))
         return sum(self.of_step(s) for s in range(growing)) + (step - growing) * self.full
 
 
@@ -87,11 +103,20 @@ def deal(lengths: np.ndarray, parts: int) -> list[np.ndarray]:
         For each part the int64 indices of its rows, ascending. Each row is in exactly one part.
     """
     order = np.argsort(-lengths, kind="stable")
-    turns = np.arange(len(order)) % (2 * parts)
-    owner = np.minimum(turns, 2 * parts - 1 - turns)
-    by_owner = np.lexsort((order, owner))
-    bounds = np.cumsum(np.bincount(owner, minlength=parts))[:-1]
+    by_owner = np.lexsort((order, _owners(len(order), parts)))
+    bounds = np.cumsum(dealt_sizes(len(order), parts))[:-1]
     return np.split(order[by_owner], bounds)
+
+
+def dealt_sizes(places: int, parts: int) -> list[int]:
+    """How many of so many places `deal` gives to each part."""
+    return np.bincount(_owners(places, parts), minlength=parts).tolist()
+
+
+def _owners(places: int, parts: int) -> np.ndarray:
+    """The part that each place goes to, the longest first: 0, 1, 2, 2, 1, 0, 0, …."""
+    turns = np.arange(places) % (2 * parts)
+    return np.minimum(turns, 2 * parts - 1 - turns)
 
 
 def parts_of(rank: int, world_size: int, parts: int) -> range:

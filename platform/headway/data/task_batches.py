@@ -153,6 +153,7 @@ class GroupBatches(DealtBatches):
             [sum(min(len(text), self.max_tokens) + self.framing.single for text in group) for group in groups]
         )
         super().__init__(lengths, BatchSizes(batch_size), seed)
+        self.sequences_a_row = len(groups[0])
 
     def sequences(self, draw: Draw) -> list[Example]:
         """The row's texts; the same in every epoch."""

@@ -1,13 +1,12 @@
 """Runs a pipeline's steps in order, and reuses the results of those that are already done.
 
-A step is a pure function of its settings, of the steps it refers to and of the files it reads. A digest
-of these names its folder, `runs/<pipeline>/<step>/<digest>`. `result.json` is written last: a step whose
-folder has it is done, and one whose folder lacks it is continued.
+A step is a pure function of its settings and of the content of what it reads. A digest of these
+(`pipeline/digest.py`) names its folder, `runs/<pipeline>/<step>/<digest>`. `result.json` is written last: a
+step whose folder has it is done, and one whose folder lacks it is continued.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import re
@@ -15,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import headway
 from headway.cluster import connect
@@ -23,14 +22,17 @@ from headway.config.base import Config, ConfigError
 from headway.config.compress import CompressConfig
 from headway.config.corpus import CorpusConfig
 from headway.config.loading import check_pipeline, step_config
-from headway.config.pipeline import PipelineConfig
+from headway.config.pipeline import STEP_OUTPUTS, PipelineConfig
 from headway.config.register import RegisterConfig
-from headway.config.sources import SourceConfig
-from headway.data.atomic import write_atomically
-from headway.data.sources.documents import fingerprint
+from headway.data.atomic import flush_to_disk, write_atomically
 from headway.display import Display, duration
+from headway.pipeline.checks import check_inputs
+from headway.pipeline.digest import Inputs, input_names, step_digest
 from headway.runs.context import Context, StepResult
 from headway.tracking import Tracking
+
+if TYPE_CHECKING:
+    from headway.runs.lease import Lease
 
 _REFERENCE = re.compile(r"^\$\{([^.}]+)(?:\.([^}]+))?\}$")
 _NEVER_CACHED = {"serve"}
@@ -39,9 +41,8 @@ _WITHOUT_RAY = (CorpusConfig, RegisterConfig, CompressConfig)
 
 @dataclass(frozen=True)
 class FinishedStep:
-    """A step that is done: its digest, its result, how long it took now, and whether it was cached."""
+    """A step that is done: its result, how long it took now, and whether it was cached."""
 
-    digest: str
     result: StepResult
     seconds: float
     cached: bool
@@ -70,7 +71,9 @@ def run_pipeline(
     check_pipeline(config)
     check_references(config)
     check_sources(config)
+    check_inputs(config)
     tracking = Tracking.at(root)
+    inputs = Inputs(root, tracking)
     on_ray = any(uses_ray(step_config(name, settings)) for name, settings in config.steps.items())
     finished: dict[str, FinishedStep] = {}
     for name, settings in config.steps.items():
@@ -83,7 +86,7 @@ def run_pipeline(
             display=display,
             address=address,
         )
-        finished[name] = _run_step(settings, context, finished, on_ray)
+        finished[name] = _run_step(settings, context, finished, inputs, on_ray)
     summary = _summary(config, finished)
     write_atomically(root / config.name / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
@@ -103,33 +106,52 @@ def uses_ray(config: Config) -> bool:
 
 
 def _run_step(
-    settings: dict[str, Any], context: Context, finished: dict[str, FinishedStep], on_ray: bool
+    settings: dict[str, Any],
+    context: Context,
+    finished: dict[str, FinishedStep],
+    inputs: Inputs,
+    on_ray: bool,
 ) -> FinishedStep:
     started = time.monotonic()
     verb = settings["use"]
-    digest = _digest(settings, finished)
-    folder = context.folder / digest
-    result = None if verb in _NEVER_CACHED else _cached_result(folder, context.tracking)
+    config = step_config(context.step, _resolve(settings, finished))
+    folder = context.folder / _digest(settings, context, finished, inputs)
+    result = None if verb in _NEVER_CACHED else cached_result(folder, context.tracking)
     if result is not None:
         context.display.step(context.step, f"cached: {result.headline}")
-        return FinishedStep(digest, result, time.monotonic() - started, cached=True)
-    config = step_config(context.step, _resolve(settings, finished))
+        return FinishedStep(result, time.monotonic() - started, cached=True)
     if on_ray:
         connect.warm_up(context.address, verb)
     context.display.step(context.step, f"{verb} …")
-    folder.mkdir(parents=True, exist_ok=True)
-    result = step_function(verb)(config, _in_folder(context, folder))
-    write_atomically(folder / "result.json", json.dumps(asdict(result), indent=2))
+    with _lease(folder, context).held():
+        result = step_function(verb)(config, _in_folder(context, folder))
+        _flush_outputs(result)
+        write_atomically(folder / "result.json", json.dumps(asdict(result), indent=2))
     seconds = time.monotonic() - started
     context.display.step(context.step, f"{result.headline}  ({duration(seconds)})")
-    return FinishedStep(digest, result, seconds, cached=False)
+    return FinishedStep(result, seconds, cached=False)
+
+
+def _lease(folder: Path, context: Context) -> Lease:
+    """The right to work in a step's folder; imported when a step runs, since it loads torch."""
+    from headway.engine.checkpoint.storage import Folder
+    from headway.runs.lease import Lease
+
+    return Lease(Folder(folder), tell=context.display.line)
+
+
+def _flush_outputs(result: StepResult) -> None:
+    """Bring to disk what a result vouches for: a machine may fail right after the result is written."""
+    for output in {result.output, *result.outputs.values()}:
+        if Path(output).exists():
+            flush_to_disk(Path(output))
 
 
 def _in_folder(context: Context, folder: Path) -> Context:
     return Context(**(vars(context) | {"folder": folder}))
 
 
-def _cached_result(folder: Path, tracking: Tracking) -> StepResult | None:
+def cached_result(folder: Path, tracking: Tracking) -> StepResult | None:
     """The result of a finished step, if what it made still exists."""
     path = folder / "result.json"
     if not path.exists():
@@ -137,31 +159,31 @@ def _cached_result(folder: Path, tracking: Tracking) -> StepResult | None:
     result = StepResult(**json.loads(path.read_text(encoding="utf-8")))
     if result.output.startswith("models:/"):
         try:
-            tracking.registered_version(result.output)
+            version = tracking.registered_version(result.output)[1]
         except ConfigError:
             return None
-        return result
+        # The alias may have moved to what another run registered.
+        return result if version == str(result.summary.get("version", version)) else None
     return result if Path(result.output).exists() else None
 
 
-def _digest(settings: dict[str, Any], finished: dict[str, FinishedStep]) -> str:
-    """A digest of all that a step's result depends on."""
-
-    def by_content(value: str) -> str:
-        match = _REFERENCE.match(value)
-        return f"${{{finished[match[1]].digest}.{match[2]}}}" if match else value
-
-    config = step_config("step", settings)
-    parts = [
-        headway.__version__,
-        json.dumps(_map_text(settings, by_content), sort_keys=True),
-        *(fingerprint(source) for source in _sources(config)),
-    ]
-    return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
+def _digest(
+    settings: dict[str, Any], context: Context, finished: dict[str, FinishedStep], inputs: Inputs
+) -> str:
+    """The digest of a step; what it refers to is in it by its content, wherever that lies."""
+    known = _referred(settings, finished, lambda output: f"${{{inputs.content_of(output)}}}")
+    return step_digest(settings["use"], step_config(context.step, known), inputs)
 
 
 def _resolve(settings: dict[str, Any], finished: dict[str, FinishedStep]) -> dict[str, Any]:
     """Settings with every `${step}` and `${step.name}` replaced by what it stands for."""
+    return _referred(settings, finished, lambda output: output)
+
+
+def _referred(
+    settings: dict[str, Any], finished: dict[str, FinishedStep], known_as: Callable[[str], str]
+) -> dict[str, Any]:
+    """Settings with every reference replaced by what the output that it stands for is known as."""
 
     def by_value(value: str) -> str:
         match = _REFERENCE.match(value)
@@ -169,44 +191,41 @@ def _resolve(settings: dict[str, Any], finished: dict[str, FinishedStep]) -> dic
             return value
         result = finished[match[1]].result
         if match[2] is None:
-            return result.output
+            return known_as(result.output)
         if match[2] not in result.outputs:
             known = ", ".join(result.outputs) or "none"
             raise ConfigError(f"{value}: step {match[1]!r} has no output {match[2]!r}; it has: {known}")
-        return result.outputs[match[2]]
+        return known_as(result.outputs[match[2]])
 
-    resolved: dict[str, Any] = _map_text(settings, by_value)
-    return resolved
+    replaced: dict[str, Any] = _map_text(settings, by_value)
+    return replaced
 
 
 def check_references(config: PipelineConfig) -> None:
-    """Refuse a reference to a step that does not exist or comes later."""
-    before: list[str] = []
+    """Refuse a reference to a step that does not exist or comes later, or to an output it does not have."""
+    outputs: dict[str, tuple[str, ...]] = {}
     for name, settings in config.steps.items():
         for text in _texts(settings):
             match = _REFERENCE.match(text)
-            if match and match[1] not in before:
-                known = ", ".join(before) or "none"
+            if not match:
+                continue
+            step, output = match.groups()
+            if step not in outputs:
+                known = ", ".join(outputs) or "none"
                 raise ConfigError(f"{name}: {text} names no earlier step; earlier steps: {known}")
-        before.append(name)
+            if output is not None and output not in outputs[step]:
+                known = ", ".join(outputs[step]) or "none"
+                raise ConfigError(f"{name}: {text}: step {step!r} has no output {output!r}; it has: {known}")
+        outputs[name] = STEP_OUTPUTS.get(settings["use"], ())
 
 
 def check_sources(config: PipelineConfig) -> None:
     """Refuse a missing source before anything is computed."""
     for name, settings in config.steps.items():
-        for source in _sources(step_config(name, settings)):
-            try:
-                fingerprint(source)
-            except ConfigError as error:
-                raise ConfigError(f"{name}.{error}") from error
-
-
-def _sources(config: Config) -> Iterator[SourceConfig]:
-    if isinstance(config, SourceConfig):
-        yield config
-    for value in vars(config).values():
-        if isinstance(value, Config):
-            yield from _sources(value)
+        try:
+            list(input_names(step_config(name, settings)))
+        except ConfigError as error:
+            raise ConfigError(f"{name}.{error}") from error
 
 
 def _map_text(value: Any, change: Callable[[str], str]) -> Any:

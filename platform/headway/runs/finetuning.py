@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from headway.config.finetune import FinetuneConfig
-from headway.data.batches import BatchSource
+from headway.data.batches import BatchSource, DealtBatches
 from headway.data.corpus.tokenizer import load_tokenizer
+from headway.data.sampling import BatchSizes
 from headway.engine.model.lora import add_lora, freeze_layers, keep_layers, merged
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.objectives import TaskObjective
@@ -69,12 +70,16 @@ class FinetuningJob:
 
     def batches(self) -> tuple[BatchSource, BatchSource]:
         """See `TrainingJob`."""
-        train, validation = self.rows
-        return self.batches_of(train), self.batches_of(validation)
+        train, validation = (self.batches_of(rows) for rows in self.rows)
+        config = self.config
+        train.batch_sizes = BatchSizes.of_run(
+            config.batch_size, config.batch_warmup, config.total_steps(train)
+        )
+        return train, validation
 
-    def batches_of(self, rows: Rows) -> BatchSource:
+    def batches_of(self, rows: Rows) -> DealtBatches:
         """Some rows as batches."""
-        tokenizer = load_tokenizer(self.model_folder)
+        tokenizer = self.task.tokenizer_of(self.model_folder)
         size, seed = self.config.batch_size, self.config.seed
         batches = self.task.batches(rows, tokenizer, batch_size=size, seed=seed)
         batches.batch_tokens = self.config.batch_tokens

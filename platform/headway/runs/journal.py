@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from headway.data.atomic import write_atomically
 from headway.engine.training.trainer import Metrics
+from headway.redaction import redacted
 
 _POLL_SECONDS = 0.3
 _MAX_RETRY_SECONDS = 30.0
@@ -61,9 +62,15 @@ class Journal:
         kept = [entry for entry in read_journal(path) if 0 < start_step >= entry.step]
         write_atomically(path, "".join(_line(entry) for entry in kept))
         self._stream = path.open("a", encoding="utf-8")
+        self._last_step = start_step
+
+    def note(self, note: str) -> None:
+        """Add a message to the user, at the step of the last entry."""
+        self.append(self._last_step, {}, note)
 
     def append(self, step: int, metrics: Metrics, note: str = "") -> None:
         """Add an entry, in one write."""
+        self._last_step = step
         self._stream.write(_line(Entry(step, metrics, int(time.time() * 1000), note)))
         self._stream.flush()
 
@@ -174,10 +181,10 @@ class JournalFollower:
         self._thread.join()
         try:
             self._pass_on()
-        except Exception:
+        except Exception as error:
             if error_type is None:
                 raise
-            logger.warning("the last measurements could not be logged", exc_info=True)
+            logger.warning("the last measurements could not be logged: %s", redacted(error))
 
     def _follow(self) -> None:
         wait = _POLL_SECONDS
@@ -185,8 +192,8 @@ class JournalFollower:
             try:
                 self._pass_on()
                 wait = _POLL_SECONDS
-            except Exception:  # whatever the client of an unreachable server raises
-                logger.warning("measurements cannot be logged; trying again", exc_info=True)
+            except Exception as error:  # whatever the client of an unreachable server raises
+                logger.warning("measurements cannot be logged; trying again: %s", redacted(error))
                 wait = min(2 * wait, _MAX_RETRY_SECONDS)
 
     def _pass_on(self) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from headway.config.base import ConfigError
 from headway.config.training import TrainingConfig
-from headway.engine.checkpoint.checkpoints import Checkpoints, saved_steps
+from headway.engine.checkpoint.checkpoints import Checkpoints
+from headway.engine.checkpoint.saved_states import saved_steps
 from headway.engine.checkpoint.storage import Folder
 from headway.engine.parallel.worker import Worker
 from headway.runs.context import Context

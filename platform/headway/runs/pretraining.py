@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +22,15 @@ from headway.data.pretraining.phases import PhasedBatches
 from headway.data.sampling import BatchSizes
 from headway.engine.model.encoder import config_for, load_pretraining_model, new_pretraining_model, save_model
 from headway.engine.parallel.worker import Worker
+from headway.engine.training.meter import Metrics
 from headway.engine.training.objectives import PretrainingObjective
 from headway.runs.context import Context
 from headway.tracking.references import model_folder
+
+_WORTH_A_LINE = 0.0005
+"""Of the text: less is 0.0 % in words."""
+_FEW_PAIRS = 0.25
+"""Of the rows, those of one sentence from which on there is little of sentences to learn."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +60,18 @@ class PretrainingJob:
             model = new_pretraining_model(shape, with_pairs, self.config.seed)
         return PretrainingObjective(model, self.pairs)
 
-    def batches(self) -> tuple[BatchSource, BatchSource]:
+    def batches(self) -> tuple[PretrainingBatches | PhasedBatches, BatchSource]:
         """See `TrainingJob`."""
         phases = self._phases
         train = [self._batches("train", phase, None) for phase in phases]
         validation = self._batches("validation", phases[-1], self.config.validation_rows)
-        if len(phases) == 1:
-            return train[0], validation
         total = self.config.total_steps(train[0])
         starts = np.cumsum([0.0, *(phase.fraction for phase in phases[:-1])])
-        return PhasedBatches(train, [round(start * total) for start in starts]), validation
+        first_steps = [round(start * total) for start in starts]
+        for batches, phase, first in zip(train, phases, first_steps, strict=True):
+            full, warmup = phase.batch_size or self.config.batch_size, self.config.batch_warmup
+            batches.batch_sizes = BatchSizes.of_run(full, warmup, total, first)
+        return train[0] if len(train) == 1 else PhasedBatches(train, first_steps), validation
 
     @property
     def _phases(self) -> list[PhaseConfig]:
@@ -77,7 +86,7 @@ class PretrainingJob:
             max_length=phase.max_length,
             masking=self.config.masking,
             pairs=self.pairs,
-            batch_sizes=self._batch_sizes(phase),
+            batch_sizes=BatchSizes(self.config.batch_size),
             seed=self.config.seed,
             batch_tokens=self.config.batch_tokens,
             max_rows=max_rows,
@@ -86,17 +95,41 @@ class PretrainingJob:
     def evaluator(self, worker: Worker) -> None:
         """See `TrainingJob`."""
 
-    def _batch_sizes(self, phase: PhaseConfig) -> BatchSizes:
-        full, warmup = phase.batch_size or self.config.batch_size, self.config.batch_warmup
-        if warmup is None or self.config.steps is None:
-            return BatchSizes(full)
-        return BatchSizes(full, min(warmup.start, full), round(warmup.fraction * self.config.steps))
-
     def save(self, objective: nn.Module, folder: Path) -> None:
         """See `TrainingJob`; the tokenizer is saved with the model."""
         assert isinstance(objective, PretrainingObjective)
         save_model(objective.model, folder)
         Corpus(self.corpus_folder).tokenizer.save_pretrained(folder)
+
+
+def pair_notes(batches: PretrainingBatches | PhasedBatches) -> list[str]:
+    """What to tell of sentence pairs before training: what they leave out, and texts that have few."""
+    phases = _phases_of(batches)
+    notes = [
+        f"pairs of at most {phase.max_length} tokens leave out {phase.truncated_fraction:.1%} of the text"
+        for phase in phases
+        if phase.truncated_fraction >= _WORTH_A_LINE
+    ]
+    alone = phases[0].one_sentence_fraction
+    if alone >= _FEW_PAIRS:
+        notes.append(
+            f"{alone:.0%} of the rows are one sentence: each is paired with its own second half or the end "
+            "of another; objective [mlm] trains without pairs"
+        )
+    return notes
+
+
+def truncation(batches: PretrainingBatches | PhasedBatches) -> list[tuple[int, Metrics]]:
+    """The fraction of the text that pairs leave out, by the first step of each phase."""
+    firsts = batches.first_steps if isinstance(batches, PhasedBatches) else [0]
+    fractions = [phase.truncated_fraction for phase in _phases_of(batches)]
+    return [
+        (first, {"truncated_fraction": fraction}) for first, fraction in zip(firsts, fractions, strict=True)
+    ]
+
+
+def _phases_of(batches: PretrainingBatches | PhasedBatches) -> Sequence[PretrainingBatches]:
+    return batches.phases if isinstance(batches, PhasedBatches) else [batches]
 
 
 def corpus_folder(config: PretrainConfig, base: Path | None, context: Context) -> Path:

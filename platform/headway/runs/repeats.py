@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import statistics
 import time
@@ -15,7 +16,7 @@ from headway.cluster import connect
 from headway.cluster.worker_group import call_resources
 from headway.engine.parallel.worker import Worker
 from headway.runs.context import Context
-from headway.runs.journal import Entry, read_journal
+from headway.runs.journal import Entry, JournalReader, read_journal
 from headway.runs.paths import RunPaths
 from headway.runs.worker import TrainingJob, train_worker
 from headway.tracking import Run
@@ -33,20 +34,46 @@ def train_variants(jobs: Mapping[str, TrainingJob], context: Context, parent: Ru
     folders = {name: (context.folder / "variants" / name).resolve() for name in jobs}
     context.join_cluster()
     resources = call_resources(len(jobs))
+    totals = {name: job.config.total_steps(job.batches()[0]) for name, job in jobs.items()}
+    steps = VariantSteps(folders, totals)
 
     def progress(done: int) -> None:
-        context.display.training(context.step, done, len(jobs), {})
+        context.display.trainings(context.step, steps.read())
 
     calls = [(job, folders[name], resources.cpus) for name, job in jobs.items()]
     connect.map_on_cluster(train_variant, calls, resources.cpus, resources.gpus, progress)
+    progress(len(jobs))
     context.display.settle()
-    entries = {name: read_journal(folder / "journal.jsonl") for name, folder in folders.items()}
+    entries = {name: read_journal(RunPaths.at(folder).journal) for name, folder in folders.items()}
     for name, job in jobs.items():
         settings = job.config.model_dump(mode="json")
         child = context.tracking.start_run(context.experiment, f"{context.step} {name}", settings, parent)
         child.log_metrics([e[:2] for e in entries[name]], [e.time for e in entries[name]])
         child.close()
     return entries
+
+
+class VariantSteps:
+    """Reads from the journals of several runs how far each has come.
+
+    Args:
+        folders: of the runs, by name.
+        totals: steps of each whole run.
+    """
+
+    def __init__(self, folders: Mapping[str, Path], totals: Mapping[str, int]) -> None:
+        self._folders, self._totals = folders, totals
+        self._readers = {name: JournalReader(RunPaths.at(folder).journal) for name, folder in folders.items()}
+        self._steps = dict.fromkeys(folders, 0)
+
+    def read(self) -> dict[str, tuple[int, int]]:
+        """Steps done and steps of the whole run, by name; a run that ended early has done all of them."""
+        for name, reader in self._readers.items():
+            for entry in reader.unread():
+                self._steps[name] = entry.step
+            if (self._folders[name] / "model").is_dir():
+                self._steps[name] = self._totals[name]
+        return {name: (step, self._totals[name]) for name, step in self._steps.items()}
 
 
 def train_variant(job: TrainingJob, folder: Path, threads: int) -> None:
@@ -59,9 +86,14 @@ def train_variant(job: TrainingJob, folder: Path, threads: int) -> None:
 
 
 def spread(values: list[float]) -> dict[str, Any]:
-    """Mean and sample standard deviation, which is 0 for a single value."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return {"mean": statistics.fmean(values), "std": deviation, "values": values}
+    """Mean and sample standard deviation, which is 0 for a single value.
+
+    What is not a number, as the score of a fold in which there is nothing to score, is left out of both.
+    """
+    numbers = [value for value in values if not math.isnan(value)]
+    mean = statistics.fmean(numbers) if numbers else math.nan
+    deviation = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
+    return {"mean": mean, "std": deviation, "values": values}
 
 
 def spreads(measured: list[dict[str, float]]) -> dict[str, dict[str, Any]]:

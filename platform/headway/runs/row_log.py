@@ -34,6 +34,10 @@ class RowLog:
         self._stream.flush()
         return batches
 
+    def part_sizes(self, step: int, parts: int) -> list[int]:
+        """See `BatchSource`."""
+        return self._batches.part_sizes(step, parts)
+
     def steps_an_epoch(self, parts: int) -> float:
         """See `BatchSource`."""
         return self._batches.steps_an_epoch(parts)

@@ -145,7 +145,9 @@ class _Training:
             if trainer.start_step == 0:
                 self._journal.append(0, {STARTUP: time.time() - launched_at})
             for note in trainer.restored.notes:
-                self._journal.append(trainer.start_step, {}, note)
+                self._journal.note(note)
+            if trainer.checkpoints is not None:
+                trainer.checkpoints.warn = self._journal.note
 
     def run(self) -> bool:
         """Train; returns whether training reached its end, rather than being stopped by the user."""

@@ -18,11 +18,11 @@ from headway.config.base import ConfigError
 from headway.config.evaluate import EvaluateConfig
 from headway.config.finetune import FinetuneConfig
 from headway.config.loading import validate
-from headway.data.corpus.tokenizer import load_tokenizer
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.objectives import TaskObjective
 from headway.engine.training.scoring import predict
 from headway.engine.training.trainer import Trainer
+from headway.runs.class_counts import tell_class_counts
 from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import SETTINGS_FILE, FinetuningJob, task_folder
 from headway.runs.learning_curve import draw_learning_curve
@@ -49,9 +49,11 @@ _CURVE_TITLES = {"pretrained": "pretrained", Baseline.RANDOM_INIT: "random weigh
 def run_evaluate(config: EvaluateConfig, context: Context) -> StepResult:
     """Score a fine-tuned model on the held-out rows; with `encoder`, its baselines too."""
     model = model_folder(config.model, context.tracking).resolve()
-    task = open_task(task_folder(config.task, model, context))
-    beside = [model_folder(other, context.tracking) for other in config.beside.values()]
-    summary, *scored = score_models([model, *beside], task, context)
+    models = [model, *(model_folder(other, context.tracking).resolve() for other in config.beside.values())]
+    # The same rows for all, and each model reads them with its own tokenizer.
+    tasks = [open_task(task_folder(config.task, one, context)) for one in models]
+    task = tasks[0]
+    summary, *scored = score_models(models, tasks, context)
     others = dict(zip(config.beside, scored, strict=True))
     rows = [_table_row("this model", summary)]
     rows += [_table_row(name, scores) for name, scores in others.items()]
@@ -59,22 +61,26 @@ def run_evaluate(config: EvaluateConfig, context: Context) -> StepResult:
         summary["beside"] = {name: _numbers(scores) for name, scores in others.items()}
     if config.encoder is not None:
         encoder = model_folder(config.encoder, context.tracking).resolve()
+        task = open_task(task_folder(config.task, encoder, context))
         baselines = _baselines(config, encoder, model, task, context)
         rows += [_table_row(_ROW_TITLES[kind], scores) for kind, scores in baselines.items()]
         summary |= {f"{task.primary}_{kind}": scores[task.primary] for kind, scores in baselines.items()}
         summary["few_labels"] = _few_labels(config, encoder, task, context)
     with context.tracking.run(context.experiment, context.step, config.model_dump(mode="json")) as run:
+        splits = {"train": task.split("train"), "test": task.split("test")}
+        tell_class_counts(splits, context, run)
         run.log_metrics([(0, _numbers(summary))])
         run.log_dict(summary, "evaluation.json")
         if summary.get("few_labels"):
-            picture = draw_learning_curve(summary["few_labels"], task.primary, context.folder)
+            unit = _unit_of_few(task)
+            picture = draw_learning_curve(summary["few_labels"], task.primary, unit, context.folder)
             run.log_file(picture)
     _show(context, task, summary, rows)
     return StepResult(str(model), _headline(summary, task), summary=summary)
 
 
-def score_models(models: Sequence[Path], task: Task, context: Context) -> list[dict[str, Any]]:
-    """Scores of each saved model on the task's held-out rows, computed where models are trained.
+def score_models(models: Sequence[Path], tasks: Sequence[Task], context: Context) -> list[dict[str, Any]]:
+    """Scores of each saved model on the held-out rows of its task, computed where models are trained.
 
     That is this machine or, since the driver may have no GPU and few cores, a node of the cluster.
 
@@ -82,10 +88,13 @@ def score_models(models: Sequence[Path], task: Task, context: Context) -> list[d
         ConfigError: a model's labels are others than the task's, or no cluster answers.
     """
     if connect.will_be_local(context.address):
-        return [score_model(model, task) for model in models]
+        return [score_model(model, task) for model, task in zip(models, tasks, strict=True)]
     context.join_cluster()
     resources = call_resources(len(models))
-    calls = [(model.resolve(), task.folder.resolve(), resources.cpus) for model in models]
+    calls = [
+        (model.resolve(), task.folder.resolve(), resources.cpus)
+        for model, task in zip(models, tasks, strict=True)
+    ]
     return connect.map_on_cluster(_score_folder, calls, resources.cpus, resources.gpus)
 
 
@@ -98,7 +107,7 @@ def score_model(model: Path, task: Task) -> dict[str, Any]:
     """Scores of a saved model on the task's held-out rows.
 
     Raises:
-        ConfigError: the model's labels are not the task's.
+        ConfigError: the model's labels, or the tokens that its ids stand for, are not the task's.
     """
     settings = _settings(model, task, {})
     loaded = task.load(model, settings)
@@ -116,7 +125,7 @@ def score_held_out(
 ) -> dict[str, Any]:
     """Scores on the held-out rows; for a classifier, with the confusion matrix."""
     test = task.split("test")
-    batches = task.batches(test, load_tokenizer(tokenizer_folder), batch_size=64)
+    batches = task.batches(test, task.tokenizer_of(tokenizer_folder), batch_size=64)
     predictions = predict(objective, batches, Worker(), batch_size=64, precision=config.precision)
     scores: dict[str, Any] = dict(task.scores(test, predictions.rows, batches))
     if isinstance(task, Classification):
@@ -170,6 +179,11 @@ def _few_labels(
         if isinstance(task, Classification):
             result[str(few)][Baseline.TFIDF] = _spread([_tfidf_score(task, few, seed) for seed in seeds])
     return result
+
+
+def _unit_of_few(task: Task) -> str:
+    """What a learning curve counts."""
+    return "labels per class" if any(task.split("train").classes) else "rows"
 
 
 def _variant(base: FinetuningJob, few: int, *, random_weights: bool, seed: int) -> FinetuningJob:
@@ -235,7 +249,7 @@ def _show(context: Context, task: Task, summary: dict[str, Any], rows: list[tupl
     display.table(title, ["", *names], rows)
     if summary.get("few_labels"):
         few = [
-            (f"{labels} labels per class", *map(_plus_minus, row.values()))
+            (f"{labels} {_unit_of_few(task)}", *map(_plus_minus, row.values()))
             for labels, row in summary["few_labels"].items()
         ]
         kinds = [_CURVE_TITLES[kind] for kind in next(iter(summary["few_labels"].values()))]

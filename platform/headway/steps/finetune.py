@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import math
 import shutil
 from dataclasses import replace
 from typing import Any
 
-from headway.config.finetune import FinetuneConfig
+from headway.config.finetune import FinetuneConfig, check_task
 from headway.config.tasks import ClassificationTask
+from headway.data.atomic import atomic_folder, write_atomically
 from headway.engine.training.trainer import Metrics
+from headway.runs.class_counts import tell_class_counts
 from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import FinetuningJob, task_folder
 from headway.runs.journal import Entry, first_value
 from headway.runs.repeats import spreads, train_variants
 from headway.runs.training import chosen_metrics, run_job, tracked
+from headway.steps.evaluate import score_model
+from headway.tasks.task import Task
 from headway.tracking import Run
 from headway.tracking.references import model_folder
 
@@ -22,7 +28,8 @@ def run_finetune(config: FinetuneConfig, context: Context) -> StepResult:
     """Fine-tune an encoder and save it in transformers' format.
 
     With `seeds`, trains once with each of that many consecutive seeds, and keeps the model that is best on
-    the validation rows. With `folds`, also scores by cross-validation.
+    the validation rows. With `folds`, also scores by cross-validation. With a `test_source` or `test_split`
+    of the task, scores the model on it once, at the end.
     """
     if config.workers:
         # Checked before anything is written: a run that cannot start leaves no trace.
@@ -30,8 +37,12 @@ def run_finetune(config: FinetuneConfig, context: Context) -> StepResult:
     model = model_folder(config.model, context.tracking).resolve()
     few = config.task.labels_per_class if isinstance(config.task, ClassificationTask) else None
     job = FinetuningJob(config, model, task_folder(config.task, model, context), few)
+    check_task(config, job.task.kind)
     summary: dict[str, Any] = {}
     with tracked(config, context) as run:
+        train, validation = job.rows
+        splits = {"train": train, "validation": validation, "test": job.task.split("test")}
+        tell_class_counts(splits, context, run)
         if config.folds is not None:
             summary["cross_validation"] = _across_folds(job, config.folds, context, run)
         if config.seeds > 1:
@@ -39,11 +50,16 @@ def run_finetune(config: FinetuneConfig, context: Context) -> StepResult:
         else:
             entries = run_job(job, context, run, context.step)
         run.log_metrics([(0, _means(summary))])
+        if _has_test_rows(config):
+            summary["test"] = _test(job.task, context, run)
     chosen = chosen_metrics(entries, config)
     summary |= {"validation_loss_start": first_value(entries, "validation_loss"), **chosen}
     summary |= {"primary": job.task.primary, "mlflow_run_id": run.run_id}
     shutil.rmtree(context.folder / "best", ignore_errors=True)
-    headline = f"validation {_said(job.task.primary, summary)}, loss {summary['validation_loss']:.4f}"
+    primary = job.task.primary
+    headline = f"validation {_said(primary, summary)}, loss {summary['validation_loss']:.4f}"
+    if "test" in summary:
+        headline += f"; test {primary.replace('_', ' ')} {summary['test'][primary]:.4f}"
     return StepResult(str(context.folder / "model"), headline, summary=summary)
 
 
@@ -57,20 +73,46 @@ def _across_seeds(
         for seed in range(first, first + seeds)
     }
     entries = train_variants(jobs, context, run)
-    scores = {name: chosen_metrics(measured, job.config) for name, measured in entries.items()}
-    best = max(scores, key=lambda name: scores[name][f"validation_{job.task.primary}"])
+    measured = {name: chosen_metrics(found, job.config) for name, found in entries.items()}
+
+    def score(name: str) -> float:
+        value = measured[name][f"validation_{job.task.primary}"]
+        return -math.inf if math.isnan(value) else value
+
+    best = max(measured, key=score)
     target = context.folder / "model"
     if not target.is_dir():
-        shutil.copytree(context.folder / "variants" / best / "model", target)
-    return entries[best], {"best": best, **spreads(list(scores.values()))}
+        with atomic_folder(target) as draft:
+            shutil.copytree(context.folder / "variants" / best / "model", draft, dirs_exist_ok=True)
+    return entries[best], {"best": best, **spreads(list(measured.values()))}
 
 
 def _across_folds(job: FinetuningJob, folds: int, context: Context, run: Run) -> dict[str, Any]:
     """Scores by cross-validation; the models are not kept."""
     config = _variant(job.config, seed=job.config.seed)
     jobs = {f"fold-{n}": replace(job, config=config, fold=(n, folds)) for n in range(folds)}
+    _ = jobs["fold-0"].rows  # refuses more folds than there are groups of rows, before workers start
     entries = train_variants(jobs, context, run)
     return {"folds": folds, **spreads([chosen_metrics(measured, config) for measured in entries.values()])}
+
+
+def _has_test_rows(config: FinetuneConfig) -> bool:
+    """Whether the user named rows to test on, besides those that are held out for `evaluate`."""
+    task = config.task
+    return not isinstance(task, str) and (task.test_source is not None or task.test_split is not None)
+
+
+def _test(task: Task, context: Context, run: Run) -> dict[str, float]:
+    """Scores of the step's model on the test rows, which are logged; a step that is resumed has them once."""
+    path = context.folder / "test.json"
+    if path.is_file():
+        earlier: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+        return earlier
+    scores = score_model(context.folder / "model", task)
+    numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
+    run.log_metrics([(0, {f"test_{name}": value for name, value in numbers.items()})])
+    write_atomically(path, json.dumps(numbers))
+    return numbers
 
 
 def _variant(config: FinetuneConfig, seed: int) -> FinetuneConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from headway.config.pretrain import PretrainConfig
 from headway.runs.context import Context, StepResult
 from headway.runs.journal import first_value, last_value, median_value
-from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from
+from headway.runs.pretraining import PretrainingJob, corpus_folder, pair_notes, start_from, truncation
 from headway.runs.training import run_job, tracked
 from headway.runs.worker import STARTUP
 
@@ -18,7 +18,11 @@ def run_pretrain(config: PretrainConfig, context: Context) -> StepResult:
     base = start_from(config, context)
     job = PretrainingJob(config, corpus_folder(config, base, context), base)
     batches = job.batches()[0]
+    for note in pair_notes(batches) if job.pairs is not None else []:
+        context.display.step(context.step, note)
     with tracked(config, context) as run:
+        if job.pairs is not None and "truncated_fraction" not in run.logged_steps():
+            run.log_metrics(truncation(batches))
         entries = run_job(job, context, run, context.step)
     summary = {
         "steps": config.total_steps(batches),
@@ -32,6 +36,7 @@ def run_pretrain(config: PretrainConfig, context: Context) -> StepResult:
         "mlflow_run_id": run.run_id,
     }
     if job.pairs is not None:
+        summary["truncated_fraction"] = truncation(batches)[-1][1]["truncated_fraction"]
         name = f"validation_{job.pairs}_accuracy"
         summary[name] = last_value(entries, name)
     headline = (

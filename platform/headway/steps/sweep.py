@@ -11,25 +11,24 @@ from typing import Any
 
 from headway.cluster import connect, ray_internals
 from headway.cluster.worker_group import start_workers_ahead
-from headway.config.base import ConfigError
 from headway.config.finetune import FinetuneConfig
 from headway.config.pretrain import PretrainConfig
-from headway.config.sweep import SweepConfig
+from headway.config.sweep import COSTS, SweepConfig
 from headway.config.tasks import ClassificationTask
-from headway.config.training import TrainingConfig
 from headway.data.atomic import write_atomically
+from headway.runs.class_counts import tell_class_counts
 from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import FinetuningJob, task_folder
 from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from
 from headway.steps.evaluate import score_models
+from headway.sweeps.checks import check_sweep
 from headway.sweeps.ledger import Ledger
-from headway.sweeps.model_cost import COSTS
 from headway.sweeps.plots import write_report
 from headway.sweeps.report import Leaderboard
 from headway.sweeps.resources import TrialResources, trial_resources
 from headway.sweeps.schedulers import SUCCESSIVE_HALVING, make_scheduler, replay
 from headway.sweeps.search import Sampler, trial_count, trial_source
-from headway.sweeps.space import Domain, check_search, parse_search, trial_settings
+from headway.sweeps.space import parse_search, trial_settings
 from headway.sweeps.trials import SweepJob, TrialSettings, run_trial
 from headway.sweeps.winner import (
     Measured,
@@ -61,7 +60,7 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
         RuntimeError: every trial failed.
     """
     space = parse_search(config.search)
-    _check_trials(config, space)
+    check_sweep(config)
     job, metrics = _sweep_job(config, context)
     ledger = Ledger(context.folder.resolve() / "trials")
     context.join_cluster()
@@ -74,6 +73,10 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
     try:
         board = Leaderboard(ledger, context, parent, list(space), metrics)
         board.reconcile()
+        if isinstance(job.base, FinetuningJob):
+            train, validation = job.base.rows
+            splits = {"train": train, "validation": validation, "test": job.base.task.split("test")}
+            tell_class_counts(splits, context, parent)
         _tune(config, context, job, resources, ledger, sampler, board)
         finished = finished_trials(ledger, job.base.config, metrics)
         winner = winner_of(finished, metrics, config.tolerance)
@@ -94,29 +97,6 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
     ledger.keep_only(winner.trial)
     model = str(context.folder / winner.trial.model.relative_to(context.folder.resolve()))
     return StepResult(model, headline(summary, metrics), {"best": model}, summary)
-
-
-def _check_trials(config: SweepConfig, space: dict[str, Domain]) -> None:
-    """Refuse settings that no trial could run with, before a corpus or task is prepared."""
-    config_class: type[TrainingConfig]
-    if config.pretrain is not None:
-        same = ["corpus", "workers", *(["model"] if isinstance(config.pretrain.get("model"), str) else [])]
-        config_class, shared, name = PretrainConfig, config.pretrain, "pretrain"
-    else:
-        same = ["model", "task", "seeds", "folds", "workers"]
-        shared = {"model": "model", "task": "task"} | config.finetune
-        config_class, name = FinetuneConfig, "finetune"
-    for path in space:
-        if path.partition(".")[0] in same:
-            raise ConfigError(f"search.{path}: all trials of a sweep have the same; run a sweep for each")
-    check_search(space, config_class, shared)
-    training = trial_settings(config_class, shared, {})
-    if isinstance(training.workers, tuple):
-        raise ConfigError(f"{name}.workers: {list(training.workers)}; a trial has a fixed number of them")
-    if config.scheduler == "pbt" and training.workers:
-        raise ConfigError(
-            f"{name}.workers: pbt pauses and clones trials; with workers, set another scheduler"
-        )
 
 
 def _sweep_job(config: SweepConfig, context: Context) -> tuple[SweepJob, list[str]]:
@@ -241,7 +221,7 @@ def _test(winner: Measured, task: Path, context: Context, parent: Run) -> dict[s
     if path.is_file():
         earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return earlier
-    [scores] = score_models([winner.trial.model], open_task(task), context)
+    [scores] = score_models([winner.trial.model], [open_task(task)], context)
     numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
     parent.log_metrics([(0, {f"test_{name}": value for name, value in numbers.items()})])
     write_atomically(path, json.dumps(numbers))

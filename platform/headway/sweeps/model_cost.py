@@ -12,8 +12,6 @@ from headway.data.batches import BatchSource
 from headway.engine.hardware.peak_rate import synchronise
 from headway.engine.training.trainer import Metrics, Trainer
 
-COSTS = ("latency_ms", "parameters")
-"""The measures of cost; less is better."""
 _WARM_UP, _ROWS = 4, 24
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from headway.config.base import ConfigError
 from headway.config.finetune import FinetuneConfig
 from headway.data.sources.rows import Row
 from headway.engine.training.objectives import ClassificationObjective
-from headway.tasks.task import Rows, Splits
+from headway.tasks.item import Splits
+from headway.tasks.task import Rows
 from headway.tasks.texts import TextTask, balanced_weights, label_of
 
 
@@ -27,6 +29,11 @@ class Classification(TextTask):
     def target(cls, config: Any, row: Row) -> str:
         """See `TextTask`."""
         return label_of(row, config.label_column)
+
+    @classmethod
+    def classes(cls, target: str) -> Sequence[str]:
+        """See `TextTask`."""
+        return [target]
 
     @classmethod
     def check(cls, splits: Splits) -> None:

@@ -14,9 +14,12 @@ from headway.config.base import ConfigError
 from headway.config.finetune import FinetuneConfig
 from headway.data.sources.rows import Row, number_of, text_of
 from headway.data.task_batches import GroupBatches
-from headway.engine.training.task_objectives import EmbeddingObjective
+from headway.engine.training.contrastive import ContrastiveObjective
+from headway.engine.training.task_objectives import CosineObjective, EmbeddingObjective
+from headway.tasks.item import Item, Splits
+from headway.tasks.ranking import retrieval_scores
 from headway.tasks.regression import correlations
-from headway.tasks.task import Item, Rows, Splits, Task
+from headway.tasks.task import Rows, Task
 
 
 class Embeddings(Task):
@@ -44,7 +47,8 @@ class Embeddings(Task):
         columns = [config.text_column, config.pair_column, config.negative_column]
         texts = tuple(text_of(row, column) for column in columns if column)
         score = number_of(row, config.score_column) if config.score_column else None
-        return Item(texts, score, texts[0], row.origin)
+        # Not the third: what was looked for as a bad match is often another row's good one.
+        return Item(texts, score, texts[:2], row.origin)
 
     @classmethod
     def check(cls, splits: Splits) -> None:
@@ -100,7 +104,8 @@ class Embeddings(Task):
         pooler = getattr(model, "pooler", None)
         if pooler is not None:
             pooler.requires_grad_(False)
-        return EmbeddingObjective(model, group_size=len(rows.texts[0]), kind=self.settings["loss"])
+        learnt_by = CosineObjective if self.settings["loss"] == "cosine" else ContrastiveObjective
+        return learnt_by(model, group_size=len(rows.texts[0]))
 
     def scores(self, rows: Rows, predictions: list[np.ndarray], batches: Any) -> dict[str, float]:
         """How well cosines rank the pairs; without scores, how well they find each second text."""
@@ -127,25 +132,6 @@ class Embeddings(Task):
         pooling |= dict.fromkeys(("pooling_mode_cls_token", "pooling_mode_max_tokens"), False)
         _write_json(folder / "1_Pooling" / "config.json", pooling)
         (folder / "2_Normalize").mkdir(exist_ok=True)
-
-
-def retrieval_scores(anchors: np.ndarray, seconds: np.ndarray, texts: list[str]) -> dict[str, float]:
-    """How high the second text of each pair ranks among those of all pairs, by its cosine to the first.
-
-    Args:
-        anchors: vectors of the first texts, of unit length, float32 (rows, hidden_size).
-        seconds: those of the second texts, in the same order.
-        texts: the second texts; rows with equal texts count as the same answer.
-
-    Returns:
-        `mrr`, the mean reciprocal rank, and `accuracy`, the fraction of ranks that are 1.
-    """
-    cosines = anchors @ seconds.T
-    paired = np.diagonal(cosines)
-    index = np.unique(texts, return_inverse=True)[1]
-    other = index[None, :] != index[:, None]
-    ranks = 1 + ((cosines > paired[:, None]) & other).sum(1)
-    return {"mrr": float((1.0 / ranks).mean()), "accuracy": float((ranks == 1).mean())}
 
 
 def _write_json(path: Path, value: Any) -> None:

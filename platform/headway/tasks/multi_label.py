@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from headway.config.base import ConfigError
 from headway.config.finetune import FinetuneConfig
 from headway.data.sources.rows import Row, list_of
 from headway.engine.training.task_objectives import MultiLabelObjective
-from headway.tasks.task import Rows, Splits
+from headway.tasks.item import Splits
+from headway.tasks.task import Rows
 from headway.tasks.texts import TextTask
 
 
@@ -27,6 +29,11 @@ class MultiLabel(TextTask):
     def target(cls, config: Any, row: Row) -> list[str]:
         """See `TextTask`."""
         return sorted(set(list_of(row, config.label_column, config.separator)))
+
+    @classmethod
+    def classes(cls, target: list[str]) -> Sequence[str]:
+        """See `TextTask`."""
+        return target
 
     @classmethod
     def check(cls, splits: Splits) -> None:
@@ -55,23 +62,33 @@ class MultiLabel(TextTask):
         return result
 
     def objective(self, model: Any, config: FinetuneConfig, rows: Rows) -> MultiLabelObjective:
-        """See `Task`; a balanced weight is the number of rows without a label over that with it."""
+        """See `Task`; a balanced weight is the number of rows without a label over that with it.
+
+        A label that all rows have, or none, has nothing to be balanced with: its weight is 1.
+        """
         weights = None
         if config.class_weights == "balanced":
             counts = self.label_array(rows).sum(0)
-            weights = torch.from_numpy((len(rows) - counts) / np.maximum(counts, 1.0)).float()
+            missing = len(rows) - counts
+            both = (counts > 0) & (missing > 0)
+            weights = torch.from_numpy(np.where(both, missing / np.maximum(counts, 1.0), 1.0)).float()
         return MultiLabelObjective(model, positive_weights=weights)
 
     def scores(self, rows: Rows, predictions: list[np.ndarray], batches: Any) -> dict[str, float]:
-        """Micro- and macro-F1, the fraction of rows with all labels right, and mean average precision."""
+        """Micro- and macro-F1, the fraction of rows with all labels right, and mean average precision.
+
+        The precision is over the labels that some row has; if no row has any, it is NaN.
+        """
         from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 
         truth, scores = self.label_array(rows), expit(np.stack(predictions))
         predicted = scores >= self.settings.get("threshold", 0.5)
+        scores = np.where(np.isnan(scores), -1.0, scores)  # what is not a number ranks last
         known = truth.any(0)
+        precision = average_precision_score(truth[:, known], scores[:, known]) if known.any() else np.nan
         return {
             "micro_f1": float(f1_score(truth, predicted, average="micro", zero_division=0)),
             "macro_f1": float(f1_score(truth, predicted, average="macro", zero_division=0)),
             "subset_accuracy": float(accuracy_score(truth, predicted)),
-            "mean_average_precision": float(average_precision_score(truth[:, known], scores[:, known])),
+            "mean_average_precision": float(precision),
         }

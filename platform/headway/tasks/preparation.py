@@ -14,9 +14,12 @@ from headway.config.base import ConfigError
 from headway.config.tasks import TaskConfig
 from headway.data.atomic import atomic_folder
 from headway.data.corpus.store import write_store
+from headway.data.corpus.tokenizer import vocabulary_digest
 from headway.data.sources.rows import read_rows
-from headway.data.sources.splitting import text_key, unit_hash
-from headway.tasks.task import SPLITS, Item, Splits, Task, open_task, settings_of, task_class
+from headway.data.sources.splitting import text_key
+from headway.tasks.item import SPLITS, Item, Splits
+from headway.tasks.splitting import Side, groups_of, split_rows
+from headway.tasks.task import Task, open_task, settings_of, task_class
 
 
 def read_task(config: Any) -> Splits:
@@ -27,13 +30,13 @@ def read_task(config: Any) -> Splits:
     """
     kind = task_class(config.kind)
     items = _distinct(_read(kind, config))
-    test = _separate_split(kind, config, "test")
-    validation = _separate_split(kind, config, "validation")
-    if test is None:
-        items, test = split_items(items, config.held_out)
-    if validation is None:
-        items, validation = split_items(items, config.validation, salt="validation")
-    splits = {"train": items, "validation": validation, "test": test}
+    sides = {
+        "test": Side("test", config.held_out, "held-out"),
+        "validation": Side("validation", config.validation, "validation"),
+    }
+    apart = {name: _separate_split(kind, config, name) for name in sides}
+    splits = split_rows(items, [side for name, side in sides.items() if apart[name] is None])
+    splits |= {name: rows for name, rows in apart.items() if rows is not None}
     check_splits(kind, splits, config.source)
     return splits
 
@@ -46,13 +49,24 @@ def check_splits(kind: type[Task], splits: Splits, origin: str) -> None:
     """
     for name, items in splits.items():
         if not items:
-            raise ConfigError(f"task: {origin!r} has too few rows; the {name} split is empty")
+            rows = [item for side in splits.values() for item in side]
+            why = "has too few rows"
+            if len(set(groups_of(rows))) < len(splits) <= len(rows):
+                why = "has rows that stay together because they share texts (set group_column)"
+            raise ConfigError(f"task: {origin!r} {why}; the {name} split is empty")
     kind.check(splits)
 
 
 def _read(kind: type[Task], config: Any) -> list[Item]:
     label_column = getattr(config, "label_column", "label")
-    return [kind.item(config, row) for row in read_rows(config, kind.columns(config), label_column)]
+    group_column = config.group_column
+    columns = kind.columns(config) + ([group_column] if group_column else [])
+    rows = read_rows(config, columns, label_column)
+    items = [kind.item(config, row) for row in rows]
+    if group_column:
+        groups = [str(row.values[group_column]) for row in rows]
+        items = [item._replace(keys=[group]) for item, group in zip(items, groups, strict=True)]
+    return items
 
 
 def _separate_split(kind: type[Task], config: TaskConfig, name: str) -> list[Item] | None:
@@ -70,21 +84,6 @@ def _distinct(items: Sequence[Item]) -> list[Item]:
     for item in items:
         unique.setdefault(text_key("\n".join(item.texts)), item)
     return list(unique.values())
-
-
-def split_items(
-    items: Sequence[Item], fraction: float, salt: str = "held-out"
-) -> tuple[list[Item], list[Item]]:
-    """Split off about this fraction of the rows; rows with the same key stay together.
-
-    Returns:
-        The rows that are kept, and those that are split off.
-    """
-    kept: list[Item] = []
-    held_out: list[Item] = []
-    for item in items:
-        (held_out if unit_hash(text_key(item.key), salt) < fraction else kept).append(item)
-    return kept, held_out
 
 
 def prepare_task(
@@ -109,27 +108,39 @@ def prepare_task(
     about = {"kind": kind, "max_length": max_length, "settings": settings or {}}
     digest = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=10)
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
+    groups = _groups(splits)
     for name in SPLITS:
-        for item in splits[name]:
-            digest.update(hashlib.blake2b(repr((name, list(item.texts), item.target)).encode()).digest())
+        for item, group in zip(splits[name], groups[name], strict=True):
+            facts = (name, list(item.texts), item.target, group, list(item.classes))
+            digest.update(hashlib.blake2b(repr(facts).encode()).digest())
     folder = stores / digest.hexdigest()
     if not (folder / "task.json").is_file():
         cls = task_class(kind)
         with atomic_folder(folder) as draft:
             for name in SPLITS:
-                _write_split(draft / name, splits[name], cls.store(splits[name], tokenizer))
+                _write_split(draft / name, splits[name], groups[name], cls.store(splits[name], tokenizer))
+            about["vocabulary"] = vocabulary_digest(tokenizer)
             about["labels"] = cls.label_names(splits)
             about["texts"] = {name: len(splits[name]) for name in SPLITS}
             (draft / "task.json").write_text(json.dumps(about, indent=2))
     return open_task(folder)
 
 
-def _write_split(folder: Path, items: Sequence[Item], stores: dict[str, Any]) -> None:
+def _groups(splits: Splits) -> dict[str, list[int]]:
+    """The group of each row; training and validation rows are counted together, since folds mix them."""
+    train = len(splits["train"])
+    mixed = groups_of([*splits["train"], *splits["validation"]])
+    return {"train": mixed[:train], "validation": mixed[train:], "test": groups_of(splits["test"])}
+
+
+def _write_split(folder: Path, items: Sequence[Item], groups: Sequence[int], stores: dict[str, Any]) -> None:
     for name, rows in stores.items():
         write_store(folder / name, rows)
     with (folder / "rows.jsonl").open("w", encoding="utf-8") as stream:
-        for item in items:
-            stream.write(json.dumps({"texts": list(item.texts), "target": item.target}) + "\n")
+        for item, group in zip(items, groups, strict=True):
+            row = {"texts": list(item.texts), "target": item.target}
+            row |= {"group": group, "classes": list(item.classes)}
+            stream.write(json.dumps(row) + "\n")
 
 
 def prepared(config: Any, tokenizer: PreTrainedTokenizerBase, stores: Path) -> Task:

@@ -16,8 +16,9 @@ from headway.data.sources.rows import Row, text_of
 from headway.data.task_batches import PassageBatches
 from headway.engine.training.task_objectives import AnswerObjective
 from headway.inference.answers import AnswerSettings, ScoredWindow, best_answers
+from headway.tasks.item import Item, Splits
 from headway.tasks.squad import exact_match, token_f1
-from headway.tasks.task import Item, Rows, Splits, Task
+from headway.tasks.task import Rows, Task
 
 
 class QuestionAnswering(Task):
@@ -50,7 +51,7 @@ class QuestionAnswering(Task):
                 raise ConfigError(
                     f"{row.origin}: the passage does not have the answer {text!r:.60} at character {start}"
                 )
-        return Item((question, passage), {"texts": texts, "starts": starts}, passage, row.origin)
+        return Item((question, passage), {"texts": texts, "starts": starts}, [passage], row.origin)
 
     @classmethod
     def check(cls, splits: Splits) -> None:

@@ -10,7 +10,8 @@ from headway.config.base import ConfigError
 from headway.config.finetune import FinetuneConfig
 from headway.data.sources.rows import Row, number_of
 from headway.engine.training.task_objectives import RegressionObjective
-from headway.tasks.task import Rows, Splits
+from headway.tasks.item import Splits
+from headway.tasks.task import Rows
 from headway.tasks.texts import TextTask
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,10 @@ from headway.config.base import ConfigError
 from headway.config.finetune import FinetuneConfig
 from headway.data.sources.rows import Row, number_of
 from headway.engine.training.task_objectives import RerankingObjective
-from headway.tasks.task import Rows, Splits
+from headway.tasks.item import Splits
+from headway.tasks.ranking import RankingScores, ranking_scores
+from headway.tasks.task import Rows
 from headway.tasks.texts import TextTask
-
-_CUTOFF = 10
 
 
 class Reranking(TextTask):
@@ -38,6 +39,16 @@ class Reranking(TextTask):
         return int(number)
 
     @classmethod
+    def keys(cls, texts: Sequence[str]) -> Sequence[str]:
+        """See `TextTask`; a passage is ranked for many queries."""
+        return texts[:1]
+
+    @classmethod
+    def classes(cls, target: int) -> Sequence[str]:
+        """See `TextTask`; whether the passage answers the query."""
+        return [str(target)]
+
+    @classmethod
     def check(cls, splits: Splits) -> None:
         """See `Task`: some query of each split has passages of both labels."""
         for name, items in splits.items():
@@ -55,28 +66,18 @@ class Reranking(TextTask):
     def scores(self, rows: Rows, predictions: list[np.ndarray], batches: Any) -> dict[str, float]:
         """Means over queries of reciprocal rank and NDCG of the first ten, and of average precision.
 
-        Only queries with passages of both labels count, as there is nothing to rank in the others.
+        Only queries with passages of both labels count, as there is nothing to rank in the others. If there
+        are no such queries, as may be in a small fold, the scores are NaN.
         """
-        from sklearn.metrics import average_precision_score, ndcg_score
-
-        by_query: list[tuple[float, float, float]] = []
+        by_query: list[RankingScores] = []
         pairs = zip(rows.texts, zip(rows.targets, predictions, strict=True), strict=True)
         for group in _by_query((texts[0], pair) for texts, pair in pairs):
             truth = np.asarray([pair[0] for pair in group])
             scores = np.asarray([float(pair[1]) for pair in group])
             if len(set(truth)) == 2:
-                precision = float(average_precision_score(truth, scores))
-                gain = float(ndcg_score(truth[None], scores[None], k=_CUTOFF))
-                by_query.append((reciprocal_rank(truth, scores), gain, precision))
-        means = np.asarray(by_query).mean(0)
+                by_query.append(ranking_scores(truth, scores))
+        means = np.asarray(by_query).mean(0) if by_query else np.full(3, np.nan)
         return dict(zip(("mrr_at_10", "ndcg_at_10", "map"), map(float, means), strict=True))
-
-
-def reciprocal_rank(truth: np.ndarray, scores: np.ndarray) -> float:
-    """1 / rank of the first right passage among the ten best; 0 if none of them is right."""
-    ranked = truth[np.argsort(-scores, kind="stable")][:_CUTOFF]
-    hits = np.flatnonzero(ranked)
-    return 1.0 / (hits[0] + 1) if len(hits) else 0.0
 
 
 def _by_query(pairs: Any) -> list[list[Any]]:

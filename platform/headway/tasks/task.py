@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -22,31 +23,13 @@ from headway.config.finetune import FinetuneConfig
 from headway.config.tasks import TaskConfig
 from headway.data.batches import DealtBatches
 from headway.data.corpus.store import TokenStore, open_store
-from headway.data.corpus.tokenizer import load_tokenizer, tokenize
+from headway.data.corpus.tokenizer import load_tokenizer, tokenize, vocabulary_digest
 from headway.data.sampling import random_generator
 from headway.data.sources.rows import Row
 from headway.engine.model.encoder import dropout_settings, load_model, save_model
 from headway.engine.training.objectives import TaskObjective
-
-
-class Item(NamedTuple):
-    """One row of a task, as it was read.
-
-    Attributes:
-        texts: each is tokenized by itself.
-        target: what is learned about them, in JSON's types.
-        key: rows with the same key are in the same split.
-        origin: file and line, for messages.
-    """
-
-    texts: Sequence[str]
-    target: Any
-    key: str
-    origin: str
-
-
-Splits = dict[str, list[Item]]
-SPLITS = ("train", "validation", "test")
+from headway.tasks.item import Item, Splits
+from headway.tasks.splitting import deal_groups
 
 
 @dataclass(frozen=True)
@@ -58,11 +41,15 @@ class Rows:
         targets: of each row.
         stores: what is stored for each token, by name: a list for each row, with an array for each text.
             `tokens` holds token ids, int32, without special tokens.
+        groups: the number of each row's group, which stays together; see `groups_of`.
+        classes: the names of each row's classes.
     """
 
     texts: list[list[str]]
     targets: list[Any]
     stores: dict[str, list[list[np.ndarray]]]
+    groups: list[int]
+    classes: list[list[str]]
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -72,39 +59,63 @@ class Rows:
         """The token ids of each row's texts."""
         return self.stores["tokens"]
 
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """How many rows there are of each class, in the order of their names."""
+        return dict(sorted(Counter(name for classes in self.classes for name in classes).items()))
+
     def take(self, indices: Iterable[int]) -> Rows:
         """The rows with these indices."""
         chosen = list(indices)
-        stores = {name: [rows[i] for i in chosen] for name, rows in self.stores.items()}
-        return Rows([self.texts[i] for i in chosen], [self.targets[i] for i in chosen], stores)
+        return Rows(
+            [self.texts[i] for i in chosen],
+            [self.targets[i] for i in chosen],
+            {name: [rows[i] for i in chosen] for name, rows in self.stores.items()},
+            [self.groups[i] for i in chosen],
+            [self.classes[i] for i in chosen],
+        )
 
-    def few(self, per_label: int, seed: int) -> Rows:
-        """At most so many rows of each label, chosen at random."""
-        order = random_generator(seed, per_label).permutation(len(self))
-        strata = np.asarray([str(target) for target in self.targets])
-        chosen: list[int] = []
-        for label in np.unique(strata):
-            chosen += [int(i) for i in order if strata[i] == label][:per_label]
+    def few(self, per_class: int, seed: int) -> Rows:
+        """So many rows of each class, chosen at random; all rows of a class that has fewer.
+
+        A row with several classes, such as a sentence with several kinds of entities, counts for each of
+        them, so frequent classes may have more rows. Without classes, so many rows in all.
+        """
+        order = random_generator(seed, per_class).permutation(len(self)).tolist()
+        found: Counter[str] = Counter()
+        chosen = []
+        for row in order:
+            classes = self.classes[row] if any(self.classes) else [""]
+            if any(found[name] < per_class for name in classes):
+                chosen.append(row)
+                found.update(classes)
         return self.take(sorted(chosen))
 
     def fold(self, number: int, folds: int, seed: int) -> tuple[Rows, Rows]:
-        """Split the rows into `folds` parts with about as many rows of each label.
+        """Split the rows into `folds` parts with about as many rows of each class, or else of each target.
+
+        Groups stay together.
 
         Returns:
             The rows of all parts but this one, and those of this one.
+
+        Raises:
+            ConfigError: there are fewer groups than parts.
         """
-        order = random_generator(seed, folds).permutation(len(self))
-        strata = np.asarray([str(self.targets[i]) for i in order])
-        # Sorted by label, each row goes to the next part.
-        ranked = order[np.argsort(strata, kind="stable")]
-        held_out = set(ranked[number::folds].tolist())
-        kept = [i for i in range(len(self)) if i not in held_out]
-        return self.take(kept), self.take(sorted(held_out))
+        strata = [str(classes or target) for classes, target in zip(self.classes, self.targets, strict=True)]
+        parts = deal_groups(self.groups, strata, folds, seed)
+        kept, held_out = np.flatnonzero(parts != number), np.flatnonzero(parts == number)
+        return self.take(kept.tolist()), self.take(held_out.tolist())
 
     def joined(self, other: Rows) -> Rows:
-        """These rows, then those of the other."""
-        stores = {name: rows + other.stores[name] for name, rows in self.stores.items()}
-        return Rows(self.texts + other.texts, self.targets + other.targets, stores)
+        """These rows, then those of another split of the same task."""
+        return Rows(
+            self.texts + other.texts,
+            self.targets + other.targets,
+            {name: rows + other.stores[name] for name, rows in self.stores.items()},
+            self.groups + other.groups,
+            self.classes + other.classes,
+        )
 
 
 class Task:
@@ -183,6 +194,20 @@ class Task:
         """The rows of `train`, `validation` or `test`."""
         return _read_split(self.folder / name)
 
+    def tokenizer_of(self, model_folder: Path) -> PreTrainedTokenizerBase:
+        """The tokenizer of a model, whose ids must be those that the rows were prepared with.
+
+        Raises:
+            ConfigError: they stand for other tokens.
+        """
+        tokenizer = load_tokenizer(model_folder)
+        if vocabulary_digest(tokenizer) != self.facts["vocabulary"]:
+            raise ConfigError(
+                f"task: {str(self.folder)!r} was prepared with another vocabulary than that of the model "
+                f"{str(model_folder)!r}; give the task's source instead"
+            )
+        return tokenizer
+
     def trained_on(self, rows: Rows) -> Rows:
         """The training rows that the loss learns from, if not all."""
         return rows
@@ -223,9 +248,14 @@ class Task:
         return {}
 
     def save(self, model: Any, tokenizer_folder: Path, folder: Path) -> None:
-        """Write the model and its tokenizer in transformers' format."""
+        """Write the model and its tokenizer in transformers' format.
+
+        The tokenizer says how long the texts were that the model was trained on: it is served at that length.
+        """
         save_model(model, folder)
-        load_tokenizer(tokenizer_folder).save_pretrained(folder)
+        tokenizer = load_tokenizer(tokenizer_folder)
+        tokenizer.model_max_length = self.max_length
+        tokenizer.save_pretrained(folder)
 
 
 @lru_cache(maxsize=6)
@@ -233,7 +263,10 @@ def _read_split(folder: Path) -> Rows:
     """Read a split once for all trials of a sweep. The tokens are mapped from disk."""
     lines = [json.loads(line) for line in (folder / "rows.jsonl").read_text("utf-8").split("\n")[:-1]]
     stores = {path.name: _rows_of(open_store(path)) for path in folder.iterdir() if path.is_dir()}
-    return Rows([line["texts"] for line in lines], [line["target"] for line in lines], stores)
+    texts, targets, groups, classes = (
+        [line[name] for line in lines] for name in ("texts", "target", "group", "classes")
+    )
+    return Rows(texts, targets, stores, groups, classes)
 
 
 def _rows_of(store: TokenStore) -> list[list[np.ndarray]]:

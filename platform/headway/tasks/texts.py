@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,7 +12,8 @@ from headway.config.base import ConfigError
 from headway.data.batches import LabelledBatches
 from headway.data.sources.rows import Row, text_of
 from headway.engine.model.encoder import label_settings
-from headway.tasks.task import Item, Rows, Task
+from headway.tasks.item import Item
+from headway.tasks.task import Rows, Task
 
 
 class TextTask(Task):
@@ -30,7 +32,18 @@ class TextTask(Task):
         """See `Task`."""
         columns = cls.columns(config)[:-1]
         texts = tuple(text_of(row, column) for column in columns)
-        return Item(texts, cls.target(config, row), texts[0], row.origin)
+        target = cls.target(config, row)
+        return Item(texts, target, cls.keys(texts), row.origin, cls.classes(target))
+
+    @classmethod
+    def keys(cls, texts: Sequence[str]) -> Sequence[str]:
+        """What keeps rows together: a text of theirs that is the same."""
+        return texts
+
+    @classmethod
+    def classes(cls, target: Any) -> Sequence[str]:
+        """The classes of a row with this target; none if the task has no classes."""
+        return ()
 
     @classmethod
     def target(cls, config: Any, row: Row) -> Any:

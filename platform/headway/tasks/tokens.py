@@ -15,7 +15,8 @@ from headway.data.sources.rows import Row, list_of
 from headway.data.task_batches import WordBatches
 from headway.engine.model.encoder import label_settings
 from headway.engine.training.task_objectives import WordsObjective
-from headway.tasks.task import Item, Rows, Splits, Task
+from headway.tasks.item import Item, Splits
+from headway.tasks.task import Rows, Task
 from headway.tasks.texts import balanced_weights
 
 _OUTSIDE = "O"
@@ -41,7 +42,7 @@ class Tokens(Task):
             raise ConfigError(f"{row.origin}: column {config.text_column!r} is empty")
         if len(words) != len(labels):
             raise ConfigError(f"{row.origin}: {len(words)} words have {len(labels)} labels")
-        return Item(words, labels, " ".join(words), row.origin)
+        return Item(words, labels, [" ".join(words)], row.origin, sorted({*labels} - {_OUTSIDE}))
 
     @classmethod
     def check(cls, splits: Splits) -> None:

@@ -43,10 +43,14 @@ class Run:
         return {name: max(metric.step for metric in history) for name, history in histories.items()}
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Log settings; nested ones under dotted names."""
+        """Log settings that are not logged yet; nested ones under dotted names.
+
+        MLflow lets none be changed: a run that continues with other workers keeps what it began with.
+        """
         from mlflow.entities import Param
 
-        flat = [Param(name, str(value)[:6000]) for name, value in _flatten(params)]
+        logged = self.client.get_run(self.run_id).data.params
+        flat = [Param(name, str(value)[:6000]) for name, value in _flatten(params) if name not in logged]
         for start in range(0, len(flat), 100):
             self.client.log_batch(self.run_id, params=flat[start : start + 100])
 

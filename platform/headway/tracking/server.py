@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ class Tracking:
         root: folder of the embedded database and its artifacts.
     """
 
-    uri: str
+    uri: str = field(repr=False)  # it may hold a password
     root: Path
 
     @classmethod

@@ -55,7 +55,9 @@ def test_the_same_content_is_not_prepared_again(config, tmp_path):
     assert (first.folder / "corpus.json").stat().st_mtime_ns == stamp
 
 
-@pytest.mark.parametrize("change", [{"vocab_size": 200}, {"max_length": 16}, {"lowercase": False}])
+@pytest.mark.parametrize(
+    "change", [{"vocab_size": 200}, {"max_length": 16}, {"lowercase": False}, {"language": "de"}]
+)
 def test_another_setting_makes_another_corpus(change, config, tmp_path):
     train, held_out, _ = read_splits(config)
     first = prepare_corpus(train, held_out, config, tmp_path)
@@ -92,3 +94,14 @@ def test_too_few_documents_are_refused(tmp_path):
 def test_a_folder_that_is_no_corpus_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"is not a prepared corpus \(no corpus\.json\)"):
         open_corpus(tmp_path)
+
+
+@pytest.mark.parametrize(("language", "sentences"), [("ru", 2), ("en", 3)])
+def test_abbreviations_are_those_of_the_texts_language(language, sentences, tmp_path):
+    texts = [f"Мы пришли в {hour} ч. вечера. Было темно." for hour in range(20)]
+    source = tmp_path / "texts.jsonl"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    config = CorpusConfig(source=str(source), vocab_size=200, max_length=32, language=language)
+    corpus = prepare_corpus(*read_splits(config)[:2], config, tmp_path)
+    store = corpus.store("train")
+    assert store.num_sentences == sentences * store.num_documents

@@ -63,16 +63,17 @@ def test_b_follows_a_or_comes_from_another_document_half_and_half(store):
     labels = []
     for row, a, b, label in drawn(splitter, store, epochs=20):
         assert len(a) >= 1
-        assert len(b) >= 1
         assert len(a) + len(b) <= BUDGET
+        if rows.lengths[row] == 1:
+            assert not len(b)
+            continue
+        assert len(b) >= 1
         assert document_of(store, a[0]) == document_of(store, a[-1]) == rows.document[row]
         assert document_of(store, b[0]) == document_of(store, b[-1])
         assert (document_of(store, b[0]) == rows.document[row]) == (label == IS_NEXT)
         if label == IS_NEXT:
             assert a[-1] < b[0]
-        several = rows.last[row] - rows.first[row] > 1
-        assert several or label == IS_RANDOM
-        labels += [label] * int(several)
+        labels.append(label)
     assert abs(np.mean(labels) - 0.5) < 4 * 0.5 / len(labels) ** 0.5
 
 
@@ -87,9 +88,7 @@ def test_a_random_pair_is_never_longer_than_the_true_one(store):
     splitter = splitter_of(store)
     rows = splitter.rows
     for row, a, b, _ in drawn(splitter, store, epochs=20):
-        several = rows.last[row] - rows.first[row] > 1
-        longest = min(rows.lengths[row], BUDGET) if several else BUDGET
-        assert len(a) + len(b) <= longest == splitter.longest[row]
+        assert len(a) + len(b) <= min(rows.lengths[row], BUDGET) == splitter.longest[row]
 
 
 def test_a_random_pair_fills_the_budget_if_the_true_one_does(store):
@@ -122,8 +121,7 @@ def test_of_two_documents_each_gives_to_the_other_whatever_its_length(tmp_path):
         assert document_of(store, b[0]) == (own if label == IS_NEXT else 1 - own)
         assert 1 <= len(b) <= splitter.longest[row] - len(a)
         seen.add((own, label))
-    # Every row of the long document is one long sentence, which has no next.
-    assert seen == {(0, IS_RANDOM), (1, IS_NEXT), (1, IS_RANDOM)}
+    assert seen == {(0, IS_NEXT), (0, IS_RANDOM), (1, IS_NEXT), (1, IS_RANDOM)}
 
 
 def test_a_pair_depends_on_its_row_and_key_alone(store):
@@ -206,8 +204,31 @@ def test_what_a_pair_looks_like_does_not_tell_its_label(articles, budget):
     for each in np.unique(look):
         guess[look == each] = label[learn & (look == each)].mean() > 0.5
     majority = max(label.mean(), 1 - label.mean())
+    assert majority < 0.51
     assert len(np.unique(look)) >= 3
     assert (guess == label)[~learn].mean() <= majority + 0.02
+
+
+def test_a_sentence_alone_is_paired_with_its_second_half_or_the_end_of_another(tmp_path):
+    """No look of the pair tells which: not its lengths, its end, nor whether it fills the budget."""
+    rng = np.random.default_rng(0)
+    lengths = rng.lognormal(2.8, 0.7, 3000).astype(int) + 2
+    marks = rng.random(3000) < 0.6
+    tweets = [
+        [np.append(rng.integers(6, 1000, length), END_MARK if marked else 7).astype(np.int32)]
+        for length, marked in zip(lengths, marks, strict=True)
+    ]
+    write_store(tmp_path / "tweets", tweets)
+    store = open_store(tmp_path / "tweets")
+    splitter = splitter_of(store, budget=61)
+    pairs = drawn(splitter, store, epochs=3)
+    labels = np.asarray([pair.label for pair in pairs])
+    assert abs(labels.mean() - 0.5) < 0.02
+    looks = np.asarray([(len(a) - len(b), b[-1] == END_MARK, len(a) + len(b) == 61) for _, a, b, _ in pairs])
+    _, look = np.unique(looks, axis=0, return_inverse=True)
+    learn = rng.random(len(labels)) < 0.5
+    rates = np.bincount(look[learn], labels[learn], look.max() + 1) / np.maximum(np.bincount(look[learn]), 1)
+    assert ((rates[look] > 0.5) == labels)[~learn].mean() <= 0.52
 
 
 def test_a_single_document_cannot_be_paired(tmp_path):

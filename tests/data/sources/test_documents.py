@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 
 import datasets
 import pyarrow
@@ -13,7 +12,8 @@ import pytest
 
 from headway.config.base import ConfigError
 from headway.config.sources import SourceConfig
-from headway.data.sources.documents import fingerprint, read_documents
+from headway.config.tasks import ClassificationTask
+from headway.data.sources.documents import read_documents, source_places
 
 ROWS = [
     {"text": "First text.", "label": "a"},
@@ -152,20 +152,14 @@ def test_bbc_news_is_read_whole_with_its_five_topics():
     assert {d.label for d in documents} == {"business", "entertainment", "politics", "sports", "tech"}
 
 
-def test_a_fingerprint_changes_with_the_files_and_only_with_them(tmp_path):
+def test_the_places_of_a_source_are_all_that_it_reads(tmp_path):
     path = write(tmp_path / "rows.csv")
-    config = SourceConfig(source=str(path))
-    before = fingerprint(config)
-    assert fingerprint(config) == before
-    write(path, ROWS[:2])
-    assert fingerprint(config) != before
-    folder = SourceConfig(source=str(tmp_path))
-    before = fingerprint(folder)
-    os.utime(path, ns=(1, 1))
-    assert fingerprint(folder) != before
+    apart = ClassificationTask(source=str(tmp_path), validation_source=str(path), test_source=str(path))
+    assert source_places(apart) == [tmp_path, path, path]
+    assert source_places(SourceConfig(source="ag_news")) == []
 
 
 @pytest.mark.parametrize("source", ["/no/where", "./gone", "texts.csv", "~/gone.jsonl"])
 def test_a_path_that_leads_nowhere_is_refused_cheaply(source):
     with pytest.raises(ConfigError, match="does not exist"):
-        fingerprint(SourceConfig(source=source))
+        source_places(SourceConfig(source=source))

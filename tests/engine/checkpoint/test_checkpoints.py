@@ -8,48 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_training import same, tiny_config, tiny_objective, train, weights
-from torch.optim import Optimizer
+from tiny_states import checkpoints_in, folder_of, model_and_optimizer, restored_from, save_steps
+from tiny_training import same, train, weights
 
-from headway.engine.checkpoint.checkpoints import CheckpointError, Checkpoints, Restored, saved_steps
+from headway.engine.checkpoint.checkpoints import CheckpointError, Checkpoints
+from headway.engine.checkpoint.saved_states import saved_steps
 from headway.engine.checkpoint.storage import Folder
-from headway.engine.optimizers.build import build_optimizer
 from headway.engine.parallel.worker import Worker
 from waiting import wait_until
 
 OPTIMIZERS = ["adamw", "lamb", "lion", "adafactor", "muon", "schedule_free_adamw"]
-
-
-def model_and_optimizer(value: float) -> tuple[torch.nn.Module, Optimizer]:
-    objective = tiny_objective()
-    with torch.no_grad():
-        for parameter in objective.parameters():
-            parameter.fill_(value)
-            parameter.grad = torch.full_like(parameter, value)
-    optimizer = build_optimizer(objective, tiny_config().optimizer)
-    optimizer.step()
-    return objective, optimizer
-
-
-def checkpoints_in(folder: Path | str, **settings: Any) -> Checkpoints:
-    return Checkpoints(Folder(folder), Worker(device=torch.device("cpu")), **settings)
-
-
-def save_steps(folder: Path, steps: dict[int, float | None], **settings: Any) -> Checkpoints:
-    checkpoints = checkpoints_in(folder, **settings)
-    for step, metric in steps.items():
-        checkpoints.save(step, *model_and_optimizer(step), metric=metric)
-    checkpoints.wait()
-    return checkpoints
-
-
-def restored_from(folder: Path | str) -> Restored:
-    return checkpoints_in(folder).restore(*model_and_optimizer(0.0))
-
-
-def folder_of(folder: Path, step: int) -> Path:
-    [actual] = folder.glob(f"step-{step:09d}-*")
-    return actual
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -62,6 +30,22 @@ def test_resumed_run_is_bit_identical(tmp_path: Path, name: str, stop_after: int
     assert resumed.start_step == stop_after
     assert same(weights(resumed), weights(untouched))
     assert [entry for entry in before if entry[0] <= stop_after] + after == history
+
+
+def test_a_run_that_continues_with_fewer_workers_has_the_same_dropout(tmp_path: Path) -> None:
+    untouched, _ = train(None, workers=4)
+    train(tmp_path, workers=4, stop_after=4)
+    resumed, _ = train(tmp_path, workers=1)
+    assert resumed.start_step == 4
+    assert same(weights(resumed), weights(untouched))
+
+
+def test_losses_do_not_depend_on_the_number_of_workers() -> None:
+    _, alone = train(None, dropout=0.0, workers=1)
+    _, four = train(None, dropout=0.0, workers=4, gradient_accumulation=2)
+    assert [step for step, _ in four] == [step for step, _ in alone]
+    for (_, ours), (_, theirs) in zip(four, alone, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
 
 
 def test_a_state_does_not_say_how_steps_are_computed(tmp_path: Path) -> None:
@@ -186,9 +170,123 @@ def test_at_most_one_state_is_in_flight(tmp_path: Path) -> None:
     assert saved_steps(checkpoints.folder) == [1, 2]
 
 
-def test_state_that_cannot_be_written_is_an_error_at_the_next(tmp_path: Path) -> None:
-    (tmp_path / "states").write_text("a file where the folder should be")
-    checkpoints = checkpoints_in(tmp_path / "states")
+def test_each_of_several_workers_copies_only_what_it_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.distributed.new_group", lambda backend: None)  # they are never asked to meet
+    copied: list[dict[str, Any]] = []
+    for rank in range(2):
+        checkpoints = Checkpoints(Folder(tmp_path), Worker(rank, 2, torch.device("cpu")))
+        monkeypatch.setattr(checkpoints._stager, "stage", copied.append)
+        monkeypatch.setattr(checkpoints, "_write", lambda *_: None)
+        checkpoints.save(1, *model_and_optimizer(1.0))
+    first, second = (list(state["model"]) for state in copied)
+    model, _ = model_and_optimizer(1.0)
+    assert sorted(first + second) == sorted(dict(model.named_parameters()))
+
+
+class UnreliableFolder(Folder):
+    """Writes fail while there are failures left; each attempt to write a state uses up one."""
+
+    def __init__(self, address: Path, failures: int) -> None:
+        super().__init__(address)
+        self.failures = failures
+
+    def write(self, name: str, content: bytes) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise OSError("the storage timed out")
+        super().write(name, content)
+
+
+def unreliable(address: Path, failures: int) -> tuple[Checkpoints, list[str]]:
+    worker, warnings = Worker(device=torch.device("cpu")), list[str]()
+    checkpoints = Checkpoints(UnreliableFolder(address, failures), worker, pauses=[0.0, 0.0])
+    checkpoints.warn = warnings.append
+    return checkpoints, warnings
+
+
+def test_a_write_that_fails_is_tried_again(tmp_path: Path) -> None:
+    checkpoints, warnings = unreliable(tmp_path, failures=2)
     checkpoints.save(1, *model_and_optimizer(1.0))
-    with pytest.raises(CheckpointError, match="step 1"):
-        checkpoints.save(2, *model_and_optimizer(2.0))
+    assert checkpoints.wait()
+    assert warnings == []
+    assert saved_steps(checkpoints.folder) == [1]
+    assert len(list(tmp_path.iterdir())) == 1, "nothing is left of the attempts that failed"
+    assert restored_from(tmp_path).step == 1
+
+
+def test_a_state_that_cannot_be_saved_is_told_and_training_goes_on(tmp_path: Path) -> None:
+    checkpoints, warnings = unreliable(tmp_path, failures=6)
+    for step in (1, 2, 3):
+        checkpoints.save(step, *model_and_optimizer(step))
+    assert checkpoints.wait()
+    assert saved_steps(checkpoints.folder) == [3]
+    assert [warning.partition(";")[0] for warning in warnings] == [
+        f"the state after step {step} could not be saved: the storage timed out" for step in (1, 2)
+    ]
+
+
+def test_several_states_in_a_row_that_cannot_be_saved_end_a_run(tmp_path: Path) -> None:
+    (tmp_path / "states").write_text("a file where the folder should be")
+    checkpoints = Checkpoints(Folder(tmp_path / "states"), Worker(device=torch.device("cpu")), pauses=[])
+    for step in (1, 2, 3):
+        checkpoints.save(step, *model_and_optimizer(step))
+    with pytest.raises(CheckpointError, match=r"step 3 could not be saved: .*, nor could the 2 before"):
+        checkpoints.wait()
+
+
+def test_a_run_that_is_asked_to_stop_does_not_say_that_it_saved_what_it_could_not(tmp_path: Path) -> None:
+    checkpoints, _ = unreliable(tmp_path, failures=100)
+    with pytest.raises(CheckpointError, match="stopped after step 3, whose state could not be saved"):
+        train(checkpoints, stop_after=3)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def test_a_damaged_state_is_not_counted_among_the_newest(tmp_path: Path) -> None:
+    save_steps(tmp_path, {2: None, 4: None})
+    content = bytearray((folder_of(tmp_path, 4) / "__0_0.distcp").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder_of(tmp_path, 4) / "__0_0.distcp").write_bytes(content)
+    checkpoints = checkpoints_in(tmp_path, keep=1)
+    assert checkpoints.restore(*model_and_optimizer(0.0)).step == 2
+    checkpoints.save(3, *model_and_optimizer(3.0))
+    checkpoints.wait()
+    assert saved_steps(checkpoints.folder) == [3]
+    assert restored_from(tmp_path).step == 3
+
+
+def test_the_only_sound_state_is_not_deleted_for_one_that_was_cut_short(tmp_path: Path) -> None:
+    checkpoints = save_steps(tmp_path, {1: None, 2: None}, keep=2)
+    cut(folder_of(tmp_path, 2) / "__0_0.distcp")
+    checkpoints.save(3, *model_and_optimizer(3.0))
+    checkpoints.wait()
+    assert saved_steps(checkpoints.folder) == [1, 3]
+
+
+def test_a_state_that_could_not_be_read_for_a_moment_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_steps(tmp_path, {2: None, 4: None})
+    checkpoints = checkpoints_in(tmp_path, keep=1)
+    checksum = checkpoints.folder.checksum
+
+    def timed_out(name: str) -> tuple[int, str]:
+        if "000000004" in name:
+            raise OSError("the storage timed out")
+        return checksum(name)
+
+    monkeypatch.setattr(checkpoints.folder, "checksum", timed_out)
+    restored = checkpoints.restore(*model_and_optimizer(0.0))
+    assert list(restored.notes) == [
+        "the state after step 4 cannot be read (the storage timed out); using the one before"
+    ]
+    checkpoints.save(3, *model_and_optimizer(3.0))
+    checkpoints.wait()
+    assert saved_steps(checkpoints.folder) == [3, 4]
+    checkpoints.save(5, *model_and_optimizer(5.0))
+    checkpoints.wait()
+    assert saved_steps(checkpoints.folder) == [5]

@@ -9,7 +9,6 @@ import torch
 from tiny_training import same, tiny_config, tiny_objective, train_in_processes
 
 from headway.config.training import ParallelConfig
-from headway.engine.parallel.worker import clip_gradients
 
 Results = dict[str, dict[str, Any]]
 # Of the tiny model's weights four fifths are in matrices that the tensor dimension splits. The first stage
@@ -128,19 +127,6 @@ def test_a_split_model_of_which_a_part_is_trained(trained_in_part: Results, part
         torch.testing.assert_close(split["weights"][name], expected, rtol=1e-3, atol=1e-4)
         if "embeddings" in name:
             assert torch.equal(split["weights"][name], start[name])
-
-
-@pytest.mark.parametrize("limit", [0.1, 1e6])
-def test_clipping_is_pytorchs(limit: float) -> None:
-    ours, theirs = tiny_objective(), tiny_objective()
-    for module in (ours, theirs):
-        torch.manual_seed(1)
-        for parameter in module.parameters():
-            parameter.grad = torch.randn_like(parameter)
-    norm = clip_gradients(ours, limit)
-    assert norm == float(torch.nn.utils.clip_grad_norm_(theirs.parameters(), limit))
-    for left, right in zip(ours.parameters(), theirs.parameters(), strict=True):
-        assert torch.equal(left.grad, right.grad)
 
 
 @pytest.mark.parametrize(

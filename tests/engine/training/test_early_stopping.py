@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from headway.config.base import ConfigError
@@ -28,6 +30,16 @@ def test_the_best_is_the_first_of_equals_and_never_the_model_as_it_came(name, va
     assert selection.best_step == best
     assert kept[-1] == best
     assert 0 not in kept
+
+
+@pytest.mark.parametrize("name", ["accuracy", "loss"])
+def test_a_first_evaluation_that_is_not_a_number_is_beaten_by_any_number(name):
+    kept: list[int] = []
+    selection = Selection(name, None, kept.append)
+    for step, metrics in evaluations([0.0, math.nan, math.nan, 0.5, math.nan], name):
+        selection(step, metrics)
+    assert selection.best_step == 3
+    assert kept == [1, 3]
 
 
 def test_a_run_ends_after_its_patience():

@@ -18,10 +18,11 @@ from headway.engine.model.compilation import is_worth_compiling
 from headway.engine.model.dropout import use_fast_dropout
 from headway.engine.model.encoder import label_settings
 from headway.engine.model.unpadded import run_unpadded
+from headway.engine.training.contrastive import ContrastiveObjective
 from headway.engine.training.objectives import ClassificationObjective, PretrainingObjective
 from headway.engine.training.task_objectives import (
     AnswerObjective,
-    EmbeddingObjective,
+    CosineObjective,
     MultiLabelObjective,
     RegressionObjective,
     RerankingObjective,
@@ -109,11 +110,12 @@ def test_a_step_of_every_task_reads_nothing_back(kind, head, make, labels):
     step(trainer, 0, [random_batch([5, 9, 3, 12], VOCABULARY, labels)])
 
 
-@pytest.mark.parametrize("loss", ["multiple-negatives", "cosine"])
-def test_a_step_of_an_embedder_reads_nothing_back(loss):
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("make", [ContrastiveObjective, CosineObjective])
+def test_a_step_of_an_embedder_reads_nothing_back(make, accumulation):
     model = ready(transformers.AutoModel.from_config(CONFIGS["bert"]))
-    trainer = trainer_on_meta(EmbeddingObjective(model, group_size=2, kind=loss))
-    step(trainer, 0, [random_batch([5, 9, 3, 12], VOCABULARY, torch.ones(4))])
+    trainer = trainer_on_meta(make(model, group_size=2), gradient_accumulation=accumulation)
+    step(trainer, 0, [random_batch([5, 9, 3, 12], VOCABULARY, torch.ones(4))] * accumulation)
 
 
 def test_a_step_with_sequences_too_long_for_one_tile_reads_nothing_back():

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from tiny_training import tiny_batches, tiny_config, tiny_objective
 
-from headway.engine.checkpoint.checkpoints import Checkpoints, saved_steps
+from headway.engine.checkpoint.checkpoints import Checkpoints
+from headway.engine.checkpoint.saved_states import saved_steps
 from headway.engine.checkpoint.storage import Folder
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.hooks import Hooks, StepInfo

@@ -10,7 +10,8 @@ import pytest
 import torch
 from tiny_training import same, tiny_batches, tiny_config, tiny_objective, train, train_in_processes, weights
 
-from headway.engine.checkpoint.checkpoints import Checkpoints, saved_steps
+from headway.engine.checkpoint.checkpoints import Checkpoints
+from headway.engine.checkpoint.saved_states import saved_steps
 from headway.engine.checkpoint.storage import Folder
 from headway.engine.parallel.worker import Worker
 from headway.engine.training import loss_scale

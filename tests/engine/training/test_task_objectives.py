@@ -11,10 +11,11 @@ from transformers import BertConfig
 
 from headway.data.batches import Example, collate
 from headway.engine.model.unpadded import run_unpadded
+from headway.engine.training.contrastive import ContrastiveObjective
 from headway.engine.training.objectives import ClassificationObjective
 from headway.engine.training.task_objectives import (
     AnswerObjective,
-    EmbeddingObjective,
+    CosineObjective,
     MultiLabelObjective,
     RegressionObjective,
     RerankingObjective,
@@ -134,14 +135,14 @@ def test_multiple_negatives_loss_is_cross_entropy_over_the_batchs_cosines():
     mask = inputs["attention_mask"][..., None]
     vectors = F.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
     expected = F.cross_entropy(vectors[0::2] @ vectors[1::2].T * 20, torch.arange(2))
-    objective = EmbeddingObjective(model, group_size=2, kind="multiple-negatives")
+    objective = ContrastiveObjective(model, group_size=2)
     assert mean_loss(objective, examples).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_hard_negatives_are_candidates_of_every_anchor():
     model = build("").float()
     examples = sequences(np.zeros(4, np.float32))[:3]
-    vectors = EmbeddingObjective(model, group_size=3, kind="multiple-negatives")
+    vectors = ContrastiveObjective(model, group_size=3)
     run_unpadded(model)
     anchor, positive, negative = vectors.outputs(collate(examples))
     expected = F.cross_entropy(
@@ -153,7 +154,7 @@ def test_hard_negatives_are_candidates_of_every_anchor():
 def test_cosine_loss_is_the_squared_error_of_cosines():
     model = build("").float()
     scores = np.asarray([0.25, 0.25, 1.0, 1.0], np.float32)
-    objective = EmbeddingObjective(model, group_size=2, kind="cosine")
+    objective = CosineObjective(model, group_size=2)
     run_unpadded(model)
     vectors = objective.outputs(collate(sequences(scores)))
     cosines = F.cosine_similarity(vectors[0::2], vectors[1::2])

@@ -201,6 +201,8 @@ def test_validation_does_not_depend_on_the_batch_size(job):
 class _Exploding(nn.Module):
     """An objective whose gradient is no number."""
 
+    is_contrastive = False
+
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))

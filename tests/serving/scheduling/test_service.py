@@ -15,8 +15,8 @@ from headway.data.corpus.tokenizer import load_tokenizer
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.scoring import predict
 from headway.inference.answers import AnswerSettings
+from headway.tasks.item import SPLITS, Item
 from headway.tasks.preparation import prepare_task
-from headway.tasks.task import SPLITS, Item
 
 TEXTS = [
     "Captain Ahab hunts the white whale near Nantucket, says Herman Melville.",
@@ -109,11 +109,11 @@ QUESTIONS = ["Who hunts?", "Where is the whale?", "What does the baker slice?", 
 def evaluated(folder, saved, stores, *, max_answer_length, unanswerable):
     """The evaluation's answers to all questions about all texts, by a model that is then saved."""
     rows = [
-        Item((question, text), {"texts": ["The"], "starts": [0]}, text, "here")
+        Item((question, text), {"texts": ["The"], "starts": [0]}, [text], "here")
         for question in QUESTIONS
         for text in TEXTS
     ]
-    hopeless = [Item((QUESTIONS[0], "A boat."), {"texts": [], "starts": []}, "A boat.", "here")]
+    hopeless = [Item((QUESTIONS[0], "A boat."), {"texts": [], "starts": []}, ["A boat."], "here")]
     splits = dict.fromkeys(SPLITS, rows) | {"train": rows + hopeless * unanswerable}
     settings = {"max_answer_length": max_answer_length, "stride": 4}
     kind = "question-answering"

@@ -95,8 +95,8 @@ def prepare_corpus(
         tokenizer = _tokenizer_for(train, config)
         tokenizer.save_pretrained(draft / "tokenizer")
         tokens = {
-            "train": _write_split(draft / "train", train, tokenizer),
-            "validation": _write_split(draft / "validation", held_out, tokenizer),
+            "train": _write_split(draft / "train", train, tokenizer, config.language),
+            "validation": _write_split(draft / "validation", held_out, tokenizer, config.language),
         }
         facts = {
             "documents": {"train": len(train), "validation": len(held_out), "duplicates": duplicates},
@@ -110,7 +110,7 @@ def prepare_corpus(
 
 def _content_digest(train: Sequence[Document], held_out: Sequence[Document], config: CorpusConfig) -> str:
     settings = config.model_dump(
-        mode="json", include={"vocab_size", "lowercase", "max_length", "extend_tokenizer"}
+        mode="json", include={"vocab_size", "lowercase", "language", "max_length", "extend_tokenizer"}
     )
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=10)
     if config.tokenizer is not None:
@@ -132,8 +132,10 @@ def _tokenizer_for(train: Sequence[Document], config: CorpusConfig) -> PreTraine
     return train_tokenizer(texts, config.vocab_size, config.lowercase, config.max_length)
 
 
-def _write_split(folder: Path, documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase) -> int:
-    sentences = [split_sentences(document.text) for document in documents]
+def _write_split(
+    folder: Path, documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase, language: str
+) -> int:
+    sentences = [split_sentences(document.text, language) for document in documents]
     rows = iter(tokenize(tokenizer, [text for document in sentences for text in document]))
     write_store(folder, ([next(rows) for _ in document] for document in sentences))
     return int(open_store(folder).sentences[-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -66,6 +67,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if missing:
         raise ConfigError(f"tokenizer: {str(folder)!r} has no {' and no '.join(missing)}")
     return tokenizer
+
+
+def vocabulary_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A text that is the same for tokenizers whose ids stand for the same tokens."""
+    entries = sorted(tokenizer.get_vocab().items())
+    return hashlib.blake2b(repr(entries).encode(), digest_size=10).hexdigest()
 
 
 def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], words: int) -> None:

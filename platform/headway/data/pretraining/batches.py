@@ -30,8 +30,11 @@ class PretrainingBatches(DealtBatches):
     Devlin et al. do, and half of them are random.
 
     Attributes:
+        max_length: tokens of a sequence at most, special ones included.
         truncated_fraction: the fraction of all tokens that truncation leaves out of an epoch; 0.0 without
             pairs.
+        one_sentence_fraction: the fraction of all rows that are one sentence, which pairs cut in two; 0.0
+            without pairs.
     """
 
     def __init__(
@@ -49,13 +52,14 @@ class PretrainingBatches(DealtBatches):
     ) -> None:
         if pairs is not None:
             check_pairable(store)
+        self.max_length = max_length
         self.masking = masking
         self.vocabulary = _vocabulary(tokenizer)
         self.cls, self.sep = tokenizer.cls_token_id, tokenizer.sep_token_id
         self._store = store
         self._segments: Segments | None = None
         self._splitter: PairSplitter | None = None
-        self.truncated_fraction = 0.0
+        self.truncated_fraction = self.one_sentence_fraction = 0.0
         if pairs is None:
             budget = max_length - 2
             rows = _some(plan_token_rows(store, budget), max_rows)
@@ -68,6 +72,7 @@ class PretrainingBatches(DealtBatches):
             lengths = self._splitter.longest
             truncated = np.maximum(planned.lengths - budget, 0).sum()
             self.truncated_fraction = float(truncated / planned.lengths.sum())
+            self.one_sentence_fraction = float((planned.last - planned.first == 1).mean())
         super().__init__(lengths + max_length - budget, batch_sizes, seed)
         self.batch_tokens = batch_tokens
         self.pad_token = tokenizer.pad_token_id or 0

@@ -32,21 +32,19 @@ class OtherDocuments:
         self._by_length = _Ranking(np.diff(bounds))
         self._by_last_sentence = _Ranking(bounds[1:] - store.sentences[store.documents[1:] - 1])
 
-    def runs(self, excluded: np.ndarray, wanted: np.ndarray, needed: np.ndarray, keys: np.ndarray) -> Runs:
+    def runs(self, excluded: np.ndarray, wanted: np.ndarray, keys: np.ndarray) -> Runs:
         """Whole sentences from anywhere in another document, as many as it takes to reach `wanted` tokens.
 
         Args:
             excluded: int64, shape (runs,): the document that each run must not come from.
-            wanted: int64, shape (runs,), at least 1: a run is shorter only if its document ends.
-            needed: int64, shape (runs,): how many tokens there must be from the run's start to its document's
-                end. If no other document is that long, one is drawn from all of them.
+            wanted: int64, shape (runs,), at least 1: a run is shorter only if all other documents are.
             keys: uint64, shape (runs,): the draws are functions of these.
         """
-        longest_first = self._by_length.at_least(needed)
+        longest_first = self._by_length.at_least(wanted)
         document = self._by_length.draw(excluded, *longest_first, random_bits(keys, Purpose.OTHER_DOCUMENT))
         begin, end = self._documents[document], self._documents[document + 1]
         # Only sentences with enough text after them are drawn; others would make short runs.
-        latest = np.searchsorted(self._sentences, self._sentences[end] - needed, side="right") - 1
+        latest = np.searchsorted(self._sentences, self._sentences[end] - wanted, side="right") - 1
         latest = np.clip(latest, begin, end - 1)
         start = begin + integers_below(latest - begin + 1, random_bits(keys, Purpose.OTHER_SENTENCE))
         stop = np.searchsorted(self._sentences, self._sentences[start] + wanted, side="left")
@@ -67,6 +65,22 @@ class OtherDocuments:
         begin, end = self._documents[document], self._documents[document + 1]
         start = np.searchsorted(self._sentences, self._sentences[end] - max_tokens, side="left")
         return Runs(self._sentences[np.clip(start, begin, end - 1)], self._sentences[end])
+
+    def endings(self, excluded: np.ndarray, lengths: np.ndarray, keys: np.ndarray) -> Runs:
+        """The last `lengths` tokens of another document, from within its last sentence.
+
+        If every other document ends with a shorter sentence, that whole sentence.
+
+        Args:
+            excluded: int64, shape (runs,): the document that each run must not come from.
+            lengths: int64, shape (runs,).
+            keys: uint64, shape (runs,): the draws are functions of these.
+        """
+        long = self._by_last_sentence.at_least(lengths + 1)
+        document = self._by_last_sentence.draw(excluded, *long, random_bits(keys, Purpose.OTHER_DOCUMENT))
+        last = self._documents[document + 1] - 1
+        end = self._sentences[last + 1]
+        return Runs(np.maximum(end - lengths, self._sentences[last]), end)
 
 
 class _Ranking:

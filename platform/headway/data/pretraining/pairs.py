@@ -1,7 +1,9 @@
 """Split rows into pairs of segments, for next-sentence prediction or sentence-order prediction.
 
 A pair's form must not reveal its label: how many tokens it has, or whether B ends with a sentence. So a
-random B is taken and cut by the same rule as the row's true B, only from another document.
+random B is taken and cut by the same rule as the row's true B, only from another document. A row of one
+sentence is cut in two: its true B is the second half, and a random B is the end of another sentence, equally
+long. So half of the labels are of each kind, whatever the texts are.
 """
 
 from __future__ import annotations
@@ -63,9 +65,6 @@ class PairSplitter:
         self.objective = objective
         self._budget = budget
         self.longest = np.minimum(rows.lengths, budget)
-        if objective == "nsp":
-            # A row of one sentence has no true B whose length would limit that of a random one.
-            self.longest = np.where(rows.last - rows.first == 1, budget, self.longest)
         self._sentences = store.sentences
         self._others = OtherDocuments(store)
 
@@ -73,9 +72,9 @@ class PairSplitter:
         """Segments A and B of some rows, and their labels.
 
         In next-sentence prediction (Devlin et al. 2018, appendix A.2) B is what follows A half of the time,
-        and otherwise comes from another document; a row of one sentence always gets a random B. In
-        sentence-order prediction (Lan et al. 2019, section 3.1) the two are swapped half of the time; a row
-        of one sentence is cut in two.
+        and otherwise comes from another document. In sentence-order prediction (Lan et al. 2019, section 3.1)
+        the two are swapped half of the time. A row of one sentence is cut in two; B is empty if it is a
+        single token.
 
         Args:
             rows: int64, shape (rows,).
@@ -86,11 +85,11 @@ class PairSplitter:
         splits = np.maximum(last - first - 1, 1)
         split = first + 1 + integers_below(splits, random_bits(keys, Purpose.SPLIT))
         start, middle, end = (self._sentences[sentence] for sentence in (first, split, last))
+        middle = np.where(several, middle, start + (end - start + 1) // 2)
         flips = coin_flips(random_bits(keys, Purpose.COIN))
         if self.objective == "sop":
-            middle = np.where(several, middle, start + (end - start + 1) // 2)
             return _swapped(*_cut(Runs(start, middle), Runs(middle, end), self.longest[rows], keys), flips)
-        labels = np.where(several & flips, IS_NEXT, IS_RANDOM)
+        labels = np.where(flips, IS_NEXT, IS_RANDOM)
         random = np.flatnonzero(labels == IS_RANDOM)
         second = Runs(middle.copy(), end)
         runs = self._random_runs(rows[random], middle[random], keys[random])
@@ -101,24 +100,23 @@ class PairSplitter:
         """A random B for each row, before truncation; `middle` is the end of its A.
 
         If a row fills the budget, its true B has as many sentences as it takes to fill it. Otherwise, its
-        true B is the end of a document.
+        true B is the end of a document. If the row is one sentence, it is the end of a sentence.
         """
         plan = self.rows
+        document = plan.document[rows]
         wanted = self.longest[rows] - (middle - self._sentences[plan.first[rows]])
-        alone = plan.last[rows] - plan.first[rows] == 1
-        fills = alone | (plan.lengths[rows] >= self._budget)
+        is_cut = plan.last[rows] - plan.first[rows] == 1
+        fills = ~is_cut & (plan.lengths[rows] >= self._budget)
         chosen = Runs(np.empty_like(rows), np.empty_like(rows))
 
         some = np.flatnonzero(fills)
         at_least = np.maximum(wanted[some], 1)
-        # A row of one sentence has no true B to resemble, so any other document will do.
-        needed = np.where(alone[some], 0, at_least)
-        runs = self._others.runs(plan.document[rows[some]], at_least, needed, keys[some])
-        chosen.starts[some], chosen.ends[some] = runs
-
-        some = np.flatnonzero(~fills)
-        runs = self._others.tails(plan.document[rows[some]], wanted[some], keys[some])
-        chosen.starts[some], chosen.ends[some] = runs
+        chosen.starts[some], chosen.ends[some] = self._others.runs(document[some], at_least, keys[some])
+        some = np.flatnonzero(~fills & ~is_cut)
+        chosen.starts[some], chosen.ends[some] = self._others.tails(document[some], wanted[some], keys[some])
+        some = np.flatnonzero(is_cut)
+        halves = self._sentences[plan.last[rows[some]]] - middle[some]
+        chosen.starts[some], chosen.ends[some] = self._others.endings(document[some], halves, keys[some])
         return chosen
 
 

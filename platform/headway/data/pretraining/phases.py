@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from headway.data.batches import Batch, BatchSource
+from headway.data.batches import Batch
+from headway.data.pretraining.batches import PretrainingBatches
 
 
 class PhasedBatches:
     """The batches of one phase after another; still a pure function of (seed, step)."""
 
-    def __init__(self, phases: Sequence[BatchSource], first_steps: Sequence[int]) -> None:
+    def __init__(self, phases: Sequence[PretrainingBatches], first_steps: Sequence[int]) -> None:
         """Take the phases, and the step at which each begins, in ascending order from 0."""
         self.phases = phases
         self.first_steps = first_steps
@@ -22,9 +23,18 @@ class PhasedBatches:
 
     def micro_batches(self, step: int, rank: int, world_size: int, parts: int) -> list[Batch]:
         """See `BatchSource`."""
+        phase, within = self._place(step)
+        return phase.micro_batches(within, rank, world_size, parts)
+
+    def part_sizes(self, step: int, parts: int) -> list[int]:
+        """See `BatchSource`."""
+        phase, within = self._place(step)
+        return phase.part_sizes(within, parts)
+
+    def _place(self, step: int) -> tuple[PretrainingBatches, int]:
+        """The phase that a step is in, and its number there."""
         phase = max(i for i, first in enumerate(self.first_steps) if first <= step)
-        within = step - self.first_steps[phase]
-        return self.phases[phase].micro_batches(within, rank, world_size, parts)
+        return self.phases[phase], step - self.first_steps[phase]
 
     def steps_an_epoch(self, parts: int) -> float:
         """Steps of an epoch of the first phase."""

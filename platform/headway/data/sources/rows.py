@@ -43,6 +43,21 @@ def read_rows(source: SourceConfig, columns: Sequence[str], label_column: str) -
     return selected
 
 
+def columns_of(source: SourceConfig) -> list[str] | None:
+    """The columns of a source's first row; None if it has no columns, as a folder of .txt, or is far away.
+
+    Raises:
+        ConfigError: the source is unreadable.
+    """
+    path = Path(source.source).expanduser()
+    if path.is_dir() and is_saved_dataset(path):
+        return list(load_dataset(source).column_names)
+    if not path.is_file() or path.suffix.lower() == ".txt":
+        return None
+    row = next(file_rows(path, source), None)
+    return None if row is None else list(row)
+
+
 def _document_rows(source: SourceConfig, label_column: str) -> Iterator[Row]:
     for document in read_documents(source):
         yield Row({source.text_column: document.text, label_column: document.label}, document.origin)

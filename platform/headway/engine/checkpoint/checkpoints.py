@@ -5,32 +5,40 @@ state, the step, and the metrics since the last report. Every worker writes its 
 torch.distributed.checkpoint, from a copy and in a thread. A state is complete once it has a manifest, which
 is written last and contains the checksums of all other files. So an incomplete state is never used, on any
 storage.
+
+Storage may fail for a while: a state is written again after a pause, then given up with a warning. Only
+several in a row end a run. All workers learn how each attempt ended, so they count alike.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import json
+import logging
+import time
 import uuid
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-import xxhash
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.optim import Optimizer
 
-from headway.engine.checkpoint.state_dict import load_optimizer, training_state
+from headway.engine.checkpoint.saved_states import SavedStates, step_of
+from headway.engine.checkpoint.state_dict import load_optimizer, part_of_copies, training_state
 from headway.engine.checkpoint.storage import CheckedReader, CheckedWriter, Folder
+from headway.engine.checkpoint.unpickling import PlainLoadPlanner
 from headway.engine.parallel.worker import Worker
 
-_PREFIX = "step-"
-_MANIFEST = "manifest.json"
+_MAX_FAILURES = 3
+"""States in a row that could not be saved, after which a run ends: it would lose too much."""
+
+logger = logging.getLogger(__name__)
 
 WorkerState = dict[str, Any]
 """What a worker keeps to itself, as JSON types."""
@@ -40,7 +48,7 @@ warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
 
 
 class CheckpointError(RuntimeError):
-    """A state could not be saved."""
+    """A state could not be saved, or not be loaded."""
 
 
 class Restored(NamedTuple):
@@ -60,13 +68,29 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The states of a run, in a folder. Every worker makes one, and all call each method alike."""
+    """The states of a run, in a folder. Every worker makes one, and all call each method alike.
 
-    def __init__(self, folder: Folder, worker: Worker, *, keep: int = 2, keep_best: int = 0) -> None:
+    Attributes:
+        warn: told in a line of each state that could not be saved.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        worker: Worker,
+        *,
+        keep: int = 2,
+        keep_best: int = 0,
+        pauses: Sequence[float] = (1.0, 4.0),
+    ) -> None:
+        """Take the folder; `pauses` are the seconds before each further attempt to write a state."""
         self.folder = folder
+        self.warn: Callable[[str], None] = logger.warning
+        self._states = SavedStates(folder)
         self._worker = worker
         self._keep = keep
         self._keep_best = keep_best
+        self._pauses = pauses
         # A separate group, since the saving threads communicate while training does too.
         self._group = dist.new_group(backend="gloo") if worker.world_size > 1 else None
         self._is_alone = self._group is None
@@ -83,7 +107,10 @@ class Checkpoints:
                 use_non_blocking_copy=on_gpu,
             )
         )
-        self._in_flight: Future[None] | None = None
+        self._in_flight: Future[str | None] | None = None
+        self._failures = 0
+        self._sound: set[str] = set()
+        self._damaged: set[str] = set()
 
     def save(
         self,
@@ -93,7 +120,7 @@ class Checkpoints:
         worker_state: WorkerState | None = None,
         metric: float | None = None,
     ) -> None:
-        """Copy the state after `step` steps, and return; a thread writes it.
+        """Copy this worker's part of the state after `step` steps and return; a thread writes it.
 
         Waits first if the previous state is still being written.
 
@@ -105,103 +132,155 @@ class Checkpoints:
             metric: how good the model is, by which the best states are kept; lower is better.
 
         Raises:
-            CheckpointError: the previous state could not be saved.
+            CheckpointError: several states in a row could not be saved.
         """
         self.wait()
-        state: Any = self._stager.stage(training_state(model, optimizer))
-        self._in_flight = self._thread.submit(self._write, step, state, worker_state or {}, metric)
+        state = training_state(model, optimizer)
+        if self._worker.mesh is None:
+            state = part_of_copies(state, self._worker.rank, self._worker.world_size)
+        copied: Any = self._stager.stage(state)
+        self._in_flight = self._thread.submit(self._write, step, copied, worker_state or {}, metric)
 
-    def wait(self) -> None:
-        """Wait until the latest state is complete; raise a `CheckpointError` if it could not be saved."""
+    def wait(self) -> bool:
+        """Return once the state in flight is written or given up; whether it is complete, if there is one.
+
+        Raises:
+            CheckpointError: several states in a row could not be saved.
+        """
         in_flight, self._in_flight = self._in_flight, None
-        if in_flight is not None:
-            in_flight.result()
+        if in_flight is None:
+            return True
+        problem = in_flight.result()
+        if problem is None:
+            self._failures = 0
+            return True
+        self._failures += 1
+        if self._failures == _MAX_FAILURES:
+            raise CheckpointError(f"{problem}, nor could the {_MAX_FAILURES - 1} before")
+        self.warn(f"{problem}; training continues, and the next one will be tried")
+        return False
 
     def restore(self, model: nn.Module, optimizer: Optimizer) -> Restored:
         """Load the newest undamaged state into model and optimizer, whatever layout it was saved with.
 
         Every file's checksum is verified first. Incomplete states are removed.
+
+        Raises:
+            CheckpointError: the state is whole, but not one of this model's, or holds what no state does.
         """
         if self._worker.rank == 0:
-            self._remove_drafts()
+            self._states.remove_drafts()
         name, notes = self._newest_sound()
         if name is None:
             return Restored(notes=notes)
         state = training_state(model, optimizer)
         groups = copy.deepcopy(state["optimizer"]["param_groups"])
         # The optimizer has no state for parameters that never had a gradient.
-        planner = dcp.DefaultLoadPlanner(allow_partial_load=True)
+        planner = PlainLoadPlanner(allow_partial_load=True)
         reader = CheckedReader(self.folder, name)
-        dcp.load(
-            state,
-            storage_reader=reader,
-            planner=planner,
-            process_group=self._group,
-            no_dist=self._group is None,
-        )
+        try:
+            dcp.load(
+                state,
+                storage_reader=reader,
+                planner=planner,
+                process_group=self._group,
+                no_dist=self._is_alone,
+            )
+        except (Exception, CheckpointException) as error:  # the latter is no Exception
+            reason = _reason(error)
+            raise CheckpointError(
+                f"the state after step {step_of(name)} cannot be loaded: {reason}"
+            ) from error
         load_optimizer(model, optimizer, state["optimizer"], groups)
-        manifest = self._manifest(name)
+        manifest = self._states.manifest(name)
         return Restored(manifest["step"], manifest["workers"], manifest["metric"], notes)
 
     def _write(
         self, step: int, state: dict[str, Any], worker_state: WorkerState, metric: float | None
-    ) -> None:
-        try:
-            self._write_parts(f"{_PREFIX}{step:09d}-{self._attempt}", step, state, worker_state, metric)
-        except (Exception, CheckpointException) as error:  # CheckpointException is not an Exception
-            reason = str(error).strip().splitlines()[-1]
-            raise CheckpointError(f"the state after step {step} could not be saved: {reason}") from error
+    ) -> str | None:
+        """Write a state, several times if need be; what went wrong, the same on every worker."""
+        problem = None
+        for number in range(len(self._pauses) + 1):
+            if number:
+                time.sleep(self._pauses[number - 1])
+            # An earlier attempt may still be writing somewhere.
+            name = self._states.name_of(step, self._attempt + (f"-{number}" if number else ""))
+            problem = self._attempt_to_write(name, step, state, worker_state, metric)
+            if problem is None:
+                self._prune_after(name)
+                return None
+            self._remove_draft(name)
+        return f"the state after step {step} could not be saved: {problem}"
 
-    def _write_parts(
-        self, name: str, step: int, state: dict[str, Any], worker_state: WorkerState, metric: float | None
-    ) -> None:
+    def _attempt_to_write(
+        self,
+        name: str,
+        step: int,
+        state: dict[str, Any],
+        worker_state: WorkerState,
+        metric: float | None,
+    ) -> str | None:
         writer = CheckedWriter(self.folder, name)
-        dcp.save(state, storage_writer=writer, process_group=self._group, no_dist=self._is_alone)
-        parts = self._gather((writer.checksums, worker_state))
-        if self._worker.rank == 0:
+        problem = None
+        try:
+            dcp.save(state, storage_writer=writer, process_group=self._group, no_dist=self._is_alone)
+        except (Exception, CheckpointException) as error:  # the latter is no Exception
+            problem = _reason(error)
+        parts = self._gather((problem, writer.checksums, worker_state))
+        problem = next((found for found, _, _ in parts if found is not None), None)
+        if problem is None and self._worker.rank == 0:
             files = {
-                path.removeprefix(f"{name}/"): total for sums, _ in parts for path, total in sums.items()
+                path.removeprefix(f"{name}/"): total for _, sums, _ in parts for path, total in sums.items()
             }
-            body = {"step": step, "metric": metric, "files": files, "workers": [mine for _, mine in parts]}
-            self.folder.write(f"{name}/{_MANIFEST}", _sealed(body))
-            self._prune()
+            body = {"step": step, "metric": metric, "files": files, "workers": [mine for _, _, mine in parts]}
+            try:
+                self._states.complete_with(name, body)
+            except Exception as error:  # whatever a file system raises
+                problem = _reason(error)
+        return self._from_first(problem)
 
-    def _prune(self) -> None:
-        """Delete all but the newest and the best states, their manifests first."""
-        names = _complete(self.folder)
-        metrics = {name: self._manifest(name)["metric"] for name in names} if self._keep_best else {}
-        measured = [name for name in names if metrics.get(name) is not None]
-        best = sorted(measured, key=lambda name: metrics[name])[: self._keep_best]
-        for name in set(names[: -self._keep]) - set(best):
-            self.folder.remove(f"{name}/{_MANIFEST}")
-            self.folder.remove(name)
+    def _prune_after(self, name: str) -> None:
+        """Delete what need not be kept now that this state is complete."""
+        self._sound.add(name)
+        if self._worker.rank == 0:
+            try:
+                self._states.prune(self._keep, self._keep_best, self._sound, self._damaged)
+            except Exception as error:  # the state is saved all the same, and what is left goes next time
+                logger.warning("old states could not be deleted: %s", _reason(error))
 
-    def _remove_drafts(self) -> None:
-        for name in set(_all(self.folder)) - set(_complete(self.folder)):
-            self.folder.remove(name)
+    def _remove_draft(self, name: str) -> None:
+        if self._worker.rank == 0:
+            with contextlib.suppress(Exception):  # where writing fails, so may this; the next start does it
+                self._states.remove(name)
 
     def _newest_sound(self) -> tuple[str | None, list[str]]:
         notes: list[str] = []
-        for name in reversed(self._from_first(_complete(self.folder))):
-            problem = next((problem for problem in self._gather(self._problem(name)) if problem), None)
-            if problem is None:
+        for name in reversed(self._from_first(self._states.complete())):
+            problems = [found for found in self._gather(self._problem(name)) if found is not None]
+            if not problems:
+                self._sound.add(name)
                 return name, notes
-            notes.append(f"the state after step {_step(name)} is damaged ({problem}); using the one before")
+            damages = [problem for problem, is_damage in problems if is_damage]
+            if damages:
+                self._damaged.add(name)
+            what = "is damaged" if damages else "cannot be read"
+            problem = [*damages, problems[0][0]][0]
+            notes.append(f"the state after step {step_of(name)} {what} ({problem}); using the one before")
         return None, notes
 
-    def _problem(self, name: str) -> str | None:
-        """What is wrong with this worker's part of a state's files."""
+    def _problem(self, name: str) -> tuple[str, bool] | None:
+        """What is wrong with this worker's share of a state's files, and whether that is there to stay."""
         try:
-            files = self._manifest(name)["files"]
+            files = self._states.manifest(name)["files"]
             for file in sorted(files)[self._worker.rank :: self._worker.world_size]:
                 if self.folder.checksum(f"{name}/{file}") != tuple(files[file]):
-                    return f"{file} is not what was written"
+                    return f"{file} is not what was written", True
+            if self._worker.rank == 0:
+                CheckedReader(self.folder, name).read_metadata()
         except (OSError, ValueError, KeyError) as error:
-            return str(error).splitlines()[0]
+            is_damage = isinstance(error, FileNotFoundError) or not isinstance(error, OSError)
+            return _reason(error), is_damage
         return None
-
-    def _manifest(self, name: str) -> dict[str, Any]:
-        return _unsealed(self.folder.read(f"{name}/{_MANIFEST}"))
 
     def _gather(self, value: Any) -> list[Any]:
         """The values of all workers, on each of them."""
@@ -216,35 +295,8 @@ class Checkpoints:
         return self._gather(value)[0]
 
 
-def saved_steps(folder: Folder) -> list[int]:
-    """Steps of all complete states in a folder, ascending."""
-    return [_step(name) for name in _complete(folder)]
-
-
-def _all(folder: Folder) -> list[str]:
-    return [name for name in folder.names() if name.startswith(_PREFIX)]
-
-
-def _complete(folder: Folder) -> list[str]:
-    return [name for name in _all(folder) if folder.exists(f"{name}/{_MANIFEST}")]
-
-
-def _step(name: str) -> int:
-    return int(name.removeprefix(_PREFIX).partition("-")[0])
-
-
-def _sealed(body: dict[str, Any]) -> bytes:
-    return json.dumps({"checksum": _checksum(body), "body": body}).encode()
-
-
-def _unsealed(content: bytes) -> dict[str, Any]:
-    """The content of a manifest; raises ValueError if it is damaged."""
-    manifest = json.loads(content)
-    body: dict[str, Any] = manifest["body"]
-    if _checksum(body) != manifest["checksum"]:
-        raise ValueError(f"{_MANIFEST} is not what was written")
-    return body
-
-
-def _checksum(body: dict[str, Any]) -> str:
-    return xxhash.xxh3_128_hexdigest(json.dumps(body).encode())
+def _reason(error: BaseException) -> str:
+    """The first failure of any worker, in a line."""
+    if isinstance(error, CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

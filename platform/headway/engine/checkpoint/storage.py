@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +12,12 @@ from typing import Any, cast
 
 import xxhash
 from pyarrow import fs
-from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter, Metadata
 from torch.distributed.checkpoint.filesystem import FileSystemBase
+from torch.distributed.checkpoint.metadata import StorageMeta
+
+from headway.data.atomic import flush_to_disk
+from headway.engine.checkpoint.unpickling import read_metadata
 
 _CHUNK = 8 << 20
 _BUFFER = 1 << 20
@@ -25,13 +30,14 @@ class Folder:
 
     Attributes:
         address: as it was given, but a local path is made absolute.
+        is_local: whether it is on a disk, or on storage that is mounted like one.
     """
 
     def __init__(self, address: str | Path) -> None:
         text = str(address)
         self.address = text if "://" in text else str(Path(text).expanduser().resolve())
         self._files, self._root = fs.FileSystem.from_uri(self.address)
-        self._is_local = isinstance(self._files, fs.LocalFileSystem)
+        self.is_local = isinstance(self._files, fs.LocalFileSystem)
 
     def path(self, name: str) -> str:
         """The path of `name` in the filesystem."""
@@ -50,6 +56,11 @@ class Folder:
         """Whether there is a file or a folder of that name."""
         return self._files.get_file_info(self.path(name)).type != fs.FileType.NotFound
 
+    def sizes(self, name: str) -> dict[str, int]:
+        """Bytes of each file in a folder in this one, in one request; empty if there is none."""
+        selector = fs.FileSelector(self.path(name), allow_not_found=True)
+        return {info.base_name: info.size for info in self._files.get_file_info(selector)}
+
     def read(self, name: str) -> bytes:
         """The content of a small file."""
         with self._files.open_input_stream(self.path(name)) as stream:
@@ -58,11 +69,22 @@ class Folder:
     def write(self, name: str, content: bytes) -> None:
         """Write a small file that others see whole or not at all."""
         # An object store only shows complete objects; on a local disk, renaming a file does the same.
-        draft = f"{name}.draft" if self._is_local else name
+        # The draft has a name of its own, since another process may write the same file.
+        draft = f"{name}.{uuid.uuid4().hex[:8]}.draft" if self.is_local else name
         with self.open(draft, "wb") as stream:
             stream.write(content)
-        if self._is_local:
+        if self.is_local:
             self._files.move(self.path(draft), self.path(name))
+
+    def write_new(self, name: str, content: bytes) -> bool:
+        """Write a small file unless there is one of that name; whether it was written. For local disks."""
+        try:
+            descriptor = os.open(self.path(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        except FileExistsError:
+            return False
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+        return True
 
     def move(self, name: str, new_name: str) -> None:
         """Rename a file."""
@@ -86,8 +108,8 @@ class Folder:
             return
         with self._files.open_output_stream(path) as stream:
             yield stream
-        if self._is_local:
-            _flush_to_disk(path)
+        if self.is_local:
+            flush_to_disk(Path(path))
 
     def checksum(self, name: str) -> tuple[int, str]:
         """The size of a file in bytes, and its checksum as `CheckedWriter` computes it."""
@@ -97,14 +119,6 @@ class Folder:
                 digest.update(chunk)
                 size += len(chunk)
         return size, digest.hexdigest()
-
-
-def _flush_to_disk(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class _SummedStream(io.RawIOBase):
@@ -197,9 +211,21 @@ class CheckedWriter(FileSystemWriter):
 
 
 class CheckedReader(FileSystemReader):
-    """Reads a distributed checkpoint from `folder/name`."""
+    """Reads a distributed checkpoint from `folder/name`, and runs nothing that it may hold."""
 
     def __init__(self, folder: Folder, name: str) -> None:
         super().__init__(name)
         self.fs: Any = _CheckpointFiles(folder)
         self.path: Any = name
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """See `FileSystemReader`.
+
+        Raises:
+            ValueError: it is not what torch writes.
+        """
+        with self.fs.create_stream(f"{self.path}/.metadata", "rb") as stream:
+            metadata = read_metadata(stream)
+        metadata.storage_meta = metadata.storage_meta or StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata

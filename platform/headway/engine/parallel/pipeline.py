@@ -8,6 +8,7 @@ stage keeps activations of no more micro-batches than there are stages after it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -26,8 +27,8 @@ from headway.engine.parallel.worker import Worker
 
 Finish = Callable[[Any, Batch], Tensor]
 """What the last stage computes from its objective and a batch."""
-NormalizeLosses = Callable[[dict[str, Term]], dict[str, Tensor]]
-"""Divides a micro-batch's summed losses by the step's numbers of predictions."""
+Losses = Callable[[Any, Batch, int], dict[str, Tensor]]
+"""What a module's losses on a micro-batch, the n-th of the step, add to the step's losses."""
 
 
 class ForwardPass(NamedTuple):
@@ -90,6 +91,7 @@ class Pipeline(nn.Module):
 
     Attributes:
         unit: that of the objective, if it has one.
+        is_contrastive: that of the objective.
     """
 
     def __init__(self, objective: Any, worker: Worker, dtype: torch.dtype) -> None:
@@ -101,6 +103,7 @@ class Pipeline(nn.Module):
         self._width = objective.model.config.hidden_size
         self._shared = names_on_both_ends(objective.model)
         self.unit = getattr(objective, "unit", None)
+        self.is_contrastive = objective.is_contrastive
         self.stage = StageModule(objective, self._number, self._count, dtype)
         worker.split(self.stage, dtype)
         self._capacity = 0
@@ -110,7 +113,7 @@ class Pipeline(nn.Module):
         self,
         batches: Sequence[Batch],
         seeds: Sequence[int],
-        normalize_losses: NormalizeLosses,
+        losses: Losses,
         scale: float,
     ) -> dict[str, Tensor]:
         """Run a step's micro-batches forward and backward.
@@ -118,7 +121,7 @@ class Pipeline(nn.Module):
         Args:
             batches: no fewer than there are stages.
             seeds: one for each micro-batch; those of later stages are derived from them.
-            normalize_losses: see `NormalizeLosses`.
+            losses: see `Losses`.
             scale: factor on the sum of all losses before backward.
 
         Returns:
@@ -127,9 +130,9 @@ class Pipeline(nn.Module):
         names = list(self.stage.objective.predictions(batches[0]))
         sums = torch.zeros(len(names), device=self._device)
 
-        def finish(objective: Any, batch: Batch) -> Tensor:
-            losses = normalize_losses(objective(batch))
-            row = torch.stack([losses[name] for name in names])
+        def finish(objective: Any, batch: Batch, number: int) -> Tensor:
+            found = losses(objective, batch, number)
+            row = torch.stack([found[name] for name in names])
             sums.add_(row.detach())
             return row.sum() * scale
 
@@ -141,10 +144,8 @@ class Pipeline(nn.Module):
         capacity = max(len(batch.input_ids) for batch in batches)
         schedule = self._schedule_for(len(batches), capacity)
         self.stage.passes = [
-            ForwardPass(
-                batch, finish, self._capacity, derived_seed(seed, self._number) if self._number else seed
-            )
-            for batch, seed in zip(batches, seeds, strict=True)
+            ForwardPass(batch, partial(finish, number=number), self._capacity, self._own_seed(seed))
+            for number, (batch, seed) in enumerate(zip(batches, seeds, strict=True))
         ]
         index = torch.arange(len(batches))
         schedule.step(index=index, target=index, return_outputs=False)
@@ -152,6 +153,9 @@ class Pipeline(nn.Module):
             self._sum_gradients(weight)
         dist.broadcast(sums, group=self._group, group_src=self._count - 1)
         return dict(zip(names, sums, strict=True))
+
+    def _own_seed(self, seed: int) -> int:
+        return derived_seed(seed, self._number) if self._number else seed
 
     def _schedule_for(self, micro_batches: int, capacity: int) -> Schedule1F1B:
         """A schedule for hidden states of up to `capacity` tokens; made again if more are needed."""
@@ -190,18 +194,23 @@ class Pipeline(nn.Module):
         """Names of the objective's losses."""
         return self.stage.objective.loss_names
 
-    def outputs(self, batch: Batch) -> Tensor:
-        """The model's outputs for a batch, without gradients, on every worker; see `TaskObjective`."""
-        return self._through(batch, lambda objective, batch: objective.outputs(batch))
+    def outputs(self, batch: Batch, seed: int | None = None) -> Tensor:
+        """The model's outputs for a batch, without gradients, on every worker; see `TaskObjective`.
+
+        With the seed of a micro-batch, they are those that `backward` is going to compute.
+        """
+        return self._through(batch, lambda objective, batch: objective.outputs(batch), seed)
 
     def loss(self, outputs: Tensor, batch: Batch) -> Term:
         """See `TaskObjective`."""
         return self.stage.objective.loss(outputs, batch)
 
-    def _through(self, batch: Batch, finish: Finish) -> Tensor:
+    def _through(self, batch: Batch, finish: Finish, seed: int | None = None) -> Tensor:
         """Pass a batch through all stages, one after another."""
         tokens = len(batch.input_ids)
-        self.stage.passes = [ForwardPass(batch, finish, tokens)]
+        self.stage.passes = [
+            ForwardPass(batch, finish, tokens, None if seed is None else self._own_seed(seed))
+        ]
         received = None
         if not self.stage.is_first:
             received = torch.empty(tokens, self._width, dtype=self.stage.dtype, device=self._device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 from headway.config.base import ConfigError
@@ -12,7 +13,9 @@ SMALLER_IS_BETTER = ("loss", "rmse", "latency_ms", "parameters")
 
 
 def is_better(measure: str, value: float, than: float) -> bool:
-    """Whether one value of a measure is better than another; equal ones are not."""
+    """Whether one value of a measure is better than another; equal ones are not, and NaN is the worst."""
+    if math.isnan(than):
+        return not math.isnan(value)
     return value < than if measure.endswith(SMALLER_IS_BETTER) else value > than
 
 

@@ -46,7 +46,10 @@ class Objective(nn.Module):
         model: a transformers model that runs unpadded.
         trunk: runs the encoder: `run_trunk`, perhaps compiled.
         is_seeded: whether dropout inside layers is drawn from seeds, as it is if compiled for a GPU.
+        is_contrastive: whether the rows of a batch are each other's negatives.
     """
+
+    is_contrastive: ClassVar[bool] = False
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from headway.config.training import TrainingConfig
 from headway.data.batch import Batch
+from headway.data.batches import BatchSource
 from headway.data.sampling import derived_seed, parts_of
 from headway.engine.hardware.device import to_device
 from headway.engine.model.compilation import checkpoint_activations, compile_model, is_worth_compiling
+from headway.engine.parallel.clipping import clip_gradients
 from headway.engine.parallel.gradients import Gradients
-from headway.engine.parallel.pipeline import NormalizeLosses
-from headway.engine.parallel.worker import clip_gradients, hold_back_sums
+from headway.engine.parallel.pipeline import Losses
+from headway.engine.parallel.worker import hold_back_sums
+from headway.engine.training.contrastive import ContrastiveStep
 from headway.engine.training.flops import TrainingFlops
 from headway.engine.training.health import StepHealth
 from headway.engine.training.meter import Meter
-from headway.engine.training.objectives import Term
 from headway.engine.training.precision import ComputeCopy
 from headway.engine.training.training_state import TrainingState
 
@@ -34,18 +38,24 @@ class OptimizerStep:
     """
 
     def __init__(
-        self, state: TrainingState, config: TrainingConfig, flops: TrainingFlops, parts: int, total_steps: int
+        self,
+        state: TrainingState,
+        config: TrainingConfig,
+        batches: BatchSource,
+        flops: TrainingFlops,
+        parts: int,
     ) -> None:
         """Prepare to train a state whose weights have been loaded.
 
         Args:
             state: what is trained.
-            config: how it is trained.
+            config: how it is trained, and for how many steps, which decide whether compiling pays off.
+            batches: say which rows each worker has.
             flops: counts the FLOPs of batches.
             parts: how many parts each global batch is dealt into, over all workers.
-            total_steps: of the run, which decide whether compiling pays off.
         """
         self._state, self._config, self._flops, self._parts = state, config, flops, parts
+        self._batches = batches
         self._worker = worker = state.worker
         self.health = StepHealth(state.optimizer, worker, state.scale)
         if config.activation_checkpointing:
@@ -56,7 +66,7 @@ class OptimizerStep:
         )
         wanted = config.compile
         if wanted is None:
-            wanted = is_worth_compiling(worker.device, total_steps)
+            wanted = is_worth_compiling(worker.device, config.total_steps(batches))
         if wanted:
             # Workers average a layer's gradients, or gather its weights, while they compute another layer.
             by_layer = wanted != "trunk" or is_split or worker.world_size > 1
@@ -82,20 +92,44 @@ class OptimizerStep:
         seeds = [derived_seed(self._config.seed, step, part) for part in parts]
         batches = on_device or [batch.to(self._worker.device) for batch in micro_batches]
 
-        def normalize_losses(terms: dict[str, Term]) -> dict[str, Tensor]:
-            return {name: term.total / counts[name] for name, term in terms.items()}
-
+        if self._state.objective.is_contrastive:
+            losses: Losses = self._contrastive_losses(step, batches, seeds, counts)
+        else:
+            losses = partial(_mean_losses, counts)
         pipeline = self._state.pipeline
         backward = self._backward if pipeline is None else pipeline.backward
         # The loss is a mean over the whole batch, but gradients are averaged over data ranks, hence the
         # factor.
-        meter.add(
-            backward(batches, seeds, normalize_losses, self._worker.data_size), micro_batches, self._flops
-        )
+        meter.add(backward(batches, seeds, losses, self._worker.data_size), micro_batches, self._flops)
         return self._update(step, micro_batches, meter)
 
+    def _contrastive_losses(
+        self, step: int, batches: Sequence[Batch], seeds: Sequence[int], counts: dict[str, Tensor | int]
+    ) -> ContrastiveStep:
+        """Losses that see the vectors of all micro-batches on all workers."""
+        objective, workers = self._state.objective, self._worker.data_size
+        sizes = [sum(len(batch.lengths) for batch in batches)]
+        if workers > 1:
+            parts = self._batches.part_sizes(step, self._parts)
+            dealt = [parts_of(rank, workers, self._parts) for rank in range(workers)]
+            sizes = [sum(parts[part] for part in mine) for mine in dealt]
+        losses = ContrastiveStep(objective, self._worker, sizes, counts[objective.name])
+        if len(batches) > 1:
+            losses.see([self._vectors(batch, seed) for batch, seed in zip(batches, seeds, strict=True)])
+        return losses
+
+    @torch.no_grad()
+    def _vectors(self, batch: Batch, seed: int) -> Tensor:
+        """What backward is going to compute again of a micro-batch."""
+        if self._state.pipeline is not None:
+            return self._state.pipeline.outputs(batch, seed)
+        torch.manual_seed(seed)
+        module: Any = self.compute.module
+        vectors: Tensor = module.outputs(batch)
+        return vectors
+
     def _backward(
-        self, batches: Sequence[Batch], seeds: Sequence[int], normalize_losses: NormalizeLosses, scale: float
+        self, batches: Sequence[Batch], seeds: Sequence[int], losses: Losses, scale: float
     ) -> dict[str, Tensor]:
         """Run micro-batches forward and backward, one after another; see `Pipeline.backward`."""
         sums: dict[str, Tensor] = {}
@@ -103,14 +137,14 @@ class OptimizerStep:
         for index, (batch, seed) in enumerate(zip(batches, seeds, strict=True)):
             torch.manual_seed(seed)
             is_last = index == len(batches) - 1
-            losses = normalize_losses(module(batch))
-            total = torch.stack(list(losses.values())).sum() * scale
+            found = losses(module, batch, index)
+            total = torch.stack(list(found.values())).sum() * scale
             if loss_scale is not None:
                 total = total * loss_scale.value
             hold_back_sums(module, not is_last)
             with self._gradients.collected(is_last):
                 total.backward()
-            sums = {name: sums.get(name, 0.0) + loss.detach() for name, loss in losses.items()}
+            sums = {name: sums.get(name, 0.0) + loss.detach() for name, loss in found.items()}
         self._gradients.give(loss_scale.value if loss_scale is not None else None)
         return sums
 
@@ -143,3 +177,10 @@ class OptimizerStep:
             return dict(zip(names, [max(1, count) for count in counts], strict=True))
         everywhere = self._worker.sum(to_device(torch.tensor(counts), self._worker.device))
         return dict(zip(names, everywhere.clamp(min=1), strict=True))
+
+
+def _mean_losses(
+    counts: dict[str, Tensor | int], module: nn.Module, batch: Batch, index: int
+) -> dict[str, Tensor]:
+    """What a micro-batch adds to mean losses over so many predictions in the step."""
+    return {name: term.total / counts[name] for name, term in module(batch).items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ import torch.distributed as dist
 from headway.data.batch import Batch
 from headway.data.batches import BatchSource
 from headway.engine.hardware.device import compute_dtype, precision_context
+from headway.engine.model.cross_entropy import Term
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.evaluation import batches_of_worker
 from headway.engine.training.objectives import TaskObjective
@@ -43,13 +44,30 @@ def predict(
             outputs = objective.outputs(on_device).float()
             if not counts:
                 continue
-            term = objective.loss(outputs, on_device)
-            sums += torch.stack([term.total.double(), term.predictions.double()])
+            if not objective.is_contrastive:
+                sums += _loss_and_count(objective.loss(outputs, on_device))
             for row, part in zip(batch.row_ids.tolist(), _by_row(objective, outputs, batch), strict=True):
                 mine.setdefault(row, []).append(part)
-    total, count = worker.sum(sums).tolist()
-    rows = _gathered(mine, worker)
-    return Predictions([_joined(rows[row]) for row in range(batches.rows)], total / max(1.0, count))
+    sums = worker.sum(sums).cpu()
+    found = _gathered(mine, worker)
+    rows = [_joined(found[row]) for row in range(batches.rows)]
+    if objective.is_contrastive:
+        sums = _contrastive_sums(objective, rows, batch_size)
+    total, count = sums.tolist()
+    return Predictions(rows, total / max(1.0, count))
+
+
+def _loss_and_count(term: Term) -> torch.Tensor:
+    return torch.stack([term.total.double(), term.predictions.double()])
+
+
+def _contrastive_sums(objective: Any, rows: list[np.ndarray], batch_size: int) -> torch.Tensor:
+    """Loss and count; each `batch_size` rows, in order, are each other's negatives."""
+    sums = torch.zeros(2, dtype=torch.float64)
+    for start in range(0, len(rows), batch_size):
+        vectors = torch.from_numpy(np.concatenate(rows[start : start + batch_size]))
+        sums += _loss_and_count(objective.loss(vectors, None))
+    return sums
 
 
 def _autocast_dtype(objective: TaskObjective, precision: str, device: torch.device) -> torch.dtype:

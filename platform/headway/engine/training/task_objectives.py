@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -119,27 +117,17 @@ class AnswerObjective(TaskObjective):
 
 
 class EmbeddingObjective(TaskObjective):
-    """Texts with similar meaning get similar embeddings, by the cosine of their mean-pooled tokens.
-
-    With `multiple-negatives`, each anchor's positive should be closer to it than all other texts of the batch
-    (Henderson et al. 2017, section 4.4). With `cosine`, the loss is the squared error between a pair's cosine
-    and its score.
-    """
+    """Groups of texts, each of which gets a vector; subclasses define the loss."""
 
     name = "embedding"
 
-    def __init__(
-        self, model: PreTrainedModel, *, group_size: int, kind: Literal["multiple-negatives", "cosine"]
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, *, group_size: int) -> None:
         """Take the number of texts in each row's group: anchor, positive, and negatives."""
         super().__init__(model)
         self.group_size = group_size
-        self.kind = kind
-        # The factor by which sentence-transformers multiplies cosines before the softmax.
-        self.scale = 20.0
 
     def outputs(self, batch: Batch) -> Tensor:
-        """Vectors of length 1, shape (sequences, hidden_size)."""
+        """Mean-pooled vectors of length 1, float32, shape (sequences, hidden_size)."""
         hidden, layout = self.encode(batch)
         return F.normalize(mean_pooled(hidden.float(), layout), dim=-1)
 
@@ -147,16 +135,14 @@ class EmbeddingObjective(TaskObjective):
         """One prediction for each group."""
         return {self.name: len(batch.lengths) // self.group_size}
 
+
+class CosineObjective(EmbeddingObjective):
+    """The squared error of the cosine of a pair against its score."""
+
     def loss(self, outputs: Tensor, batch: Batch) -> Term:
         """Labels are float32 of shape (sequences,): the scores, as cosines."""
         # (sequences, hidden_size) → (groups, group_size, hidden_size)
         groups = outputs.unflatten(0, (-1, self.group_size))
-        anchors = groups[:, 0]
-        if self.kind == "cosine":
-            cosines = (anchors * groups[:, 1]).sum(-1)
-            return _term(F.mse_loss(cosines, batch.labels[:: self.group_size], reduction="sum"), len(anchors))
-        # (groups, group_size - 1, hidden_size) → ((group_size - 1) * groups, hidden_size): positives come
-        # first
-        candidates = groups[:, 1:].transpose(0, 1).flatten(0, 1)
-        positives = torch.arange(len(anchors), device=outputs.device)
-        return cross_entropy(anchors @ candidates.T * self.scale, positives)
+        cosines = (groups[:, 0] * groups[:, 1]).sum(-1)
+        labels = batch.labels[:: self.group_size]
+        return _term(F.mse_loss(cosines, labels, reduction="sum"), len(groups))

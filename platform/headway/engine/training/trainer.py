@@ -18,7 +18,7 @@ from torch import nn
 from headway.config.training import TrainingConfig
 from headway.data.batch import Batch
 from headway.data.batches import BatchSource
-from headway.engine.checkpoint.checkpoints import Checkpoints, Restored
+from headway.engine.checkpoint.checkpoints import CheckpointError, Checkpoints, Restored
 from headway.engine.hardware.device import use_tf32
 from headway.engine.hardware.peak_rate import synchronise
 from headway.engine.loading.batch_processes import start_fork_server
@@ -74,14 +74,13 @@ class Trainer:
         self.config = config
         self.checkpoints = checkpoints
         self.total_steps = config.total_steps(batches)
-        max_data_size = max(config.max_data_size, self.worker.data_size)
-        self.parts = max_data_size * config.gradient_accumulation
         use_tf32(config.tf32)
         self.state = TrainingState(self.objective, config, self.worker, self.total_steps)
         self.optimizer = self.state.optimizer
         self.restored = self.state.restore(checkpoints) if checkpoints is not None else Restored()
         self.start_step = self.restored.step
-        self.optimizer_step = OptimizerStep(self.state, config, self.flops, self.parts, self.total_steps)
+        self.parts = self.state.parts
+        self.optimizer_step = OptimizerStep(self.state, config, batches, self.flops, self.parts)
         self._meter = Meter()
         self._measures, self._hooks = Hooks(), Hooks()
         self._measures.add(self._measure_training, config.log_every, at=(1, self.total_steps))
@@ -124,6 +123,7 @@ class Trainer:
             TrainingError: a gradient is not finite, or in float16 no loss scale makes it finite; the state
                 from before that step is saved.
             Stopped: a hook on some worker asked to stop.
+            CheckpointError: it did, and its state could not be saved; or several in a row could not be.
         """
         if self.start_step == 0 and self._are_due(0):
             self._call_hooks(0)
@@ -145,7 +145,8 @@ class Trainer:
                 if stopping or self._saves_after(step):
                     self._save(step, self._meter, validation_loss)
                 if stopping:
-                    self.finish_saving()
+                    if not self.finish_saving():
+                        raise CheckpointError(f"stopped after step {step}, whose state could not be saved")
                     raise Stopped(f"stopped after step {step}, whose state is saved")
                 started = time.perf_counter()
         self.finish_saving()
@@ -236,7 +237,6 @@ class Trainer:
         if self.checkpoints is not None:
             self.state.save(self.checkpoints, step, meter, validation_loss)
 
-    def finish_saving(self) -> None:
-        """Wait until the last state is completely saved."""
-        if self.checkpoints is not None:
-            self.checkpoints.wait()
+    def finish_saving(self) -> bool:
+        """Wait until the last state is completely saved, or given up; whether it is saved."""
+        return self.checkpoints is None or self.checkpoints.wait()

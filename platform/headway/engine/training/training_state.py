@@ -29,12 +29,15 @@ class TrainingState:
         pipeline: the objective over several stages; None if each worker has all layers.
         optimizer: of the objective's weights.
         schedule: of the learning rate.
+        parts: that each global batch is dealt into, over all workers; as many as before if a run continues
+            with fewer workers, since dropout is drawn by part.
     """
 
     def __init__(self, objective: nn.Module, config: TrainingConfig, worker: Worker, steps: int) -> None:
         """Split an objective that is on the worker's device, for a run of `steps` steps."""
         self.objective: Any = objective
         self.worker = worker
+        self.parts = max(config.parts, worker.data_size * config.gradient_accumulation)
         self.dtype = compute_dtype(config.precision, worker.device)
         if self.dtype == torch.float16 and worker.mesh is not None:
             self.dtype = torch.float32  # FSDP gives gradients that the loss scale has not been divided out of
@@ -54,14 +57,27 @@ class TrainingState:
         skip_to(self.schedule, restored.step)
         if self.scale is not None and restored.worker_states and "loss_scale" in restored.worker_states[0]:
             self.scale.load_state(restored.worker_states[0]["loss_scale"])
+        self._keep_parts(max((worker_state["parts"] for worker_state in restored.worker_states), default=0))
         return restored
 
     def save(self, checkpoints: Checkpoints, step: int, meter: Meter, validation_loss: float | None) -> None:
         """Save the state after `step` steps, and the metrics since the last report."""
-        worker_state: WorkerState = {"data_rank": self.worker.data_rank, "meter": meter.state()}
+        worker_state: WorkerState = {
+            "data_rank": self.worker.data_rank,
+            "meter": meter.state(),
+            "parts": self.parts,
+        }
         if self.scale is not None:
             worker_state["loss_scale"] = self.scale.state()
         checkpoints.save(step, self.objective, self.optimizer, worker_state, validation_loss)
+
+    def _keep_parts(self, parts: int) -> None:
+        """Deal batches into as many parts as the saved state's run did, if they are more.
+
+        Workers that split the model need as many parts each, since they compute them together.
+        """
+        if parts > self.parts and (self.worker.mesh is None or parts % self.worker.data_size == 0):
+            self.parts = parts
 
 
 def resumed_meter(restored: Restored, worker: Worker) -> Meter:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 
 from headway.config.serve import ServeConfig
+from headway.redaction import redacted
 from headway.serving.scheduling.messages import Release
 from headway.tracking import Tracking
 from headway.tracking.references import model_folder
@@ -93,7 +94,7 @@ class AliasWatch:
             try:
                 self.look()
             except Exception as error:  # the registry or the gateway may be down for a while
-                _log.warning("%s cannot be looked up; will try again: %s", self._model_uri, error)
+                _log.warning("%s cannot be looked up; will try again: %s", self._model_uri, redacted(error))
 
 
 class ChallengerWatch(AliasWatch):
