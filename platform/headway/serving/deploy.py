@@ -95,8 +95,14 @@ def _wait_until_running(name: str) -> None:
         if application.status == "RUNNING":
             return
         if application.status == "DEPLOY_FAILED":
-            raise RuntimeError(f"the server did not start: {application.message}")
+            raise RuntimeError(f"the server did not start: {_reason(application)}")
         time.sleep(_POLL_S)
+
+
+def _reason(application: Any) -> str:
+    """Why an application failed: in the words of a deployment that did, which quote its replica's error."""
+    failed = [one.message for one in application.deployments.values() if one.status == "DEPLOY_FAILED"]
+    return next(iter(failed), "") or str(application.message)
 
 
 def bind_application(config: ServeConfig, releases: Sequence[Release], cores: int) -> Any:
