@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from headway.config.base import ConfigError
+from headway.engine.inference.pooling import pooled
 from headway.engine.model.layout import SequenceLayout
-from headway.engine.model.pooling import pooled
 from headway.inference.sentence_modules import DenseModule, LayerNormModule, SentenceModules, VectorModule
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from headway.config.base import ConfigError
-from headway.engine.model.pooling import POOLINGS, Pooling
+from headway.engine.inference.pooling import POOLINGS, Pooling
 
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU", "ELU", "LeakyReLU", "Softplus", "Mish")
 """Of `Dense`: names of PyTorch's classes, which are made without arguments."""

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from headway.inference.predictor import Kind
 
 _PACKAGE = Path(__file__).parents[1]
-TRAVELS = ("config", "data", "engine", "inference")
-"""Folders of Headway's that answer texts: what a server computes with, and no more."""
+TRAVELS = ("config", "data", "engine", "inference", "redaction.py")
+"""The part of Headway that answers texts: what a server computes with, and no more."""
 
 _QUESTION = "What is this about?"
 
@@ -95,9 +95,11 @@ def save_pyfunc(target: Path, logged: Any, run_id: str, weights: Path, example: 
 def _code(target: Path) -> Path:
     """The part of Headway that answers texts, copied to a folder."""
     target.mkdir()
-    shutil.copy(_PACKAGE / "__init__.py", target)
-    for name in TRAVELS:
-        shutil.copytree(_PACKAGE / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("__init__.py", *TRAVELS):
+        if (_PACKAGE / name).is_file():
+            shutil.copy(_PACKAGE / name, target)
+        else:
+            shutil.copytree(_PACKAGE / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
     return target
 
 

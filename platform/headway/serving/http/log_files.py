@@ -13,6 +13,8 @@ def log_beside_ray_serve() -> None:
     log = logging.getLogger("headway")
     warnings = logging.StreamHandler()
     warnings.setLevel(logging.WARNING)
-    log.handlers = [*logging.getLogger("ray.serve").handlers, warnings]
+    # The handlers in front of the files may hold lines back; the files themselves take each at once.
+    files = [getattr(handler, "target", handler) for handler in logging.getLogger("ray.serve").handlers]
+    log.handlers = [*files, warnings]
     log.setLevel(logging.INFO)
     log.propagate = False
