@@ -177,9 +177,7 @@ def map_on_cluster(
         calls: its arguments.
         cpus: cores of one node that each call holds.
         gpus: GPUs of that node that each call holds.
-        progress: told how many calls are done.
-
-    `progress` is told every second how many calls are done.
+        progress: told every second how many calls are done.
 
     Raises:
         Exception: whatever a call raised, as it was raised.

@@ -10,19 +10,11 @@ from typing import Any
 
 import headway
 from headway.config.base import INPUT, Config, is_marked
-from headway.config.evaluate import EvaluateConfig
-from headway.config.finetune import FinetuneConfig
 from headway.config.loading import validate
-from headway.config.pretrain import PretrainConfig
 from headway.config.sources import SourceConfig
-from headway.config.sweep import SweepConfig
 from headway.data.contents import Contents
 from headway.data.sources.documents import source_places
 from headway.tracking import Tracking
-
-_ANY_STEP = "${step}"
-"""In the place of what a group of settings without types leaves to its step; it names no file."""
-
 
 _MADE_OF_THE_REST = ["golden.json"]
 """What registering a model puts beside its weights: what they answer, see `inference/golden.py`."""
@@ -95,9 +87,5 @@ def _groups(value: Any) -> Iterator[Config]:
 
 def _untyped_groups(config: Config) -> dict[str, Config]:
     """What a step shares among its runs: mappings until they are joined with what differs between those."""
-    if isinstance(config, SweepConfig) and config.pretrain is not None:
-        return {"pretrain": validate(PretrainConfig, config.pretrain, "pretrain")}
-    if isinstance(config, SweepConfig | EvaluateConfig):
-        settings = {"model": _ANY_STEP, "task": _ANY_STEP} | config.finetune
-        return {"finetune": validate(FinetuneConfig, settings, "finetune")}
-    return {}
+    nested = config.nested_settings()
+    return {field: validate(nested_class, settings, field) for field, nested_class, settings in nested}

@@ -18,7 +18,7 @@ from headway.runs.finetuning import FinetuningJob, task_folder
 from headway.runs.journal import Entry, first_value
 from headway.runs.repeats import spreads, train_variants
 from headway.runs.training import chosen_metrics, run_job, tracked
-from headway.steps.evaluate import score_model
+from headway.steps.evaluate import score_models
 from headway.tasks.task import Task
 from headway.tracking import Run
 from headway.tracking.references import model_folder
@@ -108,7 +108,7 @@ def _test(task: Task, context: Context, run: Run) -> dict[str, float]:
     if path.is_file():
         earlier: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
         return earlier
-    scores = score_model(context.folder / "model", task)
+    [scores] = score_models([context.folder / "model"], [task], context)
     numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
     run.log_metrics([(0, {f"test_{name}": value for name, value in numbers.items()})])
     write_atomically(path, json.dumps(numbers))
