@@ -139,9 +139,9 @@ def main() -> None:
     from headway.config.loading import validate
     from headway.data.corpus.tokenizer import load_tokenizer
     from headway.runs.finetuning import FinetuningJob
+    from headway.runs.held_out import train_and_score
     from headway.runs.learning_curve import draw_learning_curve
     from headway.runs.repeats import spread
-    from headway.steps.evaluate import train_and_score
     from headway.tasks.classification import Classification, tfidf_baseline
     from headway.tasks.preparation import prepared
 

@@ -165,7 +165,7 @@ def headway_run(task: Any, name: str, seed: int, steps: int | None = None) -> tu
     from headway.engine.parallel.worker import Worker
     from headway.engine.training.trainer import Trainer
     from headway.runs.finetuning import FinetuningJob
-    from headway.steps.evaluate import score_held_out
+    from headway.runs.held_out import score_held_out
 
     config = config_of(task, name, seed, steps)
     job = FinetuningJob(config, Path(minilm()), task.folder)

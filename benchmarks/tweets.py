@@ -44,7 +44,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     import headway
-    from headway.steps.evaluate import score_model
+    from headway.runs.held_out import score_model
     from headway.tasks.classification import Classification, tfidf_baseline
     from headway.tasks.task import open_task
 

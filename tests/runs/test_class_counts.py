@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 from headway.display import Display
 from headway.runs.class_counts import tell_class_counts
-from headway.tasks.task import Rows
+from headway.tasks.rows import Rows
 from headway.tracking import tracking_uri
 
 

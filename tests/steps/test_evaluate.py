@@ -21,7 +21,8 @@ from headway.config.finetune import FinetuneConfig
 from headway.config.tasks import ClassificationTask
 from headway.inference.predictor import Predictor
 from headway.runs.finetuning import FinetuningJob, task_folder
-from headway.steps.evaluate import run_evaluate, score_model
+from headway.runs.held_out import score_model
+from headway.steps.evaluate import run_evaluate
 from headway.tasks.preparation import read_task
 from headway.tasks.task import open_task
 from headway.tracking import tracking_uri
@@ -55,7 +56,7 @@ def test_on_a_cluster_that_is_joined_models_are_scored_on_its_nodes(
     classifier, task, make_context, runs, ray_cluster, monkeypatch
 ):
     """The driver may run on a head without GPUs; here it could not score at all."""
-    monkeypatch.setattr("headway.steps.evaluate.score_model", None)
+    monkeypatch.setattr("headway.runs.held_out.score_model", None)
     config = EvaluateConfig(model=str(classifier), beside={"as it came": str(classifier)}, task=task)
     context = replace(make_context("evaluate-joined", runs), address="joined-already:6379")
     summary = run_evaluate(config, context).summary

@@ -19,7 +19,8 @@ from headway.engine.training.objectives import ClassificationObjective
 from headway.engine.training.scoring import predict
 from headway.tasks.classification import classification_scores, tfidf_baseline
 from headway.tasks.preparation import prepare_task, read_task
-from headway.tasks.task import Rows, open_task
+from headway.tasks.rows import Rows
+from headway.tasks.task import open_task
 
 
 @pytest.fixture(scope="module")

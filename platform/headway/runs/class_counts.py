@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from headway.runs.context import Context
-from headway.tasks.task import Rows
+from headway.tasks.rows import Rows
 from headway.tracking import Run
 
 _MOST_IN_A_LINE = 8

@@ -18,7 +18,8 @@ from headway.engine.training.scoring import predict
 from headway.engine.training.trainer import Evaluator, Metrics
 from headway.runs.context import Context
 from headway.tasks.preparation import prepared
-from headway.tasks.task import Rows, Task, open_task
+from headway.tasks.rows import Rows
+from headway.tasks.task import Task, open_task
 
 SETTINGS_FILE = "headway_finetune.json"
 """Name of the file beside a fine-tuned model's weights, with the settings that it was trained with."""

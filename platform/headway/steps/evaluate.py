@@ -9,25 +9,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from headway.cluster import connect
 from headway.cluster.worker_group import call_resources
-from headway.config.base import ConfigError
 from headway.config.evaluate import EvaluateConfig
-from headway.config.finetune import FinetuneConfig
-from headway.config.loading import validate
-from headway.engine.parallel.worker import Worker
-from headway.engine.training.objectives import TaskObjective
-from headway.engine.training.scoring import predict
-from headway.engine.training.trainer import Trainer
 from headway.runs.class_counts import tell_class_counts
 from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import SETTINGS_FILE, FinetuningJob, task_folder
+from headway.runs.held_out import finetune_settings, score_models, train_and_score
 from headway.runs.learning_curve import draw_learning_curve
 from headway.runs.repeats import spread
-from headway.tasks.classification import Classification, classification_scores, tfidf_baseline
+from headway.tasks.classification import Classification, tfidf_baseline
 from headway.tasks.task import Task, open_task
 from headway.tracking.references import model_folder
 
@@ -77,69 +68,6 @@ def run_evaluate(config: EvaluateConfig, context: Context) -> StepResult:
             run.log_file(picture)
     _show(context, task, summary, rows)
     return StepResult(str(model), _headline(summary, task), summary=summary)
-
-
-def score_models(models: Sequence[Path], tasks: Sequence[Task], context: Context) -> list[dict[str, Any]]:
-    """Scores of each saved model on the held-out rows of its task, computed where models are trained.
-
-    That is this machine or, since the driver may have no GPU and few cores, a node of the cluster.
-
-    Raises:
-        ConfigError: a model's labels are others than the task's, or no cluster answers.
-    """
-    if connect.will_be_local(context.address):
-        return [score_model(model, task) for model, task in zip(models, tasks, strict=True)]
-    context.join_cluster()
-    resources = call_resources(len(models))
-    calls = [
-        (model.resolve(), task.folder.resolve(), resources.cpus)
-        for model, task in zip(models, tasks, strict=True)
-    ]
-    return connect.map_on_cluster(_score_folder, calls, resources.cpus, resources.gpus)
-
-
-def _score_folder(model: Path, task: Path, threads: int) -> dict[str, Any]:
-    torch.set_num_threads(threads)
-    return score_model(model, open_task(task))
-
-
-def score_model(model: Path, task: Task) -> dict[str, Any]:
-    """Scores of a saved model on the task's held-out rows.
-
-    Raises:
-        ConfigError: the model's labels, or the tokens that its ids stand for, are not the task's.
-    """
-    settings = _settings(model, task, {})
-    loaded = task.load(model, settings)
-    trained = json.loads((model / "config.json").read_text()).get("id2label")
-    if task.labels and trained and list(trained.values()) != task.labels:
-        raise ConfigError(
-            f"model: {str(model)!r} has labels {list(trained.values())}, the task {task.labels}"
-        )
-    rows = task.split("train").take(range(1))
-    return score_held_out(task.objective(loaded, settings, rows), model, task, settings)
-
-
-def score_held_out(
-    objective: TaskObjective, tokenizer_folder: Path, task: Task, config: FinetuneConfig
-) -> dict[str, Any]:
-    """Scores on the held-out rows; for a classifier, with the confusion matrix."""
-    test = task.split("test")
-    batches = task.batches(test, task.tokenizer_of(tokenizer_folder), batch_size=64)
-    predictions = predict(objective, batches, Worker(), batch_size=64, precision=config.precision)
-    scores: dict[str, Any] = dict(task.scores(test, predictions.rows, batches))
-    if isinstance(task, Classification):
-        predicted = np.stack(predictions.rows).argmax(-1)
-        scores |= classification_scores(task.label_array(test), predicted, len(task.labels))
-    return scores | {"texts": len(test), "labels": task.labels, "primary": task.primary}
-
-
-def train_and_score(job: FinetuningJob, threads: int) -> dict[str, Any]:
-    """Fine-tune in this process, with this many threads, and score on the held-out rows."""
-    torch.set_num_threads(threads)
-    objective = job.objective()
-    Trainer(objective, job.batches()[0], job.config, worker=Worker()).run()
-    return score_held_out(objective, job.model_folder, job.task, job.config)
 
 
 def _baselines(
@@ -196,13 +124,8 @@ def _tfidf_score(task: Classification, few: int, seed: int) -> float:
     return float(tfidf_baseline(task, train, task.split("test"))[task.primary])
 
 
-def _settings(encoder: Path, task: Task, settings: dict[str, Any]) -> FinetuneConfig:
-    full = settings | {"model": str(encoder), "task": str(task.folder)}
-    return validate(FinetuneConfig, full, "finetune")
-
-
 def _job(encoder: Path, task: Task, settings: dict[str, Any]) -> FinetuningJob:
-    return FinetuningJob(_settings(encoder, task, settings), encoder, task.folder)
+    return FinetuningJob(finetune_settings(encoder, task, settings), encoder, task.folder)
 
 
 def _run_all(jobs: Sequence[FinetuningJob], context: Context) -> list[dict[str, Any]]:

@@ -15,10 +15,10 @@ from headway.engine.training.trainer import Metrics
 from headway.runs.class_counts import tell_class_counts
 from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import FinetuningJob, task_folder
+from headway.runs.held_out import score_models
 from headway.runs.journal import Entry, first_value
 from headway.runs.repeats import spreads, train_variants
 from headway.runs.training import chosen_metrics, run_job, tracked
-from headway.steps.evaluate import score_models
 from headway.tasks.task import Task
 from headway.tracking import Run
 from headway.tracking.references import model_folder

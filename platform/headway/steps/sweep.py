@@ -19,8 +19,8 @@ from headway.data.atomic import write_atomically
 from headway.runs.class_counts import tell_class_counts
 from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import FinetuningJob, task_folder
+from headway.runs.held_out import score_models
 from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from
-from headway.steps.evaluate import score_models
 from headway.sweeps.checks import check_sweep
 from headway.sweeps.ledger import Ledger
 from headway.sweeps.plots import write_report

@@ -14,7 +14,7 @@ from headway.config.finetune import FinetuneConfig
 from headway.data.sources.rows import Row
 from headway.engine.training.objectives import ClassificationObjective
 from headway.tasks.item import Splits
-from headway.tasks.task import Rows
+from headway.tasks.rows import Rows
 from headway.tasks.texts import TextTask, balanced_weights, label_of
 
 

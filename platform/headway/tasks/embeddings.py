@@ -19,7 +19,8 @@ from headway.engine.training.task_objectives import CosineObjective, EmbeddingOb
 from headway.tasks.item import Item, Splits
 from headway.tasks.ranking import retrieval_scores
 from headway.tasks.regression import correlations
-from headway.tasks.task import Rows, Task
+from headway.tasks.rows import Rows
+from headway.tasks.task import Task
 
 
 class Embeddings(Task):

@@ -14,7 +14,7 @@ from headway.config.finetune import FinetuneConfig
 from headway.data.sources.rows import Row, list_of
 from headway.engine.training.task_objectives import MultiLabelObjective
 from headway.tasks.item import Splits
-from headway.tasks.task import Rows
+from headway.tasks.rows import Rows
 from headway.tasks.texts import TextTask
 
 

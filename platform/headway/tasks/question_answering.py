@@ -17,8 +17,9 @@ from headway.data.task_batches import PassageBatches
 from headway.engine.training.task_objectives import AnswerObjective
 from headway.inference.answers import AnswerSettings, ScoredWindow, best_answers
 from headway.tasks.item import Item, Splits
+from headway.tasks.rows import Rows
 from headway.tasks.squad import exact_match, token_f1
-from headway.tasks.task import Rows, Task
+from headway.tasks.task import Task
 
 
 class QuestionAnswering(Task):

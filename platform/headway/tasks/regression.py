@@ -11,7 +11,7 @@ from headway.config.finetune import FinetuneConfig
 from headway.data.sources.rows import Row, number_of
 from headway.engine.training.task_objectives import RegressionObjective
 from headway.tasks.item import Splits
-from headway.tasks.task import Rows
+from headway.tasks.rows import Rows
 from headway.tasks.texts import TextTask
 
 

@@ -13,7 +13,7 @@ from headway.data.sources.rows import Row, number_of
 from headway.engine.training.task_objectives import RerankingObjective
 from headway.tasks.item import Splits
 from headway.tasks.ranking import RankingScores, ranking_scores
-from headway.tasks.task import Rows
+from headway.tasks.rows import Rows
 from headway.tasks.texts import TextTask
 
 

@@ -13,7 +13,8 @@ from headway.data.batches import LabelledBatches
 from headway.data.sources.rows import Row, text_of
 from headway.engine.model.encoder import label_settings
 from headway.tasks.item import Item
-from headway.tasks.task import Rows, Task
+from headway.tasks.rows import Rows
+from headway.tasks.task import Task
 
 
 class TextTask(Task):

@@ -16,7 +16,8 @@ from headway.data.task_batches import WordBatches
 from headway.engine.model.encoder import label_settings
 from headway.engine.training.task_objectives import WordsObjective
 from headway.tasks.item import Item, Splits
-from headway.tasks.task import Rows, Task
+from headway.tasks.rows import Rows
+from headway.tasks.task import Task
 from headway.tasks.texts import balanced_weights
 
 _OUTSIDE = "O"
