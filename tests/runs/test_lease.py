@@ -134,7 +134,14 @@ def test_another_process_of_the_same_number_is_not_taken_for_the_dead_one(tmp_pa
         pass
 
 
-def test_a_driver_whose_lease_was_taken_over_ends(folder: Folder) -> None:
+@pytest.fixture(params=[signal.default_int_handler, signal.SIG_IGN], ids=["", "in a script"])
+def interrupts(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, request.param)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_driver_whose_lease_was_taken_over_ends(folder: Folder, interrupts: None) -> None:
     lost = pytest.raises(LeaseLostError, match="another driver has taken over: process 7 on far")
     with lost, lease(folder).held():
         wait_until(lambda: put(folder, elsewhere(pid=7)))  # until one falls between two beats

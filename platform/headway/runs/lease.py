@@ -11,7 +11,7 @@ that no longer finds itself in the file at its next beat ends.
 
 from __future__ import annotations
 
-import _thread
+import ctypes
 import json
 import logging
 import os
@@ -36,6 +36,10 @@ logger = logging.getLogger(__name__)
 
 class LeaseLostError(RuntimeError):
     """Another driver took the folder over, since this one had not shown for a while that it lives."""
+
+
+class _TakenOver(BaseException):
+    """Raised in the thread that holds a lease, wherever it is; no handler of `Exception` keeps it."""
 
 
 @dataclass(frozen=True)
@@ -113,18 +117,15 @@ class Lease:
 
         Raises:
             ConfigError: another driver holds it.
-            LeaseLostError: another driver took it over meanwhile. A KeyboardInterrupt in the main thread ends
-                the block.
+            LeaseLostError: another driver took it over meanwhile, which ends the block.
         """
         self._acquire()
-        in_main = threading.current_thread() is threading.main_thread()
-        beating = threading.Thread(target=self._beat, args=(in_main,), name="headway-lease", daemon=True)
+        holder = threading.get_ident()
+        beating = threading.Thread(target=self._beat, args=(holder,), name="headway-lease", daemon=True)
         beating.start()
         try:
             yield
-        except KeyboardInterrupt:
-            if self._lost_to is None:
-                raise
+        except _TakenOver:
             raise LeaseLostError(
                 f"{self._folder.address}: another driver has taken over: {self._lost_to}"
             ) from None
@@ -174,23 +175,23 @@ class Lease:
                 return False
         return True
 
-    def _beat(self, in_main: bool) -> None:
+    def _beat(self, holder: int) -> None:
         while not self._stopped.wait(self._beat_seconds):
             try:
                 content = self._read()
                 if content is not None and not self._is_mine(content):
-                    self._lose(_driver(content), in_main)
+                    self._lose(_driver(content), holder)
                     return
                 self._me = replace(self._me, beat=self._me.beat + 1)
                 self._folder.write(_FILE, _content(self._me))
             except OSError as error:  # storage may be away for a while; the next beat looks again
                 logger.warning("%s: no sign of life could be left: %s", self._folder.address, error)
 
-    def _lose(self, holder: Driver | None, in_main: bool) -> None:
-        self._lost_to = holder
-        logger.error("%s: another driver has taken over: %s", self._folder.address, holder)
-        if in_main:
-            _thread.interrupt_main()
+    def _lose(self, other: Driver | None, thread: int) -> None:
+        self._lost_to = other
+        logger.error("%s: another driver has taken over: %s", self._folder.address, other)
+        # Not `interrupt_main`: in a process that a script runs in the background, SIGINT is ignored.
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(_TakenOver))
 
     def _release(self) -> None:
         try:
