@@ -99,9 +99,9 @@ BAD_SOURCES = {
     "binary.txt": (b"ab\0cd", "not text (it holds zero bytes)"),
     "broken.jsonl": (b'{"text": "a"}\n{"text": \n', "line 2: not JSON"),
     "list.jsonl": (b'["a"]\n', "line 1: not a JSON object"),
-    "column.jsonl": (b'{"body": "a"}\n', "row 1: no column 'text'; it has: body"),
+    "column.jsonl": (b'{"body": "a"}\n', "has no column 'text'; known: body"),
     "number.jsonl": (b'{"text": 3}\n', "row 1: column 'text' holds int, not text"),
-    "column.csv": (b"body\nhello\n", "row 1: no column 'text'; it has: body"),
+    "column.csv": (b"body\nhello\n", "has no column 'text'; known: body"),
     "broken.parquet": (b"PAR1 no", "not Parquet"),
     "page.html": (b"<p>", "has an unknown type; allowed: a folder, .txt, .jsonl"),
     "one.txt": (b"A single document.", "has 1 distinct document(s), too few to"),
@@ -161,7 +161,7 @@ def test_more_workers_than_cores_are_refused(invoke, write_yaml, tmp_path, corpu
     refused(
         invoke("pretrain", file, "--quiet"),
         tmp_path,
-        "workers: 64 is more than the cluster has cores; allowed: up to 2",
+        "workers: 64 is more than the cluster has cores; free now: 2",
     )
 
 

@@ -85,7 +85,7 @@ def total_of(cluster: Autoscaled, name: str) -> int:
 
 def test_more_workers_than_a_machine_has_gpus_are_refused(pretend_nodes):
     pretend_nodes({"CPU": 16.0, "GPU": 2.0})
-    with pytest.raises(ConfigError, match="workers: 3 is more than the cluster has GPUs; room now: 2"):
+    with pytest.raises(ConfigError, match="workers: 3 is more than the cluster has GPUs; free now: 2"):
         require_processes(3, None, "sqlite://")
 
 
@@ -96,8 +96,8 @@ def test_nodes_with_gpus_are_asked_for_and_waited_for(autoscaled):
     assert len(cluster.nodes) == 1 + 4
     assert cluster.asked[0] == [{"CPU": 1, "GPU": 1}] * 4
     assert cluster.asked[-1] == [], "nodes stay for ever where a request does"
-    assert said[0] == "waiting for nodes for 4 workers with a GPU each, room for 0 now (0 s)"
-    assert "room for 3 now" in said[-1]
+    assert said[0] == "waiting for nodes for 4 workers with a GPU each, 0 fit now (0 s)"
+    assert "3 fit now" in said[-1]
 
 
 def test_nothing_is_asked_for_where_nothing_is_missing(autoscaled):
@@ -118,7 +118,7 @@ def test_without_gpus_cores_are_asked_for(autoscaled):
 @pytest.mark.parametrize("workers", [9, 100])
 def test_more_than_can_come_is_refused_at_once(autoscaled, workers):
     cluster = autoscaled(NODE, most=8)
-    message = f"workers: {workers} is more than the cluster has GPUs, or can add; room now: "
+    message = f"workers: {workers} is more than the cluster has GPUs, or can add; free now: "
     with pytest.raises(ConfigError, match=message):
         require_processes(workers, "head:6379", "")
     assert cluster.seconds < 10.0
@@ -132,7 +132,7 @@ def test_it_gives_up_and_says_after_how_long_and_why(autoscaled, monkeypatch):
     with pytest.raises(TimeoutError) as error:
         require_processes(2, "head:6379", "")
     assert str(error.value) == (
-        "gave up after 30 min of waiting for nodes for 2 workers, room for 0 now; "
+        "gave up after 30 min of waiting for nodes for 2 workers, 0 fit now; "
         "the last one was not started: quota exceeded"
     )
     assert cluster.asked[-1] == []

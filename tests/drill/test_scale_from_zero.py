@@ -46,11 +46,11 @@ def test_a_run_starts_from_no_node_grows_and_ends(project):
         began = time.monotonic()
         refused = headway(project, address, workers=3)
         assert refused.returncode == 2
-        assert "workers: 3 is more than the cluster has cores, or can add; room now: 0" in refused.stderr
+        assert "workers: 3 is more than the cluster has cores, or can add; free now: 0" in refused.stderr
         assert time.monotonic() - began < 300.0, "it was waited for"
         done = headway(project, address, workers=[1, 2])
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "waiting for nodes for 1 worker, room for 0 now" in done.stdout
+    assert "waiting for nodes for 1 worker, 0 fit now" in done.stdout
     [rows] = project.glob("runs/zero/pretrain/*/rows")
     assert {file.stem for file in rows.iterdir()} == {"0", "1"}, "it did not grow"
     summary = json.loads((project / "runs" / "zero" / "summary.json").read_text())

@@ -56,7 +56,7 @@ def require_processes(
     if not come:
         unit = ("GPUs" if gpus else "cores") + ("" if connect.is_local() else ", or can add")
         raise ConfigError(
-            f"workers: {processes} is more than the cluster has {unit}; room now: {_fitting(gpus)}"
+            f"workers: {processes} is more than the cluster has {unit}; free now: {_fitting(gpus)}"
         )
 
 
@@ -70,7 +70,7 @@ def _kind_that_comes(processes: int, say: Say) -> tuple[bool, bool]:
 
 
 def _fitting(gpus: bool) -> int:
-    """For how many processes the nodes have room, each with a core and, if `gpus`, a GPU."""
+    """How many processes fit on the nodes, each with a core and, if `gpus`, a GPU."""
     nodes = [node["Resources"] for node in _nodes() if node["Alive"]]
     cores = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes]
     return sum(min(cpus, found) if gpus else cpus for cpus, found in cores)
@@ -90,7 +90,7 @@ def _come(processes: int, gpus: bool, say: Say) -> bool:
             if refused is None and gpus and not connect.available_gpus() and waited > _ANSWER_SECONDS:
                 return False
             who = f"{processes} worker{'s' if processes > 1 else ''}{' with a GPU each' if gpus else ''}"
-            what = f"nodes for {who}, room for {fitting} now"
+            what = f"nodes for {who}, {fitting} fit now"
             if (problem := ray_internals.launch_problem()) is not None:
                 what += f"; the last one was not started: {problem}"
             if waited > _PATIENCE_SECONDS:

@@ -30,6 +30,7 @@ class Contents:
         self._memory = memory
         self._ignored = ignored
         self._known: dict[str, list[str]] = {}
+        self._is_remembered = True
         with contextlib.suppress(OSError, ValueError):
             self._known = json.loads(memory.read_text(encoding="utf-8"))
 
@@ -41,9 +42,16 @@ class Contents:
         known = self._known.get(key)
         if known is None or known[0] != seen:
             known = self._known[key] = [seen, _read(place, files)]
-            with contextlib.suppress(OSError):
-                write_atomically(self._memory, json.dumps(self._known, indent=0))
+            self._is_remembered = False
         return known[1]
+
+    def remember(self) -> None:
+        """Write what has been read to `memory`."""
+        if self._is_remembered:
+            return
+        with contextlib.suppress(OSError):
+            write_atomically(self._memory, json.dumps(self._known, indent=0))
+            self._is_remembered = True
 
 
 def _look(place: Path, files: Sequence[Path]) -> str:

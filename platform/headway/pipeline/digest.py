@@ -43,6 +43,10 @@ class Inputs:
         path = Path(name).expanduser()
         return self._contents.of(path) if path.exists() else name
 
+    def remember(self) -> None:
+        """Write down what was read, so that it is not read again; not of steps that are refused."""
+        self._contents.remember()
+
 
 def step_digest(verb: str, config: Config, inputs: Inputs) -> str:
     """The digest of a step whose references are replaced by what identifies the content they stand for.

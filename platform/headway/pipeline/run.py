@@ -124,7 +124,14 @@ def _run_step(
         connect.warm_up(context.address, verb)
     context.display.step(context.step, f"{verb} …")
     with _lease(folder, context).held():
-        result = step_function(verb)(config, _in_folder(context, folder))
+        try:
+            result = step_function(verb)(config, _in_folder(context, folder))
+        except ConfigError:
+            raise
+        except BaseException:
+            inputs.remember()
+            raise
+        inputs.remember()
         _flush_outputs(result)
         write_atomically(folder / "result.json", json.dumps(asdict(result), indent=2))
     seconds = time.monotonic() - started

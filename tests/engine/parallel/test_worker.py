@@ -150,6 +150,6 @@ def test_layout_that_does_not_fit_the_workers_is_refused() -> None:
     with pytest.raises(ValueError, match=r"need optimizer\.name adamw, not 'muon'"):
         tiny_config(workers=2, parallel={"shard": 2}, optimizer={"name": "muon"})
     with pytest.raises(
-        ValueError, match="pipeline 2 needs as many micro-batches, gradient_accumulation 1 is less"
+        ValueError, match=r"parallel\.pipeline 2 needs as many micro-batches; gradient_accumulation 1 is less"
     ):
         tiny_config(workers=2, parallel={"pipeline": 2})
