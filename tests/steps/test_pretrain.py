@@ -131,5 +131,5 @@ def test_what_pairs_leave_out_is_told_before_training_and_logged(told, texts):
 def test_texts_of_one_sentence_are_told_of_in_one_line_before_training(told, texts):
     alone = [sentence for text in texts for sentence in text.split(". ")[:1]]
     said, _ = told(alone, max_length=32)
-    assert said.count("\n") == 1
-    assert "100% of the rows are one sentence: each is paired with its own second half or the end" in said
+    [line] = [line for line in said.splitlines() if "one sentence" in line]
+    assert "100% of the rows are one sentence: each is paired with its own second half or the end" in line

@@ -166,7 +166,8 @@ def undeploy() -> None:
     while _applications:
         application = _applications.pop()
         # Ray Serve would stop the replicas together with the gateway, which still needs them.
-        with contextlib.suppress(RayServeException, RayError, TimeoutError):
+        # KeyError: it is no longer there.
+        with contextlib.suppress(RayServeException, RayError, TimeoutError, KeyError):
             _gateway(application).drain.remote().result(timeout_s=_DRAIN_S)
         with contextlib.suppress(RayServeException):
             serve.delete(application)
