@@ -147,7 +147,5 @@ def test_no_text_and_no_key_is_logged(server):
     contents = {path: path.read_bytes() for path in logs.rglob("*") if path.is_file()}
     of_gateway = [path for path in contents if "_Gateway_" in path.name]
     assert of_gateway, "these are not the server's logs"
-        "these are not the server's logs"
-    )
     for hidden in (SECRET, SECRET.replace(" ", "%20"), SECRET.replace(" ", "+"), server.key):
         assert [path for path, content in contents.items() if hidden.encode() in content] == []
