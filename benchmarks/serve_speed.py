@@ -74,9 +74,9 @@ def measure(name: str, peer: Peer, texts: list[str], scale: float) -> dict[str, 
         print(f"{name}: up after {started:.1f} s", file=sys.stderr)
         vectors = embed(peer, texts[:64])
         load(peer, texts, max(64, singles // 10), 1, 64)
-        spent = cpu_by_title("ray::ServeReplica:headway:")
+        spent = cpu_by_deployment()
         one = load(peer, texts, singles, 1, 64)
-        now = cpu_by_title("ray::ServeReplica:headway:")
+        now = cpu_by_deployment()
         return {
             "cold_start_s": round(started, 1),
             "one": one,
@@ -239,16 +239,16 @@ def running(peer: Peer) -> Iterator[float]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def cpu_by_title(prefix: str) -> dict[str, float]:
-    """Processor seconds of processes by title."""
+def cpu_by_deployment() -> dict[str, float]:
+    """Processor seconds of Ray Serve's replicas by deployment: the gateway, and encoders by number."""
     seconds: dict[str, float] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            title = (folder / "cmdline").read_text().rstrip("\0 ")
-            if title.startswith(prefix):
+            # While it computes, a long title has only its end: `ray::1-8000:Encoder.handle_request…`.
+            if title := re.match(r"ray::.*:((?:Encoder|Gateway)\w*)", (folder / "cmdline").read_text()):
                 fields = (folder / "stat").read_text().rpartition(")")[2].split()
                 ticks = int(fields[11]) + int(fields[12])
-                name = title.removeprefix(prefix)
+                name = title[1]
                 seconds[name] = seconds.get(name, 0.0) + ticks / os.sysconf("SC_CLK_TCK")
     return seconds
 

@@ -170,8 +170,8 @@ def serve_processes(deployment: str) -> list[int]:
             process = parents[process]
         return process == os.getpid()
 
-    # Ray names a process by application and deployment.
-    name = re.compile(rf"ray::ServeReplica:[^:]*:{deployment}")
+    # Ray names a process by application and deployment; of a long name, while it computes, only the end.
+    name = re.compile(rf"ray::.*:{deployment}\b")
     return [process for process, title in titles.items() if name.match(title) and ours(process)]
 
 
