@@ -14,8 +14,9 @@ from typing import Any
 
 import click
 
-from headway.cli.cluster import cancel, down, logs, status, submit, up
+from headway.cli.cluster_launcher import down, up
 from headway.cli.doctor import doctor
+from headway.cli.jobs import cancel, logs, status, submit
 from headway.cli.options import file_options
 from headway.cli.serving import key, load_test, predict, serve
 from headway.cluster import secrets

@@ -1,4 +1,4 @@
-"""A pipeline is submitted to a cluster of its own, watched, read and cancelled through the command line."""
+"""Pipelines as jobs of a cluster, and the launcher that starts its machines."""
 
 from __future__ import annotations
 

@@ -1,12 +1,10 @@
-"""`headway up`, `down`, `submit`, `status`, `logs` and `cancel`: Ray's launcher and its job API."""
+"""`headway submit`, `status`, `logs` and `cancel`: pipelines as jobs of a cluster, by Ray's job API."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from headway.cluster import secrets
 from headway.config.base import ConfigError
 from headway.config.loading import load_pipeline
 
-_CLUSTER_FILE = click.argument("cluster", type=click.Path(path_type=Path), default=Path("cluster.yaml"))
 _API = click.option(
     "--api",
     envvar="RAY_API_SERVER_ADDRESS",
@@ -31,20 +28,6 @@ _NOT_UPLOADED = [".git", ".venv", "runs", "**/__pycache__"]
 _PASSED_ON = ["MLFLOW_TRACKING_URI"]
 _SECONDS_TO_SAVE = 120
 """How long a cancelled job may take to save its state before Ray kills it; Ray's default is 3 s."""
-
-
-@click.command()
-@_CLUSTER_FILE
-def up(cluster: Path) -> None:
-    """Start or update the machines described in the file CLUSTER."""
-    _launch("up", cluster)
-
-
-@click.command()
-@_CLUSTER_FILE
-def down(cluster: Path) -> None:
-    """Terminate the machines described in the file CLUSTER."""
-    _launch("down", cluster)
 
 
 @click.command()
@@ -114,18 +97,6 @@ def logs(job: str, api: str, follow: bool) -> None:
 def cancel(job: str, api: str) -> None:
     """Stop JOB; a training run saves its state, from which the same pipeline continues later."""
     _of_known_job(_client(api).stop_job, job)
-
-
-def _launch(verb: str, cluster: Path) -> None:
-    if not cluster.is_file():
-        raise ConfigError(
-            f"cluster: {str(cluster)!r} does not exist; cluster.yaml in Headway's repository is a template"
-        )
-    done = subprocess.run(
-        [sys.executable, "-m", "ray.scripts.scripts", verb, "--yes", str(cluster)], check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"ray {verb} ended with exit code {done.returncode}")
 
 
 def _client(api: str) -> Any:
