@@ -94,8 +94,8 @@ def test_touching_a_file_changes_nothing_and_another_byte_of_the_same_moment_doe
 def test_the_same_content_is_not_read_twice(tmp_path, inputs, monkeypatch):
     file = tmp_path / "texts.jsonl"
     file.write_text('{"text": "One."}\n')
-    before = digest({"use": "corpus", "source": str(file)}, inputs)
-    inputs.remember()
+    with inputs.remembered():
+        before = digest({"use": "corpus", "source": str(file)}, inputs)
     again = Inputs(tmp_path / "runs", Tracking.at(tmp_path / "runs"))
     monkeypatch.setattr("headway.data.contents._read", lambda *_: pytest.fail("read again"))
     assert digest({"use": "corpus", "source": str(file)}, again) == before

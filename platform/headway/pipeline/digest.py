@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import headway
-from headway.config.base import INPUT, Config, is_marked
+from headway.config.base import INPUT, Config, ConfigError, is_marked
 from headway.config.loading import validate
 from headway.config.sources import SourceConfig
 from headway.data.contents import Contents
@@ -43,8 +44,16 @@ class Inputs:
         path = Path(name).expanduser()
         return self._contents.of(path) if path.exists() else name
 
-    def remember(self) -> None:
-        """Write down what was read, so that it is not read again; not of steps that are refused."""
+    @contextmanager
+    def remembered(self) -> Iterator[None]:
+        """Write down what is read in the block, so that it is not read again; not if the block is refused."""
+        try:
+            yield
+        except ConfigError:
+            raise
+        except BaseException:
+            self._contents.remember()
+            raise
         self._contents.remember()
 
 

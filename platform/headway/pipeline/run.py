@@ -86,7 +86,8 @@ def run_pipeline(
             display=display,
             address=address,
         )
-        finished[name] = _run_step(settings, context, finished, inputs, on_ray)
+        with inputs.remembered():
+            finished[name] = _run_step(settings, context, finished, inputs, on_ray)
     summary = _summary(config, finished)
     write_atomically(root / config.name / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
@@ -124,14 +125,7 @@ def _run_step(
         connect.warm_up(context.address, verb)
     context.display.step(context.step, f"{verb} …")
     with _lease(folder, context).held():
-        try:
-            result = step_function(verb)(config, _in_folder(context, folder))
-        except ConfigError:
-            raise
-        except BaseException:
-            inputs.remember()
-            raise
-        inputs.remember()
+        result = step_function(verb)(config, _in_folder(context, folder))
         _flush_outputs(result)
         write_atomically(folder / "result.json", json.dumps(asdict(result), indent=2))
     seconds = time.monotonic() - started
