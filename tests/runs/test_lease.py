@@ -14,30 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from headway.config.base import ConfigError
 from headway.engine.checkpoint.storage import Folder
 from headway.runs.lease import Driver, Lease, LeaseLostError, _content, this_machine
-from ports import free_port
+from s3_server import bucket
 from waiting import wait_until
 
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    """The address of an empty bucket on a server that speaks S3."""
-    port = free_port()
-    server = ThreadedMotoServer(port=port, verbose=False)
-    server.start()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "headway")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "headway")
-        options = (
-            f"scheme=http&endpoint_override=127.0.0.1:{port}&region=us-east-1&allow_bucket_creation=true"
-        )
-        Folder(f"s3://runs?{options}").create()
-        yield f"s3://runs/NAME?{options}"
-    server.stop()
+    """The address of a folder in an empty bucket."""
+    with bucket("runs/NAME") as address:
+        yield address
 
 
 @pytest.fixture(params=["disk", "s3"])
