@@ -11,6 +11,7 @@ from tiny_encoders import CONFIGS
 from tokenizers import Tokenizer, models
 from tokenizers.processors import TemplateProcessing
 
+from headway.engine.model.encoder import label_settings, load_model
 from headway.inference.packing import Pack
 
 HEADS = {
@@ -45,3 +46,12 @@ def random_pack(lengths: list[int], seed: int = 0) -> Pack:
     ids = generator.integers(5, 61, sum(lengths)).astype(np.int32)
     ids[1::9] = MASK
     return Pack(ids, np.zeros(len(ids), np.uint8), np.asarray(lengths, np.int64))
+
+
+def load_classifier(
+    folder: Path, labels: list[str], *, random_weights: bool, seed: int
+) -> transformers.PreTrainedModel:
+    """The encoder in a folder with a head over these labels, in their order."""
+    auto_class = transformers.AutoModelForSequenceClassification
+    settings = label_settings(labels)
+    return load_model(folder, auto_class, random_weights=random_weights, seed=seed, **settings)

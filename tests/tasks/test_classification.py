@@ -10,10 +10,10 @@ import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 from transformers import AutoModelForSequenceClassification
 
+from encoder_folders import load_classifier
 from headway.config.base import ConfigError
 from headway.config.tasks import ClassificationTask
 from headway.data.corpus.tokenizer import load_tokenizer
-from headway.engine.model.encoder import load_classifier
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.objectives import ClassificationObjective
 from headway.engine.training.scoring import predict

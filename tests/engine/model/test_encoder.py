@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForPreTraining, BertModel
 
+from encoder_folders import load_classifier
 from headway.config.base import ConfigError
 from headway.config.pretrain import ModelConfig
 from headway.engine.model.encoder import (
     bert_config,
-    load_classifier,
     load_pretraining_model,
     new_pretraining_model,
     save_model,

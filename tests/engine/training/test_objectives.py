@@ -14,9 +14,10 @@ from transformers import (
     PreTrainedConfig,
 )
 
+from encoder_folders import load_classifier
 from headway.config.pretrain import ModelConfig
 from headway.data.batches import Batch
-from headway.engine.model.encoder import bert_config, load_classifier, new_pretraining_model, save_model
+from headway.engine.model.encoder import bert_config, new_pretraining_model, save_model
 from headway.engine.training.objectives import ClassificationObjective, PretrainingObjective
 
 LENGTHS = [7, 12, 4, 9]

@@ -11,7 +11,6 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
     BertConfig,
     BertForPreTraining,
     ModernBertConfig,
@@ -129,27 +128,6 @@ def load_pretraining_model(folder: Path, next_sentence: bool, vocab_size: int = 
     if vocab_size > model.config.vocab_size:
         model.resize_token_embeddings(vocab_size)
     return _made_ours(model)
-
-
-def load_classifier(folder: Path, labels: list[str], *, random_weights: bool, seed: int) -> PreTrainedModel:
-    """An encoder with a classification head over `labels`, in their order.
-
-    Args:
-        folder: the folder of an encoder saved by transformers, with or without such a head.
-        labels: class names, one for each output of the head.
-        random_weights: take only the shape from the folder, not its weights: a baseline without pretraining.
-        seed: for weights that are not taken from the folder.
-
-    Raises:
-        ConfigError: the folder contains no model.
-    """
-    return load_model(
-        folder,
-        AutoModelForSequenceClassification,
-        random_weights=random_weights,
-        seed=seed,
-        **label_settings(labels),
-    )
 
 
 def label_settings(labels: list[str]) -> dict[str, Any]:
