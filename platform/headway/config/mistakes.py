@@ -135,8 +135,9 @@ def _describe(field: _Field, mistake: dict[str, Any], where: str) -> str:
         return f"{name}: unknown setting{_suggest_setting(field.path[-1], field.group)}"
     if kind == "missing":
         return f"{name}: missing; it must be set"
-    if kind == "unknown_kind" and isinstance(value, dict):
-        name, value = f"{name}.kind", value["kind"]
+    if kind in ("unknown_kind", "unknown_name") and isinstance(value, dict):
+        key = kind.removeprefix("unknown_")
+        name, value = f"{name}.{key}", value[key]
     message = mistake["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         return f"{name}: {message}"

@@ -71,7 +71,7 @@ def importances(trials: list[Trial], paths: list[str], metric: str) -> dict[str,
     finals = [_final(trial, metric) for trial in trials]
     if len(trials) < 4 or len(set(finals)) < 2:
         return {}
-    columns = {path: [trial.sampled[path] for trial in trials] for path in paths}
+    columns = {path: [trial.sampled.get(path) for trial in trials] for path in paths}
     columns = {path: values for path, values in columns.items() if len(set(map(str, values))) > 1}
     if not columns:
         return {}
@@ -132,7 +132,7 @@ def _parallel_coordinates(trials: list[Trial], paths: list[str], metric: str) ->
 
     figure = _figure(2.0 + 1.8 * len(paths), 4.5)
     axes = figure.subplots()
-    columns = [[trial.sampled[path] for trial in trials] for path in paths]
+    columns = [[trial.sampled.get(path) for trial in trials] for path in paths]
     columns.append([_final(trial, metric) for trial in trials])
     scaled = [_scaled(column) for column in columns]
     for index in range(len(trials)):
