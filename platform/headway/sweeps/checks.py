@@ -63,8 +63,8 @@ def _check_pbt(space: Space, training: TrainingConfig, name: str) -> None:
     for setting in ("best_by", "early_stopping_patience"):
         if getattr(training, setting) is not None:
             raise ConfigError(
-                f"{name}.{setting}: pbt trials continue from each other and keep their last model; set another "
-                "scheduler"
+                f"{name}.{setting}: pbt trials continue from each other and keep their last model; "
+                "set another scheduler"
             )
     for path in space:
         if not can_change(path):
