@@ -139,38 +139,52 @@ def run(
     return trial
 
 
-def rates_tried(searcher: Any, ledger: Ledger, large: TrialState, by_ray: bool) -> list[float]:
+def rates_tried(
+    searcher: Any, ledger: Ledger, small: TrialState, large: TrialState, by_ray: bool
+) -> list[float]:
     """The rates of 30 trials that end one after another.
 
-    Small ones train to their end, best at 1e-4; those above 1e-3 score more at first, and end otherwise.
+    Those above 1e-3 score more at first and end with `large`; the others end with `small`, best at 1e-4.
     """
     rates = []
     for number in range(30):
         rate = searcher.suggest(str(number))["point"]["sampled"][RATE]
         rates.append(rate)
         trial = ledger.trials()[number]
-        early, last = 0.9, 0.7 - abs(math.log10(rate) + 4) / 10
-        measure(trial, {1: early} if rate > 1e-3 else {1: 0.3, 9: last})
-        state = large if rate > 1e-3 else TrialState.DONE
-        if state is TrialState.DONE or not by_ray:
+        score = 0.9 if rate > 1e-3 else 0.7 - abs(math.log10(rate) + 4) / 10
+        state = large if rate > 1e-3 else small
+        measure(trial, {1: 0.3, 9: score} if state is TrialState.DONE else {1: score})
+        if state is TrialState.DONE or (state is TrialState.FAILED and not by_ray):
             trial.end(state)
-        last_result = {"accuracy": early if rate > 1e-3 else last}
-        searcher.on_trial_complete(str(number), last_result, error=by_ray and state is TrialState.FAILED)
+        searcher.on_trial_complete(
+            str(number), {"accuracy": score}, error=by_ray and state is TrialState.FAILED
+        )
         trial.end(state)
     return rates
 
 
-@pytest.mark.parametrize("metrics", [["accuracy"], ["accuracy", "loss"]])
+DONE, STOPPED, FAILED = TrialState.DONE, TrialState.STOPPED, TrialState.FAILED
+
+
 @pytest.mark.parametrize(
-    ("large", "by_ray"), [(TrialState.STOPPED, True), (TrialState.FAILED, False), (TrialState.FAILED, True)]
+    ("small", "large", "by_ray", "metrics"),
+    [
+        (DONE, STOPPED, True, ["accuracy"]),
+        (DONE, FAILED, False, ["accuracy"]),
+        (DONE, FAILED, True, ["accuracy"]),
+        (STOPPED, FAILED, False, ["accuracy"]),
+        (STOPPED, FAILED, True, ["accuracy"]),
+        (DONE, STOPPED, True, ["accuracy", "loss"]),
+        (DONE, FAILED, False, ["accuracy", "loss"]),
+    ],
 )
 def test_tpe_learns_from_final_scores_not_from_those_of_trials_that_ended_early(
-    large, by_ray, metrics, tmp_path
+    small, large, by_ray, metrics, tmp_path
 ):
     config = settings(algorithm="tpe", samples=30, scheduler="fifo", metric=metrics)
     ledger, sampler = Ledger(tmp_path), sampler_of(config, metrics)
     budget = TimeBudget(ledger, None, "accuracy", "max")
-    rates = rates_tried(make_searcher(sampler, ledger, settings_of, budget), ledger, large, by_ray)
+    rates = rates_tried(make_searcher(sampler, ledger, settings_of, budget), ledger, small, large, by_ray)
     assert sum(rate < 1e-3 for rate in rates[15:]) > 10
 
 

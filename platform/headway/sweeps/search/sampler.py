@@ -84,9 +84,8 @@ class Sampler:
         if outcome.state is TrialState.DONE and finite:
             self._study.tell(asked, values)
             return
-        if outcome.state is TrialState.FAILED or not finite:
-            asked.set_constraint("trains", 1.0)
-        elif len(values) == 1:
+        # Optuna ranks one without a report last. With several metrics it cannot rank those that were stopped.
+        if outcome.state is TrialState.STOPPED and finite and len(values) == 1:
             asked.report(values[0], outcome.round)
         self._study.tell(asked, state=self._optuna.trial.TrialState.PRUNED)
 
