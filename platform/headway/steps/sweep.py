@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from headway.cluster import connect, ray_internals
 from headway.cluster.worker_group import start_workers_ahead
 from headway.config.finetune import FinetuneConfig
 from headway.config.pretrain import PretrainConfig
-from headway.config.sweep import COSTS, SweepConfig
+from headway.config.sweep import COSTS, SuccessiveHalving, SweepConfig
 from headway.config.tasks import ClassificationTask
 from headway.data.atomic import write_atomically
 from headway.runs.class_counts import tell_class_counts
@@ -22,20 +23,21 @@ from headway.runs.finetuning import FinetuningJob, task_folder
 from headway.runs.held_out import score_models
 from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from
 from headway.sweeps.checks import check_sweep
-from headway.sweeps.ledger import Ledger
+from headway.sweeps.ledger import Ledger, TrialState
 from headway.sweeps.plots import write_report
 from headway.sweeps.report import Leaderboard
 from headway.sweeps.resources import TrialResources, trial_resources
-from headway.sweeps.schedulers import SUCCESSIVE_HALVING, make_scheduler, replay
-from headway.sweeps.search import Sampler, trial_count, trial_source
-from headway.sweeps.space import parse_search, trial_settings
+from headway.sweeps.schedulers import make_scheduler, replay
+from headway.sweeps.search.sampler import Sampler, TrialSource, trial_count, trial_source
+from headway.sweeps.search.space import Space, parse_search, trial_settings
+from headway.sweeps.time_budget import TimeBudget
+from headway.sweeps.trial_group import end_group
 from headway.sweeps.trials import SweepJob, TrialSettings, run_trial
 from headway.sweeps.winner import (
     Measured,
     described,
     finished_trials,
     headline,
-    mode_of,
     pareto_front,
     rule,
     summary_of,
@@ -59,8 +61,8 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
         ConfigError: a search over settings that do not exist or are not allowed.
         RuntimeError: every trial failed.
     """
-    space = parse_search(config.search)
     check_sweep(config)
+    space = parse_search(config.search, config.trained_class)
     job, metrics = _sweep_job(config, context)
     ledger = Ledger(context.folder.resolve() / "trials")
     context.join_cluster()
@@ -68,7 +70,6 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
         context.join_cluster(job.base.config.max_workers)
     resources = trial_resources(config, job.base.config, trial_count(config, space))
     _start_ahead(resources)
-    sampler = Sampler(config, space, *map(mode_of, metrics))
     parent = _parent_run(config, context)
     try:
         board = Leaderboard(ledger, context, parent, list(space), metrics)
@@ -77,8 +78,8 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
             train, validation = job.base.rows
             splits = {"train": train, "validation": validation, "test": job.base.task.split("test")}
             tell_class_counts(splits, context, parent)
-        _tune(config, context, job, resources, ledger, sampler, board)
-        finished = finished_trials(ledger, job.base.config, metrics)
+        _tune(config, context, job, resources, ledger, space, board)
+        finished = finished_trials(ledger, job.settings_of, metrics)
         winner = winner_of(finished, metrics, config.tolerance)
         summary = summary_of(ledger, winner, metrics[0]) | {"mlflow_run_id": parent.run_id}
         front = pareto_front(finished, metrics) if len(metrics) > 1 else []
@@ -138,22 +139,38 @@ def _tune(
     job: SweepJob,
     resources: TrialResources,
     ledger: Ledger,
-    sampler: Sampler,
+    space: Space,
     board: Leaderboard,
 ) -> None:
-    """Run the trials that have not ended yet."""
+    """Run the trials that have not ended yet, as long as there is time."""
+    sampler = Sampler(config, space, board.metrics)
+    budget = TimeBudget(ledger, config.time_budget_s, board.metric, board.mode)
     remaining = sampler.total - sum(trial.state.is_terminal for trial in ledger.trials())
-    if remaining == 0:
-        return
-    _set_quiet()
+    if remaining and not budget.is_over():
+        _set_quiet()
+        scheduler = make_scheduler(config, space, ledger, board.metric, board.mode)
+        replay(ledger.trials(), scheduler, sampler, config, job.settings_of)
+        source = trial_source(config, sampler, ledger, job.settings_of, budget, remaining)
+        settings = _trial_settings(config, resources, ledger, board)
+        trial = partial(run_trial, sweep_job=job, settings=settings)
+        _fit(trial, source, scheduler, budget, board, resources, context.folder)
+    if budget.is_over():
+        _stop_rest(ledger, board)
+
+
+def _fit(
+    trial: Callable[..., None],
+    source: TrialSource,
+    scheduler: Any,
+    budget: TimeBudget,
+    board: Leaderboard,
+    resources: TrialResources,
+    folder: Path,
+) -> None:
     from ray import tune
 
     # What Ray Tune recorded for an earlier driver; the ledger is the only record that counts.
-    shutil.rmtree(context.folder / "tune", ignore_errors=True)
-    scheduler = make_scheduler(config, parse_search(config.search), board.metric, board.mode)
-    replay(ledger.trials(), scheduler, sampler, config, board.metrics)
-    trial = partial(run_trial, sweep_job=job, settings=_trial_settings(config, resources, ledger, board))
-    source = trial_source(config, sampler, ledger, board.metrics, remaining)
+    shutil.rmtree(folder / "tune", ignore_errors=True)
     tuner = tune.Tuner(
         tune.with_resources(trial, tune.PlacementGroupFactory([_held_by_trial(resources)])),
         param_space=source.param_space,
@@ -167,14 +184,25 @@ def _tune(
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=str(context.folder.resolve()),
+            storage_path=str(folder.resolve()),
             callbacks=[board.callback()],
+            stop=budget.stopper(),
             # A trial whose process died restarts from scratch.
             failure_config=tune.FailureConfig(max_failures=2),
             verbose=0,
         ),
     )
     tuner.fit()
+
+
+def _stop_rest(ledger: Ledger, board: Leaderboard) -> None:
+    """Record as stopped the trials that still ran when the time was over: Ray Tune calls back for none."""
+    for trial in ledger.trials():
+        if trial.ended is None:
+            end_group(trial)
+            trial.end(TrialState.STOPPED)
+            board.began(trial)
+            board.ended(trial)
 
 
 def _trial_settings(
@@ -184,8 +212,8 @@ def _trial_settings(
         ledger.folder,
         resources.each,
         config.reports,
-        at_rungs_only=config.scheduler in SUCCESSIVE_HALVING,
-        saves_states=config.scheduler == "pbt",
+        halving=config.scheduler if isinstance(config.scheduler, SuccessiveHalving) else None,
+        saves_states=config.scheduler.name == "pbt",
         measures_cost=not set(COSTS).isdisjoint(board.metrics),
     )
 
