@@ -23,3 +23,15 @@ def test_all_states_but_running_are_final(tmp_path):
     assert [state for state in TrialState if not state.is_terminal] == [TrialState.RUNNING]
     with pytest.raises(AssertionError):
         Ledger(tmp_path).new({}).end(TrialState.RUNNING)
+
+
+def test_to_make_a_trial_takes_no_longer_the_more_there_are(tmp_path, monkeypatch):
+    ledger = Ledger(tmp_path)
+    ledger.new({})
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("all trials are listed")
+
+    monkeypatch.setattr(type(tmp_path), "glob", refuse)
+    assert [ledger.new({}).number for _ in range(3)] == [1, 2, 3]
+    assert [trial.number for trial in ledger.trials()] == [0, 1, 2, 3]

@@ -22,10 +22,12 @@ from headway.runs.finetuning import FinetuningJob, task_folder
 from headway.runs.held_out import score_models
 from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from
 from headway.sweeps.checks import check_sweep
+from headway.sweeps.ended_trials import EndedTrials
 from headway.sweeps.ledger import Ledger
-from headway.sweeps.plots import write_report
-from headway.sweeps.report import Leaderboard
-from headway.sweeps.resources import TrialResources, trial_resources
+from headway.sweeps.report.leaderboard import Leaderboard
+from headway.sweeps.report.plots import write_report
+from headway.sweeps.report.trial_log import TrialLog
+from headway.sweeps.resources import TrialResources, follow_cluster, trial_resources
 from headway.sweeps.schedulers import SUCCESSIVE_HALVING, make_scheduler, replay
 from headway.sweeps.search import Sampler, trial_count, trial_source
 from headway.sweeps.space import parse_search, trial_settings
@@ -53,7 +55,7 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
     that are within `tolerance` of the best by the first.
 
     Called again in the same folder after the driver died, it continues the sweep: trials that ended are not
-    run again, and those that had begun start from scratch.
+    run again, and those that had begun continue from their newest state, if they ran long enough to have one.
 
     Raises:
         ConfigError: a search over settings that do not exist or are not allowed.
@@ -71,13 +73,17 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
     sampler = Sampler(config, space, *map(mode_of, metrics))
     parent = _parent_run(config, context)
     try:
-        board = Leaderboard(ledger, context, parent, list(space), metrics)
-        board.reconcile()
         if isinstance(job.base, FinetuningJob):
             train, validation = job.base.rows
             splits = {"train": train, "validation": validation, "test": job.base.task.split("test")}
             tell_class_counts(splits, context, parent)
-        _tune(config, context, job, resources, ledger, sampler, board)
+        with (
+            TrialLog(context, parent) as log,
+            EndedTrials(ledger, lambda sampled: job.base.config, metrics) as ended,
+        ):
+            board = Leaderboard(ledger, context.display, list(space), metrics, log, ended)
+            board.reconcile()
+            _tune(config, context, job, resources, ledger, sampler, metrics, board)
         finished = finished_trials(ledger, job.base.config, metrics)
         winner = winner_of(finished, metrics, config.tolerance)
         summary = summary_of(ledger, winner, metrics[0]) | {"mlflow_run_id": parent.run_id}
@@ -89,8 +95,11 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
         if config.test and isinstance(job.base, FinetuningJob):
             summary["test"] = _test(winner, job.base.task_folder, context, parent)
         write_report(ledger, list(space), metrics, context.folder, parent, winner, front)
-    except BaseException:
-        parent.close("FAILED")
+    except KeyboardInterrupt:
+        parent.close("KILLED")
+        raise
+    except BaseException as error:
+        parent.close("FAILED", str(error))
         raise
     parent.close()
     board.show()
@@ -139,6 +148,7 @@ def _tune(
     resources: TrialResources,
     ledger: Ledger,
     sampler: Sampler,
+    metrics: list[str],
     board: Leaderboard,
 ) -> None:
     """Run the trials that have not ended yet."""
@@ -150,17 +160,22 @@ def _tune(
 
     # What Ray Tune recorded for an earlier driver; the ledger is the only record that counts.
     shutil.rmtree(context.folder / "tune", ignore_errors=True)
-    scheduler = make_scheduler(config, parse_search(config.search), board.metric, board.mode)
-    replay(ledger.trials(), scheduler, sampler, config, board.metrics)
-    trial = partial(run_trial, sweep_job=job, settings=_trial_settings(config, resources, ledger, board))
-    source = trial_source(config, sampler, ledger, board.metrics, remaining)
+    scheduler = make_scheduler(config, parse_search(config.search), metrics[0], mode_of(metrics[0]))
+    replay(ledger.trials(), scheduler, sampler, config, metrics)
+    trial = partial(run_trial, sweep_job=job, settings=_trial_settings(config, resources, ledger, metrics))
+    source = trial_source(config, sampler, ledger, metrics, remaining)
+    searcher, callbacks = source.searcher, [board.callback()]
+    if searcher is not None:
+        searcher = tune.search.ConcurrencyLimiter(searcher, max_concurrent=resources.concurrency)
+        if config.concurrency is None and not resources.each.is_local:
+            callbacks.append(follow_cluster(searcher, resources))
     tuner = tune.Tuner(
         tune.with_resources(trial, tune.PlacementGroupFactory([_held_by_trial(resources)])),
         param_space=source.param_space,
         tune_config=tune.TuneConfig(
             num_samples=source.num_samples,
-            max_concurrent_trials=resources.concurrency,
-            search_alg=source.searcher,
+            max_concurrent_trials=resources.concurrency if searcher is None else None,
+            search_alg=searcher,
             scheduler=scheduler,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
@@ -168,8 +183,8 @@ def _tune(
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(context.folder.resolve()),
-            callbacks=[board.callback()],
-            # A trial whose process died restarts from scratch.
+            callbacks=callbacks,
+            # A trial whose process died restarts from its newest state.
             failure_config=tune.FailureConfig(max_failures=2),
             verbose=0,
         ),
@@ -178,7 +193,7 @@ def _tune(
 
 
 def _trial_settings(
-    config: SweepConfig, resources: TrialResources, ledger: Ledger, board: Leaderboard
+    config: SweepConfig, resources: TrialResources, ledger: Ledger, metrics: list[str]
 ) -> TrialSettings:
     return TrialSettings(
         ledger.folder,
@@ -186,7 +201,7 @@ def _trial_settings(
         config.reports,
         at_rungs_only=config.scheduler in SUCCESSIVE_HALVING,
         saves_states=config.scheduler == "pbt",
-        measures_cost=not set(COSTS).isdisjoint(board.metrics),
+        measures_cost=not set(COSTS).isdisjoint(metrics),
     )
 
 
@@ -213,6 +228,10 @@ def _set_quiet() -> None:
     os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
     # A trial that is stopped ends at its next report; until then its actor is kept for the next trial.
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
+    # Ray Tune would take Ctrl-C for the end of the sweep, and the best trial so far for its result.
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    # How many trials may wait for their actors; how many there may be at all is the searcher's to say.
+    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "200")
 
 
 def _test(winner: Measured, task: Path, context: Context, parent: Run) -> dict[str, Any]:

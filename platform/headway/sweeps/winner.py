@@ -36,7 +36,7 @@ def finished_trials(ledger: Ledger, config: TrainingConfig, metrics: list[str]) 
     reasons = []
     for trial in ledger.trials():
         if trial.state is TrialState.DONE:
-            measured = validation_metrics(chosen_metrics(read_journal(trial.journal), config))
+            measured = measured_by(trial, config)
             for metric in metrics:
                 if metric not in measured:
                     raise ConfigError(f"metric: {metric!r} is not measured; allowed: {', '.join(measured)}")
@@ -70,6 +70,22 @@ def winner_of(trials: list[Measured], metrics: list[str], tolerance: float) -> M
         near = [trial for trial in front if _cost(trial, first) <= limit]
     order = [*others, first, "loss"]
     return min(near, key=lambda trial: [_cost(trial, metric) for metric in order])
+
+
+def contenders(trials: list[Measured], metrics: list[str]) -> list[Measured]:
+    """Those that win now, or may win once more trials have ended; all others are beaten for good.
+
+    With several metrics, any trial on the Pareto front may win: which are within `tolerance` of the best
+    depends on trials to come, but no trial that is off the front ever returns to it.
+    """
+    if not trials:
+        return []
+    return pareto_front(trials, metrics) if len(metrics) > 1 else [winner_of(trials, metrics, 0.0)]
+
+
+def measured_by(trial: Trial, settings: TrainingConfig) -> dict[str, float]:
+    """The validation metrics of the model that a trial with these settings saved."""
+    return validation_metrics(chosen_metrics(read_journal(trial.journal), settings))
 
 
 def rule(metrics: list[str], tolerance: float) -> str:
