@@ -21,43 +21,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
-
-TOPICS = ("harbour", "kitchen", "garden")
-
-
-def sleeping_trial(config: dict[str, Any], sweep_job: Any, settings: Any, seconds: float = 1.0) -> None:
-    """Stands in for `headway.sweeps.trials.run_trial`: sleeps for so long, and reports all rounds."""
-    from ray import tune
-
-    from headway.runs.journal import Journal
-    from headway.sweeps.ledger import Ledger, TrialState
-
-    point = config["point"]
-    trial = Ledger(settings.folder).known_as(tune.get_context().get_trial_id(), point["number"])
-    trial.begin(point["sampled"])
-    trial.record_steps_per_round(10)
-    journal = Journal(trial.journal, 0)
-    for index in range(1, settings.reports + 1):
-        time.sleep(seconds / settings.reports)
-        journal.append(10 * index - 5, {"task_loss": 1.0 / index, "tokens_per_second": 1e4})
-        accuracy = random.Random(1000 * point["number"] + index).random()
-        scores = {"accuracy": accuracy, "loss": 1.0 - accuracy}
-        journal.append(10 * index, {f"validation_{name}": value for name, value in scores.items()})
-        if index == settings.reports:
-            trial.model.mkdir()
-            (trial.model / "model.safetensors").write_bytes(b"weights")
-            trial.end(TrialState.DONE)
-        tune.report({"step": 10 * index, "round": index, **scores})
 
 
 class CountedClient:
@@ -142,32 +113,15 @@ def idle_share(trials: Path, at_once: int, wall: float) -> float:
 def simulate(runs: Path, trials: int, at_once: int, seconds: float, reports: int) -> dict[str, Any]:
     """Run the sweep in this process, and measure it; Ray must not have been started."""
     os.environ["RAY_OVERRIDE_RESOURCES"] = json.dumps({"CPU": at_once})
-    from lib.random_encoders import random_texts, save_random_encoder
-    from transformers import BertConfig
+    from lib.sleeping_trials import sleeping, sleeping_sweep
 
     from headway.cluster import connect
-    from headway.config.sweep import SweepConfig
     from headway.display import Display
     from headway.runs.context import Context
     from headway.steps import sweep
     from headway.tracking import Tracking
 
-    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
-    encoder = save_random_encoder(runs / "encoder", BertConfig(vocab_size=17_600, **shape))
-    rows = [{"text": text, "label": TOPICS[n % 3]} for n, text in enumerate(random_texts(90, 0))]
-    (runs / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = SweepConfig.model_validate(
-        {
-            "model": str(encoder),
-            "task": {"source": str(runs / "texts.jsonl"), "max_length": 16},
-            "search": {"optimizer.learning_rate": "loguniform(1e-5, 1e-2)", "batch_size": [8, 16, 32]},
-            "samples": trials,
-            "scheduler": "fifo",
-            "reports": reports,
-            "concurrency": at_once,
-            "test": False,
-        }
-    )
+    config = sleeping_sweep(runs, samples=trials, reports=reports, concurrency=at_once)
     folder = runs / "sweep"
     folder.mkdir()
     context = Context("sweep", "sweep", runs, folder, Tracking.at(runs), Display(quiet=True))
@@ -183,7 +137,7 @@ def simulate(runs: Path, trials: int, at_once: int, seconds: float, reports: int
 
     connect.connect(None, context.tracking.uri)
     with (
-        mock.patch.object(sweep, "run_trial", partial(sleeping_trial, seconds=seconds)),
+        sleeping(seconds),
         mock.patch.object(sweep, "trial_source", source),
         mock.patch.object(sweep.Leaderboard, "callback", lambda board: loop.watch(make_callback(board))),
         ModelCount(folder / "trials") as models,

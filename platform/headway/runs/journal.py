@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from headway.data.atomic import write_atomically
 from headway.engine.training.trainer import Metrics
-from headway.runs.forwarding import Forwarder
+from headway.tracking.forwarding import Forwarder
 
 
 class Entry(NamedTuple):

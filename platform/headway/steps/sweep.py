@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from headway.cluster import connect, ray_internals
+from headway.cluster.interruption import raised_after_cleanup
 from headway.cluster.worker_group import start_workers_ahead
 from headway.config.finetune import FinetuneConfig
 from headway.config.pretrain import PretrainConfig
 from headway.config.sweep import COSTS, SweepConfig
 from headway.config.tasks import ClassificationTask
 from headway.data.atomic import write_atomically
+from headway.redaction import redacted
 from headway.runs.class_counts import tell_class_counts
 from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import FinetuningJob, task_folder
@@ -95,11 +97,11 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
         if config.test and isinstance(job.base, FinetuningJob):
             summary["test"] = _test(winner, job.base.task_folder, context, parent)
         write_report(ledger, list(space), metrics, context.folder, parent, winner, front)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         parent.close("KILLED")
         raise
     except BaseException as error:
-        parent.close("FAILED", str(error))
+        parent.close("FAILED", redacted(error))
         raise
     parent.close()
     board.show()
@@ -189,7 +191,8 @@ def _tune(
             verbose=0,
         ),
     )
-    tuner.fit()
+    with raised_after_cleanup():
+        tuner.fit()
 
 
 def _trial_settings(
@@ -228,8 +231,6 @@ def _set_quiet() -> None:
     os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
     # A trial that is stopped ends at its next report; until then its actor is kept for the next trial.
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
-    # Ray Tune would take Ctrl-C for the end of the sweep, and the best trial so far for its result.
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     # How many trials may wait for their actors; how many there may be at all is the searcher's to say.
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "200")
 

@@ -7,12 +7,14 @@ win once others have ended.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from headway.config.training import TrainingConfig
+from headway.redaction import redacted
 from headway.sweeps.ledger import Ending, Ledger, Trial, TrialState
 from headway.sweeps.trial_group import free_group
 from headway.sweeps.winner import Measured, contenders, measured_by
@@ -51,17 +53,25 @@ class EndedTrials:
             for task in self._tasks:
                 task.result()
 
-    def add(self, trial: Trial, ending: Ending, tell: Tell) -> None:
+    def add(self, trial: Trial, ending: Ending, tell: Tell, details: str = "") -> None:
         """Note a trial that has ended; returns at once.
 
         Args:
             trial: which.
             ending: how it ended, unless it has recorded that itself.
             tell: called by the thread with how it ended.
+            details: what went wrong, with tracebacks; left in the trial's folder.
         """
-        self._tasks.append(self._thread.submit(self._settle, trial, ending, tell))
+        self._tasks.append(self._thread.submit(self._settle, trial, ending, tell, details))
 
-    def _settle(self, trial: Trial, ending: Ending, tell: Tell) -> None:
+    def delete(self, states: Iterable[Path]) -> None:
+        """Delete states of a population that no trial can continue from any more; returns at once."""
+        for state in states:
+            self._tasks.append(self._thread.submit(state.unlink, missing_ok=True))
+
+    def _settle(self, trial: Trial, ending: Ending, tell: Tell, details: str) -> None:
+        if details:
+            (trial.folder / "failure.log").write_text(redacted(details), encoding="utf-8")
         trial.end(*ending)
         free_group(trial)
         recorded = trial.ended or ending

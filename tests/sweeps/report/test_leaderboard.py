@@ -90,6 +90,9 @@ def test_how_trials_ended_is_told_once_it_is_known(ledger):
     ]
     assert log.told == list(enumerate(endings))
     assert [trial.ended for trial in (done, stopped, lost)] == endings
+    logs = [trial.folder / "failure.log" for trial in (done, stopped, lost)]
+    assert [log.exists() for log in logs] == [False, False, True]
+    assert logs[2].read_text() == "first\nlast"
 
 
 def test_of_a_thousand_trials_the_best_are_shown_and_the_others_counted(ledger, monkeypatch):

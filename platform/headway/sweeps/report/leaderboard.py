@@ -14,11 +14,14 @@ from typing import Any
 from headway.display import Display
 from headway.sweeps.ended_trials import EndedTrials
 from headway.sweeps.ledger import Ending, Ledger, Trial, TrialState
+from headway.sweeps.population import PopulationStates
 from headway.sweeps.report.trial_log import TrialLog
 from headway.sweeps.winner import mode_of
 
 _MAX_ROWS = 20
 _SECONDS_BETWEEN_TABLES = 1.0
+_HAS_STATE = "should_checkpoint"
+"""Set in Ray Tune's result if the trial reported a state with it (`ray.tune.result.SHOULD_CHECKPOINT`)."""
 
 
 @dataclass
@@ -63,6 +66,7 @@ class Leaderboard:
         self._ended = ended
         self._rows: dict[int, _Row] = {}
         self._known: dict[str, Trial] = {}
+        self._states = PopulationStates()
         self._drawn = 0.0
 
     def reconcile(self) -> None:
@@ -100,8 +104,9 @@ class Leaderboard:
                 board._has_ended(trial, Ending(TrialState.STOPPED, ""))
 
             def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-                lines = str(trial.get_error() or "").strip().splitlines()
-                board._has_ended(trial, Ending(TrialState.FAILED, lines[-1] if lines else ""))
+                details = str(trial.get_error() or "").strip()
+                reason = details.splitlines()[-1] if details else ""
+                board._has_ended(trial, Ending(TrialState.FAILED, reason), details)
 
         return Follow()
 
@@ -119,13 +124,16 @@ class Leaderboard:
         if result is not None:
             row.step = result["step"]
             row.metrics = {name: result[name] for name in self._measures if name in result}
+            if result.get(_HAS_STATE):
+                self._ended.delete(self._states.reported(trial, result["step"]))
         self._log.changed(trial)
         self._draw()
 
-    def _has_ended(self, tune_trial: Any, ending: Ending) -> None:
+    def _has_ended(self, tune_trial: Any, ending: Ending, details: str = "") -> None:
         trial = self._trial(tune_trial)
         self._rows.setdefault(trial.number, _Row(trial, tune_trial.config["point"]["sampled"]))
-        self._ended.add(trial, ending, self._tell_ending)
+        self._ended.add(trial, ending, self._tell_ending, details)
+        self._ended.delete(self._states.ended(trial))
 
     def _tell_ending(self, trial: Trial, ending: Ending) -> None:
         """Called by a thread, once it is known how the trial ended."""

@@ -10,10 +10,10 @@ import threading
 from collections import deque
 
 from headway.runs.context import Context
-from headway.runs.forwarding import Forwarder
 from headway.runs.journal import Entry, JournalReader, Once
 from headway.sweeps.ledger import Ending, Trial, TrialState
 from headway.tracking import Run
+from headway.tracking.forwarding import Forwarder
 
 _PAUSE_SECONDS = 5.0
 """Between two calls for the same trial; what it measures meanwhile is logged together."""
