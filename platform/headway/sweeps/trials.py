@@ -48,10 +48,14 @@ class SweepJob:
         """The class of the settings that are searched."""
         return type(self.base.config)
 
+    def settings_of(self, sampled: dict[str, Any]) -> TrainingConfig:
+        """What the trial with these values trains with."""
+        return trial_settings(self.config_class, self.shared, sampled)
+
     def with_values(self, sampled: dict[str, Any]) -> TrainingJob:
         """What the trial with these values trains."""
         job: Any = self.base
-        return replace(job, config=trial_settings(self.config_class, self.shared, sampled))
+        return replace(job, config=self.settings_of(sampled))
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,16 @@ class Leaderboard:
     def _has_ended(self, tune_trial: Any, ending: Ending, details: str = "") -> None:
         trial = self._trial(tune_trial)
         self._rows.setdefault(trial.number, _Row(trial, tune_trial.config["point"]["sampled"]))
+        self.end(trial, ending, details)
+
+    def end(self, trial: Trial, ending: Ending, details: str = "") -> None:
+        """Have a trial settled as `EndedTrials` does, and then shown and logged; returns at once.
+
+        Args:
+            trial: which.
+            ending: how it ended, unless it has recorded that itself.
+            details: what went wrong, with tracebacks.
+        """
         self._ended.add(trial, ending, self._tell_ending, details)
         self._ended.delete(self._states.ended(trial))
 
