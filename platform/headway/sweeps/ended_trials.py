@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from headway.config.training import TrainingConfig
 from headway.redaction import redacted
 from headway.sweeps.ledger import Ending, Ledger, Trial, TrialState
 from headway.sweeps.trial_group import free_group
-from headway.sweeps.winner import Measured, contenders, measured_by
+from headway.sweeps.winner import Measured, SettingsOf, contenders, measured_by
 
 Tell = Callable[[Trial, Ending], None]
 """Takes a trial, and how it ended."""
@@ -32,9 +31,7 @@ class EndedTrials:
         metrics: by which trials win.
     """
 
-    def __init__(
-        self, ledger: Ledger, settings_of: Callable[[dict[str, Any]], TrainingConfig], metrics: list[str]
-    ) -> None:
+    def __init__(self, ledger: Ledger, settings_of: SettingsOf, metrics: list[str]) -> None:
         self._settings_of = settings_of
         self._metrics = metrics
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="headway-ended")

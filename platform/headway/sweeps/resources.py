@@ -27,11 +27,13 @@ class TrialResources(NamedTuple):
         concurrency: trials at once.
         workers: Ray Train workers of each trial; 0 if it trains in its own process.
         each: what each of a trial's processes gets.
+        follows_cluster: whether there are to be more trials at once if the cluster grows.
     """
 
     concurrency: int
     workers: int
     each: WorkerResources
+    follows_cluster: bool = False
 
 
 def trial_resources(config: SweepConfig, training: TrainingConfig, trials: int) -> TrialResources:
@@ -65,7 +67,8 @@ def trial_resources(config: SweepConfig, training: TrainingConfig, trials: int) 
     each = worker_resources(at_once, gpus_of_each)
     if config.cpus_per_trial is not None:
         each = WorkerResources(config.cpus_per_trial // processes, each.gpus, each.is_local)
-    return TrialResources(concurrency, training.workers, each)
+    follows_cluster = config.concurrency is None and not each.is_local
+    return TrialResources(concurrency, training.workers, each, follows_cluster)
 
 
 def follow_cluster(limiter: Any, resources: TrialResources) -> Any:

@@ -38,11 +38,16 @@ class _Row:
 class Leaderboard:
     """Follows the trials of one sweep.
 
+    Attributes:
+        metrics: what the sweep optimises; the first ranks its trials.
+        metric: the first metric.
+        mode: `max` or `min`, the better values of that metric.
+
     Args:
         ledger: of the trials.
         display: the screen.
         paths: of the settings that are searched.
-        metrics: what the sweep optimises; the first ranks its trials.
+        metrics: as above.
         log: told of each trial that has changed.
         ended: told of each trial that has ended.
     """
@@ -56,8 +61,10 @@ class Leaderboard:
         log: TrialLog,
         ended: EndedTrials,
     ) -> None:
-        self._metric = metrics[0]
-        self._sign = -1.0 if mode_of(self._metric) == "max" else 1.0
+        self.metrics = metrics
+        self.metric = metrics[0]
+        self.mode = mode_of(self.metric)
+        self._sign = -1.0 if self.mode == "max" else 1.0
         self._measures = list(dict.fromkeys([*metrics, "loss"]))
         self._ledger = ledger
         self._display = display
@@ -130,9 +137,7 @@ class Leaderboard:
         self._draw()
 
     def _has_ended(self, tune_trial: Any, ending: Ending, details: str = "") -> None:
-        trial = self._trial(tune_trial)
-        self._rows.setdefault(trial.number, _Row(trial, tune_trial.config["point"]["sampled"]))
-        self.end(trial, ending, details)
+        self.end(self._trial(tune_trial), ending, details)
 
     def end(self, trial: Trial, ending: Ending, details: str = "") -> None:
         """Have a trial settled as `EndedTrials` does, and then shown and logged; returns at once.
@@ -142,6 +147,8 @@ class Leaderboard:
             ending: how it ended, unless it has recorded that itself.
             details: what went wrong, with tracebacks.
         """
+        if trial.number not in self._rows:
+            self._rows[trial.number] = _Row(trial, trial.sampled)
         self._ended.add(trial, ending, self._tell_ending, details)
         self._ended.delete(self._states.ended(trial))
 
@@ -171,7 +178,7 @@ class Leaderboard:
         return title, columns, [self._cells(row) for row in rows[:_MAX_ROWS]]
 
     def _rank(self, row: _Row) -> float:
-        value = self._sign * row.metrics.get(self._metric, float("inf") * self._sign)
+        value = self._sign * row.metrics.get(self.metric, float("inf") * self._sign)
         return float("inf") if value != value else value
 
     def _cells(self, row: _Row) -> list[Any]:
