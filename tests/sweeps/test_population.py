@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from headway.sweeps.ledger import Ledger, Trial
 from headway.sweeps.pbt import can_change
 from headway.sweeps.population import (
     PopulationStates,
+    adopt_state,
     newest_state,
     restore_state,
     save_state,
@@ -43,15 +43,8 @@ def trainer_of(settings: dict[str, Any], **changes: Any) -> Trainer:
     for path, value in changes.items():
         set_path(settings, path.replace("__", "."), value)
     config = validate(PretrainConfig, settings)
-    job = PretrainingJob(config, corpus_of(settings), None)
-    job = replace(job, config=config)
+    job = PretrainingJob(config, Path(settings["corpus"]), None)
     return Trainer(job.objective(), job.batches()[0], config, worker=Worker(device=torch.device("cpu")))
-
-
-def corpus_of(settings: dict[str, Any]) -> Any:
-    from pathlib import Path
-
-    return Path(settings["corpus"])
 
 
 @pytest.mark.parametrize(
@@ -79,8 +72,11 @@ def test_a_clone_with_a_changed_setting_has_the_weights_and_its_own_settings(
     save_state(cloned, state_path(trial, 4), 4)
     found = newest_state(trial)
     assert found == state_path(trial, 4)
+    clone_trial = Ledger(tmp_path).new({})
+    adopted = adopt_state(clone_trial, found)
+    assert newest_state(clone_trial) == adopted
     clone = trainer_of(settings | {"steps": 6}, **{path.replace(".", "__"): value})
-    restore_state(clone, found)
+    restore_state(clone, adopted)
     pairs = zip(cloned.objective.state_dict().values(), clone.objective.state_dict().values(), strict=True)
     assert all(torch.equal(theirs, own) for theirs, own in pairs)
     assert bool(clone.optimizer.state_dict()["state"]) == keeps_moments
@@ -88,6 +84,10 @@ def test_a_clone_with_a_changed_setting_has_the_weights_and_its_own_settings(
         assert clone.optimizer.param_groups[0]["weight_decay"] == 0.1
     assert clone.start_step == 4
     clone.run()
+    save_state(clone, state_path(clone_trial, 6), 6)
+    assert newest_state(clone_trial) == state_path(clone_trial, 6)
+    # What it came from is needed no longer, and takes as much of the disk.
+    assert list(adopted.parent.glob("*.pt")) == [state_path(clone_trial, 6)]
 
 
 def test_what_shapes_the_weights_cannot_change(settings):

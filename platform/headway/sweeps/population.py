@@ -66,6 +66,8 @@ def save_state(trainer: Trainer, path: Path, step: int) -> None:
     torch.save(state, draft)
     draft.replace(path)
     write_atomically(path.with_name(_NEWEST), path.name)
+    for adopted in path.parent.glob("*-from-*.pt"):
+        adopted.unlink()
 
 
 def restore_state(trainer: Trainer, path: Path) -> None:
