@@ -8,8 +8,9 @@ Everything but the training is real: `run_sweep`, Ray Tune with its actors, the 
 that runs at once. A trial sleeps, notes in its journal what it would have measured, reports its rounds, and
 writes a model of a few bytes. No trial is stopped early, so all report all of their rounds.
 
-- `driver_share`: seconds of a core that the driver's process used, in all threads, by the sweep's seconds.
-- `loop_share`: seconds in which Ray Tune's loop waited for Headway (its callback and its searcher), likewise.
+- `driver_share`: of the sweep's seconds, those in which Ray Tune's loop, and so any trial with something to
+  report, waited for Headway: for its callback or its searcher. The target is 0.05.
+- `core_share`: seconds of a core that the driver's process used, in all threads, by the sweep's seconds.
 - `idle_share`: of the time that all places for trials had together, what no trial used: actors that start or
   are given the next trial. On 2 cores, the processes of all trials compete for them when they start.
 - `mlflow_calls`: calls of MLflow's client, by name; a trial needs at least one to begin and one to end.
@@ -150,8 +151,8 @@ def simulate(runs: Path, trials: int, at_once: int, seconds: float, reports: int
         "at_once": at_once,
         "results": trials * reports,
         "wall_seconds": round(wall, 1),
-        "driver_share": round(cpu / wall, 4),
-        "loop_share": round(loop.seconds / wall, 4),
+        "driver_share": round(loop.seconds / wall, 4),
+        "core_share": round(cpu / wall, 4),
         "idle_share": round(idle_share(folder / "trials", at_once, wall), 4),
         "models_at_most": models.at_most,
         "mlflow_calls": dict(client.calls.most_common()),
