@@ -27,7 +27,7 @@ LABELS, STEPS, BATCH = 20, 60, 16
 MAX_LENGTH = {"bbc-news": 128, "tweets": 64}
 ADAPTING: dict[str, dict[str, Any]] = {
     "bbc-news": {"steps": 60, "batch_size": 16, "optimizer": {"learning_rate": 3e-5}},
-    "tweets": {"steps": 150, "batch_size": 64, "optimizer": {"learning_rate": 3e-5}},
+    "tweets": {"steps": 150, "batch_size": 64, "optimizer": {"learning_rate": 1e-4}},
 }
 
 
