@@ -25,6 +25,18 @@ def test_all_states_but_running_are_final(tmp_path):
         Ledger(tmp_path).new({}).end(TrialState.RUNNING)
 
 
+def test_to_make_a_trial_takes_no_longer_the_more_there_are(tmp_path, monkeypatch):
+    ledger = Ledger(tmp_path)
+    ledger.new({})
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("all trials are listed")
+
+    monkeypatch.setattr(type(tmp_path), "glob", refuse)
+    assert [ledger.new({}).number for _ in range(3)] == [1, 2, 3]
+    assert [trial.number for trial in ledger.trials()] == [0, 1, 2, 3]
+
+
 def test_after_a_sweep_only_the_winners_model_and_what_was_measured_stay(tmp_path):
     ledger = Ledger(tmp_path)
     for trial in (ledger.new({}), ledger.new({})):

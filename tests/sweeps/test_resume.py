@@ -19,6 +19,7 @@ from headway.config.finetune import FinetuneConfig
 from headway.config.sweep import AshaConfig, SearchSpace, SweepConfig
 from headway.runs.journal import Journal, read_journal
 from headway.steps.sweep import run_sweep
+from headway.sweeps.ended_trials import EndedTrials
 from headway.sweeps.ledger import Ledger, Trial, TrialState
 from headway.sweeps.schedulers import make_scheduler, replay, rung_steps
 from headway.sweeps.search.sampler import Sampler, next_trials
@@ -264,6 +265,9 @@ def test_a_sweep_continues_where_its_driver_died(
     context = make_context(f"sweep-died-{scheduler}", runs)
     with monkeypatch.context() as without:
         without.setattr(Ledger, "keep_only", lambda *_: None)
+        # What is deleted once a trial's end is recorded.
+        without.setattr(EndedTrials, "delete", lambda *_: None)
+        without.setattr(EndedTrials, "_delete_beaten", lambda *_: None)
         run_sweep(config, context)
     ledger = Ledger(context.folder / "trials")
     died = next(trial for trial in ledger.trials() if trial.state is TrialState.DONE)

@@ -11,27 +11,30 @@ from pathlib import Path
 from typing import Any
 
 from headway.cluster import connect, ray_internals
+from headway.cluster.interruption import raised_after_cleanup
 from headway.cluster.worker_group import start_workers_ahead
 from headway.config.finetune import FinetuneConfig
 from headway.config.pretrain import PretrainConfig
 from headway.config.sweep import COSTS, SuccessiveHalving, SweepConfig
 from headway.config.tasks import ClassificationTask
 from headway.data.atomic import write_atomically
+from headway.redaction import redacted
 from headway.runs.class_counts import tell_class_counts
 from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import FinetuningJob, task_folder
 from headway.runs.held_out import score_models
 from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from
 from headway.sweeps.checks import check_sweep
-from headway.sweeps.ledger import Ledger, TrialState
-from headway.sweeps.plots import write_report
-from headway.sweeps.report import Leaderboard
-from headway.sweeps.resources import TrialResources, trial_resources
+from headway.sweeps.ended_trials import EndedTrials
+from headway.sweeps.ledger import Ending, Ledger, TrialState
+from headway.sweeps.report.leaderboard import Leaderboard
+from headway.sweeps.report.plots import write_report
+from headway.sweeps.report.trial_log import TrialLog
+from headway.sweeps.resources import TrialResources, follow_cluster, trial_resources
 from headway.sweeps.schedulers import make_scheduler, replay
 from headway.sweeps.search.sampler import Sampler, TrialSource, trial_count, trial_source
 from headway.sweeps.search.space import Space, parse_search, trial_settings
 from headway.sweeps.time_budget import TimeBudget
-from headway.sweeps.trial_group import end_group
 from headway.sweeps.trials import SweepJob, TrialSettings, run_trial
 from headway.sweeps.winner import (
     Measured,
@@ -55,7 +58,7 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
     that are within `tolerance` of the best by the first.
 
     Called again in the same folder after the driver died, it continues the sweep: trials that ended are not
-    run again, and those that had begun start from scratch.
+    run again, and those that had begun continue from their newest state, if they ran long enough to have one.
 
     Raises:
         ConfigError: a search over settings that do not exist or are not allowed.
@@ -72,13 +75,14 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
     _start_ahead(resources)
     parent = _parent_run(config, context)
     try:
-        board = Leaderboard(ledger, context, parent, list(space), metrics)
-        board.reconcile()
         if isinstance(job.base, FinetuningJob):
             train, validation = job.base.rows
             splits = {"train": train, "validation": validation, "test": job.base.task.split("test")}
             tell_class_counts(splits, context, parent)
-        _tune(config, context, job, resources, ledger, space, board)
+        with TrialLog(context, parent) as log, EndedTrials(ledger, job.settings_of, metrics) as ended:
+            board = Leaderboard(ledger, context.display, list(space), metrics, log, ended)
+            board.reconcile()
+            _tune(config, context, job, resources, ledger, space, board)
         finished = finished_trials(ledger, job.settings_of, metrics)
         winner = winner_of(finished, metrics, config.tolerance)
         summary = summary_of(ledger, winner, metrics[0]) | {"mlflow_run_id": parent.run_id}
@@ -90,8 +94,11 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
         if config.test and isinstance(job.base, FinetuningJob):
             summary["test"] = _test(winner, job.base.task_folder, context, parent)
         write_report(ledger, list(space), metrics, context.folder, parent, winner, front)
-    except BaseException:
-        parent.close("FAILED")
+    except (KeyboardInterrupt, SystemExit):
+        parent.close("KILLED")
+        raise
+    except BaseException as error:
+        parent.close("FAILED", redacted(error))
         raise
     parent.close()
     board.show()
@@ -171,13 +178,18 @@ def _fit(
 
     # What Ray Tune recorded for an earlier driver; the ledger is the only record that counts.
     shutil.rmtree(folder / "tune", ignore_errors=True)
+    searcher, callbacks = source.searcher, [board.callback()]
+    if searcher is not None:
+        searcher = tune.search.ConcurrencyLimiter(searcher, max_concurrent=resources.concurrency)
+        if resources.follows_cluster:
+            callbacks.append(follow_cluster(searcher, resources))
     tuner = tune.Tuner(
         tune.with_resources(trial, tune.PlacementGroupFactory([_held_by_trial(resources)])),
         param_space=source.param_space,
         tune_config=tune.TuneConfig(
             num_samples=source.num_samples,
-            max_concurrent_trials=resources.concurrency,
-            search_alg=source.searcher,
+            max_concurrent_trials=resources.concurrency if searcher is None else None,
+            search_alg=searcher,
             scheduler=scheduler,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
@@ -185,24 +197,22 @@ def _fit(
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(folder.resolve()),
-            callbacks=[board.callback()],
+            callbacks=callbacks,
             stop=budget.stopper(),
-            # A trial whose process died restarts from scratch.
+            # A trial whose process died restarts from its newest state.
             failure_config=tune.FailureConfig(max_failures=2),
             verbose=0,
         ),
     )
-    tuner.fit()
+    with raised_after_cleanup():
+        tuner.fit()
 
 
 def _stop_rest(ledger: Ledger, board: Leaderboard) -> None:
     """Record as stopped the trials that still ran when the time was over: Ray Tune calls back for none."""
     for trial in ledger.trials():
         if trial.ended is None:
-            end_group(trial)
-            trial.end(TrialState.STOPPED)
-            board.began(trial)
-            board.ended(trial)
+            board.end(trial, Ending(TrialState.STOPPED, "the time was over"))
 
 
 def _trial_settings(
@@ -241,6 +251,8 @@ def _set_quiet() -> None:
     os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
     # A trial that is stopped ends at its next report; until then its actor is kept for the next trial.
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
+    # How many trials may wait for their actors; how many there may be at all is the searcher's to say.
+    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "200")
 
 
 def _test(winner: Measured, task: Path, context: Context, parent: Run) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -89,3 +90,50 @@ def restore_state(trainer: Trainer, path: Path) -> None:
     skip_to(trainer.state.schedule, state["step"])
     trainer.optimizer_step.compute.follow()
     trainer.start_step = state["step"]
+
+
+class _Replaced(NamedTuple):
+    state: Path
+    at: int
+
+
+class PopulationStates:
+    """Which states of a population no trial can continue from any more.
+
+    A trial that is to continue from another's state is told so at a report, and has read that state when it
+    next reports itself. It is always the state that the other trial reported last. So a state may be deleted
+    once a newer one has taken its place and every trial that still runs has reported since.
+    """
+
+    def __init__(self) -> None:
+        self._reports = 0
+        self._last_report: dict[Trial, int] = {}
+        self._newest: dict[Trial, Path] = {}
+        self._replaced: list[_Replaced] = []
+
+    def reported(self, trial: Trial, step: int) -> list[Path]:
+        """Take in that a trial reported its state after so many steps; returns the states that may go now."""
+        state = state_path(trial, step)
+        self._replace(trial)
+        # A trial that continues from another's state may come by a step that it had passed before.
+        self._replaced = [replaced for replaced in self._replaced if replaced.state != state]
+        self._newest[trial] = state
+        self._last_report[trial] = self._reports
+        return self._unneeded()
+
+    def ended(self, trial: Trial) -> list[Path]:
+        """Take in that a trial has ended; returns the states that may go now."""
+        self._replace(trial)
+        self._last_report.pop(trial, None)
+        return self._unneeded()
+
+    def _replace(self, trial: Trial) -> None:
+        self._reports += 1
+        if trial in self._newest:
+            self._replaced.append(_Replaced(self._newest.pop(trial), self._reports))
+
+    def _unneeded(self) -> list[Path]:
+        oldest = min(self._last_report.values(), default=self._reports)
+        unneeded = [replaced.state for replaced in self._replaced if replaced.at <= oldest]
+        self._replaced = [replaced for replaced in self._replaced if replaced.at > oldest]
+        return unneeded

@@ -103,6 +103,17 @@ def winner_of(trials: list[Measured], metrics: list[str], tolerance: float) -> M
     return min(near, key=lambda trial: [_cost(trial, metric) for metric in order])
 
 
+def contenders(trials: list[Measured], metrics: list[str]) -> list[Measured]:
+    """Those that win now, or may win once more trials have ended; all others are beaten for good.
+
+    With several metrics, any trial on the Pareto front may win: which are within `tolerance` of the best
+    depends on trials to come, but no trial that is off the front ever returns to it.
+    """
+    if not trials:
+        return []
+    return pareto_front(trials, metrics) if len(metrics) > 1 else [winner_of(trials, metrics, 0.0)]
+
+
 def measured_by(trial: Trial, settings: TrainingConfig) -> dict[str, float]:
     """The validation metrics of the model that a trial with these settings saved."""
     return validation_metrics(chosen_metrics(read_journal(trial.journal), settings))

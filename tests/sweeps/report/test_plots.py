@@ -8,7 +8,7 @@ import pytest
 
 from headway.runs.journal import Journal
 from headway.sweeps.ledger import Ledger, Trial
-from headway.sweeps.plots import _parallel_coordinates, _scaled, importances
+from headway.sweeps.report.plots import _parallel_coordinates, _scaled, importances
 
 
 @pytest.fixture
