@@ -49,7 +49,14 @@ def ended_trials(folder: Path) -> dict[str, tuple[str, int]]:
 
 @pytest.mark.drill
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("workers", "trials", "most_kills"), [(1, 14, 10), (2, 4, 4)])
+@pytest.mark.parametrize(
+    ("workers", "trials", "most_kills"),
+    [
+        pytest.param(1, 5, 3, id="short"),
+        pytest.param(1, 14, 10, marks=pytest.mark.long),
+        pytest.param(2, 4, 4, marks=pytest.mark.long),
+    ],
+)
 def test_kills_lose_no_trial_and_repeat_none(workers, trials, most_kills, encoder, labelled_file, tmp_path):
     settings = {
         "model": str(encoder),
