@@ -6,6 +6,8 @@ import headway
 result = headway.pretrain(train_texts, validation_texts, epochs=2, learning_rate=1e-3, batch_size=64)
 result.validation_loss, result.model
 ```
+
+A call that was interrupted is continued by the same call: with equal settings, on the same data and `runs`.
 """
 
 from __future__ import annotations

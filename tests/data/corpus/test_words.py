@@ -140,6 +140,17 @@ def test_another_pattern_of_the_pre_tokenizer_is_followed(news):
         assert word_table(tokenizer).continues(input_ids).tolist() == expected.tolist()
 
 
+def test_a_vocabulary_may_have_tokens_that_are_no_text():
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    names = [*letters, *(one + other for one in letters for other in letters), "東"]
+    tokenizer = Tokenizer(models.BPE({name: index for index, name in enumerate(names)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    table = word_table(PreTrainedTokenizerFast(tokenizer_object=tokenizer))
+    a, middle = names.index("a"), names.index("Ģ")
+    # The bytes of "aé", as the token "aÃ" and the rest of the letter.
+    assert table.continues(np.asarray([a, a, names.index("aÃ"), middle])).tolist() == [False, *[True] * 3]
+
+
 def test_a_tokenizer_that_does_not_tell_words_apart_is_refused():
     tokenizer = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -163,7 +163,7 @@ def _last_edge(text: bytes) -> Edge:
     start = len(text) - 1
     while start > 0 and _character_length(text[start]) == 0:
         start -= 1
-    return _edge_of_character(text[start:]) if text else Edge.BOUNDARY
+    return _first_edge(text[start:])
 
 
 def _character_length(lead: int) -> int:
