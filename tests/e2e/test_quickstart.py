@@ -18,7 +18,7 @@ from ports import free_port
 from waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
-PORT = 28130
+PORT = free_port()
 
 
 def tiny(shipped: dict[str, Any], source: Path, shape: dict[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,6 @@ import pytest
 from mlflow import MlflowClient
 from ray.tune.schedulers import ASHAScheduler
 
-from headway.api.step import resumed_context
-from headway.config.base import ConfigError
 from headway.config.finetune import FinetuneConfig
 from headway.config.sweep import AshaConfig, SearchSpace, SweepConfig
 from headway.runs.journal import Journal, read_journal
@@ -74,17 +72,6 @@ def test_unfinished_trials_come_first_then_new_ones_and_ended_ones_never(tmp_pat
     left = list(next_trials(ledger, sampler, unlimited(ledger)))
     assert [trial.number for trial in left] == [1, 3, 4]
     assert left[0].sampled == made[1].sampled
-
-
-def test_the_newest_sweep_of_the_very_same_settings_is_resumed(make_context):
-    context = make_context("sweep")
-    with pytest.raises(ConfigError, match="--resume: no sweep with these settings under"):
-        resumed_context("sweep", settings(), context)
-    for name, config in (("1", settings()), ("2", settings()), ("3", settings(samples=6))):
-        folder = context.folder.parent / name
-        folder.mkdir()
-        (folder / "sweep.json").write_text(json.dumps({"config": config.model_dump(mode="json")}))
-    assert resumed_context("sweep", settings(), context).folder.name == "2"
 
 
 def test_how_a_trial_ended_is_noted_once(tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from tokenizers import ByteLevelBPETokenizer
+from transformers import RobertaTokenizerFast
 
 from headway.config.base import ConfigError
 from headway.config.corpus import CorpusConfig
@@ -28,6 +30,23 @@ def test_the_stores_hold_the_texts_of_their_side(config, tmp_path):
             assert tokens.tolist() == expected
         assert corpus.facts["tokens"][split] == len(store.tokens)
         assert store.num_sentences == 6 * len(documents)
+
+
+def test_byte_level_tokens_of_a_document_are_those_of_its_whole_text(config, texts, tmp_path):
+    """In running text a sentence's first word follows a space, which changes its token."""
+    trainer = ByteLevelBPETokenizer()
+    trainer.train_from_iterator(
+        texts, vocab_size=400, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"], show_progress=False
+    )
+    trainer.save_model(str(tmp_path))
+    RobertaTokenizerFast.from_pretrained(tmp_path).save_pretrained(tmp_path / "tokenizer")
+    config = config.model_copy(update={"tokenizer": tmp_path / "tokenizer"})
+    train, held_out, _ = read_splits(config)
+    corpus = prepare_corpus(train, held_out, config, tmp_path)
+    store = corpus.store("train")
+    for number, document in enumerate(train):
+        tokens = store.span(store.documents[number], store.documents[number + 1])
+        assert tokens.tolist() == corpus.tokenizer(document.text, add_special_tokens=False)["input_ids"]
 
 
 def test_duplicates_are_dropped_and_counted(config, labelled_file, tmp_path):

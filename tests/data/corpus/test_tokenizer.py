@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from headway.config.base import ConfigError
-from headway.data.corpus.tokenizer import continuation_table, load_tokenizer, tokenize, train_tokenizer
+from headway.data.corpus.tokenizer import load_tokenizer, tokenize, train_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +59,6 @@ def test_a_saved_tokenizer_loads_the_same(tokenizer, tmp_path):
     loaded = load_tokenizer(tmp_path)
     assert loaded.get_vocab() == tokenizer.get_vocab()
     assert loaded("Old boats at dawn")["input_ids"] == tokenizer("Old boats at dawn")["input_ids"]
-
-
-def test_pieces_that_go_on_with_a_word_are_known(tokenizer):
-    table = continuation_table(tokenizer)
-    names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    assert table.tolist() == [name.startswith("##") for name in names]
-    assert table.any()
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from headway.config.pretrain import MaskingConfig
+from headway.data.corpus.words import WordTable
 from headway.data.pretraining.counter_random import row_keys
 from headway.data.pretraining.masking import Masked, Vocabulary, mask_rows
 from headway.data.pretraining.ragged import Ragged
@@ -15,9 +16,8 @@ SPECIAL = np.arange(5)
 
 
 def vocabulary_of(size: int, continues: np.ndarray | None = None) -> Vocabulary:
-    return Vocabulary(
-        size, MASK, np.arange(size) < 5, np.zeros(size, bool) if continues is None else continues
-    )
+    words = WordTable.of_pieces(np.zeros(size, bool) if continues is None else continues)
+    return Vocabulary(size, MASK, np.arange(size) < 5, words)
 
 
 PLAIN = vocabulary_of(SIZE)

@@ -103,11 +103,3 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[n
         encodings = backend.encode_batch_fast(chunk, add_special_tokens=False)
         rows += [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
     return rows
-
-
-def continuation_table(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """Which tokens continue a word: bool, shape (vocab_size,), True for WordPiece's `##` pieces."""
-    table = np.zeros(len(tokenizer), dtype=bool)
-    for token, index in tokenizer.get_vocab().items():
-        table[index] = token.startswith("##")
-    return table
