@@ -82,6 +82,8 @@ def test_a_run_with_checkpointed_activations_is_bit_identical():
     settings = {"steps": 4, "evaluate_every": 4, "gradient_accumulation": 2}
     plain, history = train(None, **settings)
     checkpointed, others = train(None, activation_checkpointing=True, **settings)
+    models = [trainer.objective.model for trainer in (plain, checkpointed)]
+    assert [model.is_gradient_checkpointing for model in models] == [False, True]
     assert same(weights(plain), weights(checkpointed))
     assert history == others
 
