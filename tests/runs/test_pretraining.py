@@ -100,6 +100,11 @@ def test_the_rate_falls_by_the_polynomial_of_transformers(run, config):
     assert [seen[step] for step in range(3, STEPS + 1)] == pytest.approx(expected[2:])
 
 
+def test_held_out_rows_are_as_long_as_those_of_the_last_phase(config, corpus):
+    validation = PretrainingJob(config, corpus.folder, None).batches()[1]
+    assert 16 < max(int(batch.lengths.max()) for batch in validation.in_order(0, 1, 4)) <= 32
+
+
 def test_the_model_learns_and_reads_the_longest_phase(run):
     result, _ = run
     model = BertForPreTraining.from_pretrained(result.output)
