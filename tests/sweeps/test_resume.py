@@ -15,6 +15,7 @@ from ray.tune.schedulers import ASHAScheduler
 
 from headway.config.finetune import FinetuneConfig
 from headway.config.sweep import AshaConfig, SearchSpace, SweepConfig
+from headway.inference.predictor import Predictor
 from headway.runs.journal import Journal, read_journal
 from headway.steps.sweep import run_sweep
 from headway.sweeps.ended_trials import EndedTrials
@@ -23,6 +24,7 @@ from headway.sweeps.schedulers import make_scheduler, replay, rung_steps
 from headway.sweeps.search.sampler import Sampler, next_trials
 from headway.sweeps.search.space import Space, parse_search, trial_settings
 from headway.sweeps.time_budget import TimeBudget
+from headway.tasks.preparation import read_task
 from headway.tracking import tracking_uri
 
 SEARCH = {"optimizer.learning_rate": "loguniform(1e-3, 6e-3)", "batch_size": [8, 16]}
@@ -226,7 +228,10 @@ def test_every_scheduler_and_algorithm_ends_with_a_trained_winner(
     result = run_sweep(config, make_context(f"sweep-{scheduler}", runs))
     assert (result.summary["trials"], result.summary["failed"]) == (4, 0)
     assert (Path(result.output) / "model.safetensors").is_file()
-    assert 0.0 <= result.summary["test"]["accuracy"] <= 1.0
+    test = read_task(config.task)["test"]
+    answers = Predictor(Path(result.output)).rows([item.texts[0] for item in test])
+    right = [answer["label"] == item.target for answer, item in zip(answers, test, strict=True)]
+    assert result.summary["test"]["accuracy"] == pytest.approx(sum(right) / len(right))
     # A round has 2 of the 8 steps. Who judges at rungs alone has nothing measured between them.
     whole = [2, 6, 8] if scheduler in ("asha", "hyperband") else [2, 4, 6, 8]
     trials = Ledger(Path(result.output).parents[1]).trials()

@@ -24,6 +24,9 @@ _HEADS: dict[str, Ability] = {
     "ForTokenClassification": "tokens",
     "ForQuestionAnswering": "answer",
 }
+_CONFIG_KEY = "task_specific_params"
+_TASK = "text-classification"
+_DEFAULT_THRESHOLD = 0.5
 _POSITIONS_START_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
 
 
@@ -42,6 +45,7 @@ class Description:
         heads: attention heads in each layer.
         sentence: what makes the embedding of the tokens' hidden states.
         multi_label: whether classes are independent of each other.
+        threshold: the lowest probability at which one of several independent classes is predicted.
         answers: how answers to questions are decoded.
     """
 
@@ -55,6 +59,7 @@ class Description:
     heads: int
     sentence: SentenceModules
     multi_label: bool
+    threshold: float
     answers: AnswerSettings
 
     @property
@@ -101,8 +106,19 @@ def describe(folder: Path) -> Description:
         heads=int(config.get("num_attention_heads") or config["n_heads"]),
         sentence=sentence,
         multi_label=config.get("problem_type") == "multi_label_classification",
+        threshold=_threshold(config),
         answers=AnswerSettings.of_config(config),
     )
+
+
+def threshold_for_config(threshold: float) -> dict[str, Any]:
+    """What to add to a `config.json`, so that whoever predicts with the model knows the threshold."""
+    return {_CONFIG_KEY: {_TASK: {"threshold": threshold}}}
+
+
+def _threshold(config: dict[str, Any]) -> float:
+    stored = (config.get(_CONFIG_KEY) or {}).get(_TASK) or {}
+    return float(stored.get("threshold", _DEFAULT_THRESHOLD))
 
 
 def _labels(config: dict[str, Any]) -> tuple[str, ...]:

@@ -91,6 +91,22 @@ def test_a_tokenizer_may_be_given(config, corpus, tmp_path):
     assert prepared.tokenizer.get_vocab() == corpus.tokenizer.get_vocab()
 
 
+def test_a_tokenizer_that_is_given_may_be_extended_by_the_training_texts_words(config, corpus, tmp_path):
+    train, held_out, _ = read_splits(config)
+    train = [document._replace(text=document.text + " A zyxgloop.") for document in train]
+    held_out = [document._replace(text=document.text + " A quixworth.") for document in held_out]
+    folder = corpus.folder / "tokenizer"
+    given = config.model_copy(update={"tokenizer": folder, "extend_tokenizer": 1})
+    prepared = prepare_corpus(train, held_out, given, tmp_path)
+    size = len(corpus.tokenizer)
+    assert set(prepared.tokenizer.get_vocab()) - set(corpus.tokenizer.get_vocab()) == {"zyxgloop"}
+    assert prepared.facts["vocab_size"] == size + 1
+    assert (prepared.store("train").tokens == size).sum() == len(train)
+    assert prepared.store("validation").tokens.max() < size
+    plain = config.model_copy(update={"tokenizer": folder})
+    assert prepare_corpus(train, held_out, plain, tmp_path).folder != prepared.folder
+
+
 def test_preparation_that_fails_leaves_nothing(config, tmp_path, monkeypatch):
     train, held_out, _ = read_splits(config)
 

@@ -161,6 +161,15 @@ def test_a_row_is_masked_alone_as_in_any_batch(whole_words, rate):
                 assert np.array_equal(one, other)
 
 
+def test_a_word_ends_with_its_row_even_if_no_special_token_stands_between():
+    rows, keys = [sequence(9, seed)[1:-1] for seed in range(200)], keys_of(1, 200)
+    config = MaskingConfig(rate=0.3, whole_words=True)
+    together = mask_together(rows, config, WORD_PIECES, keys)
+    for number, (row, masked) in enumerate(zip(rows, together, strict=True)):
+        [alone] = mask_together([row], config, WORD_PIECES, keys[number : number + 1])
+        assert np.array_equal(masked.positions, alone.positions)
+
+
 @pytest.mark.parametrize("rate", [0.15, 0.4])
 def test_every_row_hides_as_many_tokens_as_the_rate_says_and_one_at_least(rate):
     rows = mixed_rows()

@@ -146,3 +146,30 @@ def test_a_replica_that_always_dies_ends_in_an_error():
             await queue.compute("k", [sequence(1)], 20.0)
 
     asyncio.run(run_with(call, work, pause=0.001))
+
+
+def test_replicas_are_counted_from_zero_once_one_is_lost():
+    """Which of them is gone is not known; those that are left answer again."""
+    lost, counts = False, []
+
+    async def call(kind, pack):
+        nonlocal lost
+        if lost:
+            lost = False
+            raise ReplicaLostError("died")
+        counts.append(dispatcher.replicas)
+        return Reply(f"r{int(pack.ids[0]) % 2}", sums(pack))
+
+    async def work():
+        nonlocal lost
+        running = asyncio.create_task(dispatcher.run())
+        for fill in (0, 1):
+            await dispatcher.queue.compute("k", [sequence(1, fill)], 5.0)
+        lost = True
+        assert await dispatcher.queue.compute("k", [sequence(1, 2)], 5.0) == [2]
+        running.cancel()
+
+    dispatcher = Dispatcher(TokenQueue(pack_tokens=8, max_tokens=1000), call, pause=0.001)
+    asyncio.run(work())
+    assert counts == [0, 1, 0]
+    assert dispatcher.replicas == 1 and dispatcher.capacity == 2

@@ -100,6 +100,42 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back():
     asyncio.run(run())
 
 
+def test_a_request_longer_than_the_queue_is_accepted_if_nothing_waits():
+    """It would never be otherwise."""
+
+    async def run():
+        queue = TokenQueue(pack_tokens=10, max_tokens=20)
+        long = [sequence(8, fill) for fill in (1, 2, 3)]
+        first = await ask(queue, sequence(5))
+        with pytest.raises(QueueFullError):
+            await queue.compute("a", long, 5.0)
+        assert serve(queue) == [5] and await first == [0]
+        asked = await ask(queue, *long)
+        assert queue.waiting_tokens == 24
+        with pytest.raises(QueueFullError):
+            await queue.compute("a", [sequence(1)], 5.0)
+        assert [serve(queue) for _ in range(3)] == [[8]] * 3
+        assert await asked == [8, 16, 24]
+
+    asyncio.run(run())
+
+
+def test_a_failed_pack_that_nobody_waits_for_takes_no_space():
+    async def run():
+        queue = TokenQueue(pack_tokens=20, max_tokens=20)
+        gone = await ask(queue, sequence(15))
+        jobs = queue.take()
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        queue.put_back(jobs)
+        assert queue.waiting_tokens == 0
+        stays = await ask(queue, sequence(18, 1))
+        assert serve(queue) == [18] and await stays == [18]
+        assert queue.waiting_tokens == 0 and not queue.work_waits.is_set()
+
+    asyncio.run(run())
+
+
 def test_jobs_of_a_failed_pack_keep_their_place_and_go_alone_the_third_time():
     async def run():
         queue = TokenQueue(pack_tokens=100, max_tokens=1000)

@@ -25,7 +25,7 @@ Plan = TypeVar("Plan", TokenRows, SentenceRows)
 
 
 class PretrainingBatches(DealtBatches):
-    """Masked sequences, single or in pairs, with new pairs in each epoch, and new masks unless `static`.
+    """Masked sequences, single or in pairs, with new pairs and masks in each epoch unless masks are `static`.
 
     Without pairs, an epoch holds every token of the store exactly once. With pairs, segments are truncated as
     Devlin et al. do, and half of them are random. In two parts, a row is two sequences that follow each other
