@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from headway.inference.answers import AnswerSpan, best_answers, scored_window
+from headway.inference.answers import AnswerSettings, AnswerSpan, best_answers, scored_window
 from headway.inference.description import Ability
 from headway.inference.entities import Entity, entities
 from headway.inference.packing import Operation
@@ -19,8 +19,11 @@ from headway.serving.scheduling.queue import TokenQueue
 from headway.serving.scheduling.thread_batcher import ThreadBatcher
 
 _tokenizer_thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+_decoder_thread = ThreadPoolExecutor(1, thread_name_prefix="decoder")
 _BATCH_CHARACTERS = 20_000
 """Tokenized in one go, in a few milliseconds, for which other requests wait."""
+_BATCH_TOKENS = 5_000
+"""Whose scores are searched for answers or entities in one go, in a few milliseconds too."""
 
 
 class NotAbleError(ValueError):
@@ -43,6 +46,7 @@ class ModelService:
         self.queue = queue
         self.cached = cached
         self._tokenizing = ThreadBatcher(_tokenizer_thread, _BATCH_CHARACTERS, self._tokenized)
+        self._decoding = ThreadBatcher(_decoder_thread, _BATCH_TOKENS)
 
     def _tokenized(self, waited: float, took: float) -> None:
         self.queue.on_stage("wait", waited)
@@ -96,23 +100,16 @@ class ModelService:
         self._require("tokens")
         pieces = await self._pieces(texts, overlong=overlong)
         rows = await self._compute(Operation("tokens"), pieces, timeout)
-        windows: list[list[tuple[Piece, np.ndarray]]] = [[] for _ in texts]
-        for piece, probabilities in zip(pieces, rows, strict=True):
-            windows[piece.text].append((piece, probabilities))
         labels = self.loaded.description.labels
-        tagged: list[list[Entity]] = [
-            entities(text, parts, labels) for text, parts in zip(texts, windows, strict=True)
-        ]
-        return self._answer(tagged)
+        return self._answer(await self._decode(_tagged, texts, pieces, rows, labels))
 
     async def answer(self, question: str, context: str, candidates: int, timeout: float) -> Answer:
         """The likeliest answers to a question in a context."""
         self._require("answer")
         pieces = await self._pieces([question], [context], overlong="window")
         rows = await self._compute(Operation("answer"), pieces, timeout)
-        windows = [scored_window(piece.encoding, scores) for piece, scores in zip(pieces, rows, strict=True)]
-        spans: list[AnswerSpan] = best_answers(context, windows, self.loaded.description.answers, candidates)
-        return self._answer(spans)
+        settings = self.loaded.description.answers
+        return self._answer(await self._decode(_spans, context, pieces, rows, settings, candidates))
 
     async def attention(self, text: str, tokens: int, timeout: float) -> Answer:
         """The tokens, and their attention weights, float16 (layers, heads, length, length)."""
@@ -134,12 +131,41 @@ class ModelService:
         work = partial(self.loaded.tokenizer.pieces, *texts, **settings)
         return await self._tokenizing.run(work, sum(len(text) for side in texts for text in side))
 
+    async def _decode(
+        self, search: Callable[..., Any], text: Any, pieces: Sequence[Piece], *others: Any
+    ) -> Any:
+        """Search scores in a thread: a long text has thousands of spans."""
+        tokens = sum(len(piece.sequence.ids) for piece in pieces)
+        return await self._decoding.run(partial(search, text, pieces, *others), tokens)
+
     async def _compute(
         self, operation: Operation, pieces: Sequence[Piece], timeout: float, cached: bool = False
     ) -> list[Any]:
         kind = Kind(self.loaded.release, operation)
         cached = cached and self.cached
         return await self.queue.compute(kind, [piece.sequence for piece in pieces], timeout, cached=cached)
+
+
+def _tagged(
+    texts: Sequence[str], pieces: Sequence[Piece], rows: Sequence[np.ndarray], labels: Sequence[str]
+) -> list[list[Entity]]:
+    """The entities of each text, from the probabilities of its pieces' tokens."""
+    windows: list[list[tuple[Piece, np.ndarray]]] = [[] for _ in texts]
+    for piece, probabilities in zip(pieces, rows, strict=True):
+        windows[piece.text].append((piece, probabilities))
+    return [entities(text, parts, labels) for text, parts in zip(texts, windows, strict=True)]
+
+
+def _spans(
+    context: str,
+    pieces: Sequence[Piece],
+    rows: Sequence[np.ndarray],
+    settings: AnswerSettings,
+    candidates: int,
+) -> list[AnswerSpan]:
+    """The best answers, from the scores of the context's windows."""
+    windows = [scored_window(piece.encoding, scores) for piece, scores in zip(pieces, rows, strict=True)]
+    return best_answers(context, windows, settings, candidates)
 
 
 def _means(pieces: Sequence[Piece], rows: Sequence[np.ndarray], texts: int) -> list[np.ndarray]:
