@@ -94,3 +94,23 @@ def test_a_call_that_fails_or_is_cancelled_harms_no_other():
         assert await batcher.run(lambda: "again", 1) == "again"
 
     while_busy(check)
+
+
+class Panic(BaseException):
+    """What pyo3 raises if code in Rust panics."""
+
+
+def test_a_panic_fails_its_call_and_hangs_no_other():
+    def panic() -> None:
+        raise Panic("index out of bounds")
+
+    async def check(batcher, thread, go):
+        calls = [asyncio.create_task(batcher.run(call, 1)) for call in (panic, lambda: "beside it")]
+        await asyncio.sleep(0)
+        go.set()
+        failed, beside = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), PATIENCE)
+        assert isinstance(failed, RuntimeError) and "index out of bounds" in str(failed)
+        assert beside == "beside it"
+        assert await asyncio.wait_for(batcher.run(lambda: "after it", 1), PATIENCE) == "after it"
+
+    while_busy(check)

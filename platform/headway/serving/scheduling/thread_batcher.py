@@ -53,6 +53,7 @@ class ThreadBatcher:
 
         Raises:
             Exception: whatever the call raises.
+            RuntimeError: the call raised something else, such as a panic of a library written in Rust.
         """
         work = _Work(call, size, asyncio.get_running_loop().create_future(), time.monotonic())
         self._waiting.append(work)
@@ -103,4 +104,8 @@ def _result(call: Callable[[], Any]) -> _Done:
         result = call()
     except Exception as error:
         result = error
+    except BaseException as error:
+        # A panic of a library in Rust, such as the tokenizer, is no `Exception`. It would end the batch
+        # without results, and the caller's task past everything that answers errors.
+        result = RuntimeError(f"{type(error).__name__}: {error}")
     return _Done(result, started, time.monotonic())
