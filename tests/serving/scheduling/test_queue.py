@@ -1,6 +1,8 @@
 """The queue by its own rules: order, budget, sharing, withdrawal, fullness, cache."""
 
 import asyncio
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -128,5 +130,26 @@ def test_the_cache_answers_and_forgets_what_was_used_least_lately():
             return missed
 
         assert [await computed(fill) for fill in (1, 2, 1, 3, 1, 2)] == [True, True, False, True, False, True]
+
+    asyncio.run(run())
+
+
+def test_the_cache_keeps_a_vector_and_not_the_pack_that_it_came_from():
+    async def run():
+        queue = TokenQueue(pack_tokens=100, max_tokens=1000, cache_size=8)
+
+        async def computed() -> weakref.ref:
+            task = await ask(queue, sequence(2), cached=True)
+            pack = np.ones((1000, 4), np.float32)
+            (item,) = queue.take()
+            queue.finish(item, pack[0])
+            await task
+            return weakref.ref(pack)
+
+        pack = await computed()
+        await asyncio.sleep(0)  # the loop lets go of the task
+        gc.collect()
+        assert pack() is None
+        assert (await (await ask(queue, sequence(2), cached=True)))[0].tolist() == [1.0] * 4
 
     asyncio.run(run())

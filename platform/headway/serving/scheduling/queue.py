@@ -14,6 +14,8 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 from headway.inference.packing import TokenSequence
 
 _MAX_ATTEMPTS_IN_PACK = 2
@@ -235,7 +237,8 @@ class TokenQueue:
     def _remember(self, item: QueuedSequence, cached: bool) -> Any:
         result = item.result.result()
         if cached and self.cache_size:
-            self._cache[item.key] = result
+            # A result is a view of its whole pack, which the cache would keep in memory.
+            self._cache[item.key] = result.copy() if isinstance(result, np.ndarray) else result
             self._cache.move_to_end(item.key)
             if len(self._cache) > self.cache_size:
                 self._cache.popitem(last=False)
