@@ -122,7 +122,7 @@ def _answers(body: schemas.AnswerRequest, answer: Answer) -> dict[str, Any]:
 
 def _attention(body: schemas.AttentionRequest, answer: Answer) -> dict[str, Any]:
     tokens, weights = answer.results
-    return {"tokens": tokens, "weights": np.round(weights.astype(np.float64), 4).tolist()}
+    return {"tokens": tokens, "weights": np.round(weights.astype(np.float32), 4)}
 
 
 OPERATIONS: tuple[ServedOperation[Any], ...] = (
