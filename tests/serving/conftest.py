@@ -188,7 +188,7 @@ def serving(folders: dict[str, Path]) -> Callable[..., Any]:
         )
         dispatcher = Dispatcher(tokens, replica.call)
         service = ModelService(LoadedRelease.open(release), tokens)
-        rollout = Rollout(service, replica.check, lambda: dispatcher.idle)
+        rollout = Rollout(service, replica.check, lambda: dispatcher.idle, pause_s=0.0)
         app = build_app({"tiny": rollout}, metrics, timeout, missing)
         whole = add_middleware(app, metrics, keys, max_body=100_000, body_timeout=2.0)
         running = asyncio.create_task(dispatcher.run())
