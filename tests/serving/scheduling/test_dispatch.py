@@ -7,7 +7,7 @@ import pytest
 
 from headway.inference.packing import TokenSequence
 from headway.serving.scheduling.dispatch import Dispatcher
-from headway.serving.scheduling.messages import ReplicaLostError, Reply
+from headway.serving.scheduling.messages import LethalSequenceError, ReplicaLostError, Reply
 from headway.serving.scheduling.queue import TokenQueue
 
 
@@ -144,5 +144,42 @@ def test_a_replica_that_always_dies_ends_in_an_error():
     async def work(queue, dispatcher):
         with pytest.raises(ReplicaLostError):
             await queue.compute("k", [sequence(1)], 20.0)
+
+    asyncio.run(run_with(call, work, pause=0.001))
+
+
+def test_a_sequence_that_kills_its_replicas_is_given_up_and_costs_no_other_its_answer():
+    dead: list[str] = []
+
+    async def call(kind, pack):
+        if 7 in pack.ids:
+            dead.append(f"replica-{len(dead)}")
+            raise ReplicaLostError("died", dead[-1])
+        return Reply("r", sums(pack))
+
+    async def work(queue, dispatcher):
+        with pytest.raises(LethalSequenceError, match="^3 replicas died while they computed this$"):
+            await queue.compute("k", [sequence(1, 7)], 20.0)
+        assert len(dead) == 3
+        dead.clear()
+        tasks = [queue.compute("k", [sequence(1, i)], 20.0) for i in (6, 7, 8)]
+        good, lethal, also_good = await asyncio.gather(*tasks, return_exceptions=True)
+        assert good == [6] and also_good == [8] and isinstance(lethal, LethalSequenceError)
+        assert len(dead) == 4  # twice in a pack with others
+
+    asyncio.run(run_with(call, work, pause=0.001))
+
+
+def test_a_sequence_is_not_blamed_for_one_replica_that_is_still_called_after_its_death():
+    calls = []
+
+    async def call(kind, pack):
+        calls.append(1)
+        if len(calls) <= 10:
+            raise ReplicaLostError("died", "the same")
+        return Reply("r", sums(pack))
+
+    async def work(queue, dispatcher):
+        assert await queue.compute("k", [sequence(1, 3)], 20.0) == [3]
 
     asyncio.run(run_with(call, work, pause=0.001))

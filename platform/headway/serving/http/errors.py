@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from headway.inference.tokens import TextTooLongError
 from headway.serving.http.asgi import request_id
-from headway.serving.scheduling.messages import ReplicaLostError
+from headway.serving.scheduling.messages import LethalSequenceError, ReplicaLostError
 from headway.serving.scheduling.queue import DeadlinePassedError, QueueFullError
 from headway.serving.scheduling.service import NotAbleError
 
@@ -29,6 +29,7 @@ _EXPECTED: dict[type[Exception], tuple[int, str]] = {
     DeadlinePassedError: (504, "deadline_passed"),
     ClientGoneError: (499, "client_gone"),
     ReplicaLostError: (503, "no_replica"),
+    LethalSequenceError: (500, "lethal_input"),
     QueueFullError: (503, "queue_full"),
 }
 _TYPES_BY_STATUS = {404: "not_found", 405: "not_allowed", 503: "not_ready"}

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from headway.inference.packing import Pack
-from headway.serving.scheduling.messages import Call, ReplicaLostError
+from headway.serving.scheduling.messages import Call, LethalSequenceError, ReplicaLostError
 from headway.serving.scheduling.queue import QueuedSequence, TokenQueue
 
 _log = logging.getLogger(__name__)
@@ -24,6 +24,12 @@ _LEAD_S = 0.015
 _POLL_S = 0.01
 _FORGET_AFTER_S = 10.0
 _MAX_ATTEMPTS = 20
+
+_MAX_DEATHS = 3
+_MAX_DEATHS_ALONE = 2
+"""Replicas that die of a sequence before it is given up, and how many of them with nothing else to compute.
+One may be killed at any moment by something else; that two are within the milliseconds of the same sequence is
+no coincidence. Whoever fills a pack with it would otherwise take down all replicas, one by one."""
 
 
 @dataclass
@@ -127,7 +133,7 @@ class Dispatcher:
         except (ReplicaLostError, TimeoutError) as error:
             reason = error or type(error).__name__
             _log.warning("a pack of %d sequences is sent again: %s", len(items), reason)
-            await self._send_again(items)
+            await self._send_again(items, getattr(error, "replica", None))
         except Exception as error:
             self._fail(items, error)
         else:
@@ -136,15 +142,18 @@ class Dispatcher:
             for item, result in zip(items, reply.results, strict=True):
                 self.queue.finish(item, result)
 
-    async def _send_again(self, items: list[QueuedSequence]) -> None:
+    async def _send_again(self, items: list[QueuedSequence], died: str | None) -> None:
         """Queue a lost replica's sequences again, and count the replicas from zero."""
         self.on_retry()
         self._seen.clear()
+        if died is not None:
+            for item in items:
+                item.died.add(died)
+                item.died_alone |= {died} if len(items) == 1 else set()
         await asyncio.sleep(self.pause)
-        hopeless = [item for item in items if item.attempts >= _MAX_ATTEMPTS]
-        for item in hopeless:
-            # What Ray says of a lost replica has addresses in it, and is for the log alone.
-            self.queue.finish(item, ReplicaLostError("every replica that computed this was lost"))
+        hopeless = {item: error for item in items if (error := _given_up(item)) is not None}
+        for item, error in hopeless.items():
+            self.queue.finish(item, error)
         self.queue.put_back([item for item in items if item not in hopeless])
 
     def _fail(self, items: list[QueuedSequence], error: Exception) -> None:
@@ -164,3 +173,16 @@ class Dispatcher:
         self.queue.tokens_per_second += 0.1 * (tokens / seconds - self.queue.tokens_per_second)
         self.queue.on_stage("compute", now - started)
         self.on_pack(sequences, tokens, now - started)
+
+
+def _given_up(item: QueuedSequence) -> Exception | None:
+    """Why a sequence whose replica was lost is not tried once more; None if it is.
+
+    What Ray says of a lost replica has addresses in it, and is for the log alone.
+    """
+    if len(item.died) >= _MAX_DEATHS and len(item.died_alone) >= _MAX_DEATHS_ALONE:
+        _log.error("%d replicas died of a sequence of %d tokens", len(item.died), item.tokens)
+        return LethalSequenceError(f"{len(item.died)} replicas died while they computed this")
+    if item.attempts >= _MAX_ATTEMPTS:
+        return ReplicaLostError("every replica that computed this was lost")
+    return None
