@@ -48,7 +48,7 @@ class ServedModelConfig(Config):
     model: str = Field(min_length=1)
     replicas: Replicas | None = None
     target_queued_tokens: Positive | None = Field(
-        None, description="waiting tokens per replica above which another one is started"
+        None, description="tokens to compute per replica above which another one is started"
     )
     precision: Precision | None = Field(None, description="if not set, as for all models")
     challenger: ChallengerConfig | None = Field(None, description="another version to try on some requests")
@@ -88,8 +88,8 @@ class ServeConfig(Config):
     )
     target_queued_tokens: Positive | None = Field(
         None,
-        description="waiting tokens per replica above which another one is started; "
-        "if not set, 8,192, or 32,768 on GPUs",
+        description="tokens that wait or are being computed, per replica, above which another one is "
+        "started; if not set, 8,192, or 32,768 on GPUs",
     )
     replica_cpus: Count = Field(
         0,

@@ -17,7 +17,7 @@ from typing import Any
 from headway.cluster import connect
 from headway.config.base import ConfigError
 from headway.config.serve import ChallengerConfig, ServeConfig
-from headway.serving.autoscaling import WaitingTokensPolicy
+from headway.serving.autoscaling import UnansweredTokensPolicy
 from headway.serving.http.auth import Keys
 from headway.serving.resources import gateway_node, gpus_per_replica, load_of
 from headway.serving.rollout.watch import AliasWatch, ChallengerWatch
@@ -236,7 +236,7 @@ def _encoder(config: ServeConfig, release: Release, cores: int, gpus: float, num
         upscale_delay_s=1.0,
         downscale_delay_s=config.downscale_delay_s,
         policy=AutoscalingPolicy(
-            policy_function=WaitingTokensPolicy, policy_kwargs={"tokens": load_of(config, gpus).replica}
+            policy_function=UnansweredTokensPolicy, policy_kwargs={"tokens": load_of(config, gpus).replica}
         ),
     )
     return serve.deployment(

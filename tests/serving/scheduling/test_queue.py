@@ -153,3 +153,21 @@ def test_the_cache_keeps_a_vector_and_not_the_pack_that_it_came_from():
         assert (await (await ask(queue, sequence(2), cached=True)))[0].tolist() == [1.0] * 4
 
     asyncio.run(run())
+
+
+def test_tokens_are_unanswered_while_they_wait_and_while_they_are_computed():
+    async def run():
+        queue = TokenQueue(pack_tokens=10, max_tokens=1000)
+        tasks = [await ask(queue, sequence(n, n)) for n in (6, 5, 4)]
+        assert queue.unanswered_tokens == 15
+        first, second = queue.take(), queue.take()
+        assert (queue.waiting_tokens, queue.unanswered_tokens) == (0, 15)
+        queue.put_back(second)  # its replica was lost
+        assert (queue.waiting_tokens, queue.unanswered_tokens) == (9, 15)
+        queue.finish(first[0], "answer")
+        assert queue.unanswered_tokens == 9
+        serve(queue)
+        assert queue.unanswered_tokens == 0
+        await asyncio.gather(*tasks)
+
+    asyncio.run(run())

@@ -16,9 +16,11 @@ from ray import serve
 
 from headway.inference.golden import FILE, store_golden
 from headway.inference.packing import Operation, Pack
+from headway.serving.autoscaling import UNANSWERED
 from headway.serving.scheduling import replica
 from headway.serving.scheduling.messages import Release
 from headway.serving.settings import ReplicaSettings
+from waiting import PATIENCE
 
 SCRIPT = """
 import os, sys, torch
@@ -121,3 +123,23 @@ def test_a_replica_ends_if_its_gpu_is_lost_and_only_then(outside_ray, folders, m
     pack = Pack(np.asarray([2, 3], np.int32), np.zeros(2, np.uint8), np.asarray([2]))
     with pytest.raises(Ended if ends else type(error)):
         asyncio.run(encoder.compute(release, Operation("embed"), pack, 0))
+
+
+def test_the_autoscaler_hears_of_a_pack_until_it_is_computed(outside_ray, folders, monkeypatch):
+    """However long that takes: a replica that computes is not taken for an idle one."""
+    monkeypatch.setattr(replica, "_IDLE_S", 0.0)
+    encoder, release = replica_of(folders["classify"])
+    pack = Pack(np.full(8, 5, np.int32), np.zeros(8, np.uint8), np.asarray([8]))
+    computed = encoder._threads.run
+    heard = []
+
+    async def computing(*arguments):
+        heard.append(encoder.record_autoscaling_stats())
+        return await computed(*arguments)
+
+    monkeypatch.setattr(encoder._threads, "run", computing)
+    asyncio.run(encoder.compute(release, Operation("classify"), pack, 20))
+    assert heard == [{UNANSWERED: 20.0}]
+    assert encoder.record_autoscaling_stats() == {UNANSWERED: 0.0}
+    monkeypatch.setattr(replica, "_IDLE_S", PATIENCE)
+    assert encoder.record_autoscaling_stats() == {UNANSWERED: 12.0}  # its own eight are answered

@@ -210,11 +210,11 @@ class Gateway:
 async def _compute(encoder: DeploymentHandle[Any], queue: TokenQueue, kind: Kind, pack: Pack) -> Reply:
     """Have some replica compute a pack; see `Call`."""
     try:
-        return await encoder.compute.remote(kind.release, kind.operation, pack, queue.waiting_tokens)
+        return await encoder.compute.remote(kind.release, kind.operation, pack, queue.unanswered_tokens)
     except RayTaskError:
         raise
-    except (RayActorError, RayError) as error:
-        raise ReplicaLostError(type(error).__name__) from error
+    except RayError as error:
+        raise ReplicaLostError(type(error).__name__, getattr(error, "actor_id", None)) from error
 
 
 def _collect_seldom() -> None:

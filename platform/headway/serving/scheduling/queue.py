@@ -58,6 +58,8 @@ class QueuedSequence:
         waiters: requests that still want the result; with none it is not computed.
         queued: whether it waits; otherwise a replica is computing it.
         attempts: failed packs it was part of.
+        died: replicas that died while they computed it.
+        died_alone: those of them that computed nothing else.
         arrived: when, by the monotonic clock.
     """
 
@@ -69,6 +71,8 @@ class QueuedSequence:
     waiters: int = 0
     queued: bool = True
     attempts: int = 0
+    died: set[str] = field(default_factory=set)
+    died_alone: set[str] = field(default_factory=set)
     arrived: float = field(default_factory=time.monotonic)
 
     @property
@@ -88,6 +92,7 @@ class TokenQueue:
         tokens_per_second: recent speed of all replicas together, to estimate waits.
         on_stage: called with every stage that a text or a sequence has passed.
         waiting_tokens: tokens that wait.
+        computing_tokens: tokens that replicas are computing.
         work_waits: set while something waits.
     """
 
@@ -97,6 +102,7 @@ class TokenQueue:
     tokens_per_second: float = 10_000.0
     on_stage: OnStage = lambda stage, seconds: None
     waiting_tokens: int = field(default=0, init=False)
+    computing_tokens: int = field(default=0, init=False)
     work_waits: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def __post_init__(self) -> None:
@@ -104,6 +110,11 @@ class TokenQueue:
         self._unfinished: dict[Hashable, QueuedSequence] = {}
         self._cache: OrderedDict[Hashable, Any] = OrderedDict()
         self._numbers = itertools.count()
+
+    @property
+    def unanswered_tokens(self) -> int:
+        """Tokens that wait or are being computed: what the replicas have to do."""
+        return self.waiting_tokens + self.computing_tokens
 
     async def compute(
         self, kind: Hashable, sequences: Sequence[TokenSequence], timeout: float, *, cached: bool = False
@@ -160,6 +171,7 @@ class TokenQueue:
         for item in items:
             item.attempts += 1
             item.queued = True
+            self.computing_tokens -= item.tokens
             self.waiting_tokens += item.tokens if item.waiters else 0
             lane = [*self._lanes.get(item.kind, ()), item]
             self._lanes[item.kind] = deque(sorted(lane, key=lambda waiting: waiting.number))
@@ -168,6 +180,7 @@ class TokenQueue:
     def finish(self, item: QueuedSequence, result: Any) -> None:
         """Give a result, or an exception, to all requests that wait for it."""
         self._unfinished.pop(item.key, None)
+        self.computing_tokens -= item.tokens
         if item.result.done():
             return
         if isinstance(result, BaseException):
@@ -190,6 +203,7 @@ class TokenQueue:
                 continue
             item.queued = False
             self.waiting_tokens -= item.tokens
+            self.computing_tokens += item.tokens
             pack.append(item)
             tokens += item.tokens
             if alone:

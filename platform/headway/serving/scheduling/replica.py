@@ -13,6 +13,7 @@ from ray import serve
 
 from headway.engine.hardware.device import is_gpu_lost, limit_gpu_memory
 from headway.inference.packing import Operation, Pack
+from headway.serving.autoscaling import UNANSWERED
 from headway.serving.scheduling.compute_threads import ComputeThreads
 from headway.serving.scheduling.messages import Release, Reply
 from headway.serving.settings import ReplicaSettings
@@ -44,27 +45,31 @@ class Encoder:
         self._threads = ComputeThreads(min(settings.threads, os.cpu_count() or 1))
         self._loading: asyncio.Lock | None = None
         self._models: dict[Release, EncoderModel] = {release: self._load(release)}
-        self._waiting_tokens, self._reported_at = 0, 0.0
+        self._unanswered_tokens, self._reported_at, self._packs = 0, 0.0, 0
 
-    async def compute(self, release: Release, operation: Operation, pack: Pack, waiting_tokens: int) -> Any:
+    async def compute(
+        self, release: Release, operation: Operation, pack: Pack, unanswered_tokens: int
+    ) -> Reply:
         """Compute an operation on a pack, with exactly this version of the model.
 
         Args:
             release: the version; loaded first if this replica does not hold it yet.
             operation: what to compute.
             pack: the sequences.
-            waiting_tokens: tokens that wait for a replica besides, for the autoscaler.
-
-        Returns:
-            A `Reply`.
+            unanswered_tokens: tokens that wait or are being computed, these included, for the autoscaler.
         """
-        self._waiting_tokens, self._reported_at = waiting_tokens, time.monotonic()
+        self._unanswered_tokens = unanswered_tokens
+        self._packs += 1
         try:
             model = await self._model(release)
             return Reply(self._replica, await self._threads.run(model, operation, pack))
         except RuntimeError as error:
             _end_if_lost(error)
             raise
+        finally:
+            self._packs -= 1
+            self._unanswered_tokens = max(0, self._unanswered_tokens - len(pack.ids))
+            self._reported_at = time.monotonic()
 
     async def prepare(self, release: Release) -> str | None:
         """Load a version beside the others, warm it up, and compare its outputs with the stored ones.
@@ -82,9 +87,9 @@ class Encoder:
         return None
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """What Ray Serve's autoscaler gets: the tokens that wait, or 0 if no pack has come for a while."""
-        idle = time.monotonic() - self._reported_at > _IDLE_S
-        return {"waiting_tokens": 0.0 if idle else float(self._waiting_tokens)}
+        """What Ray Serve's autoscaler gets: tokens without an answer, or 0 if there was no pack for a while."""
+        idle = not self._packs and time.monotonic() - self._reported_at > _IDLE_S
+        return {UNANSWERED: 0.0 if idle else float(self._unanswered_tokens)}
 
     async def _model(self, release: Release) -> EncoderModel:
         self._loading = self._loading or asyncio.Lock()
