@@ -5,7 +5,14 @@ import pytest
 from headway.cluster import connect
 from headway.config.base import ConfigError
 from headway.config.serve import ServeConfig
-from headway.serving.resources import cores_per_replica, gateway_node, gpus_per_replica, load_of
+from headway.serving import resources
+from headway.serving.resources import (
+    cores_per_replica,
+    gateway_node,
+    gpus_per_replica,
+    load_of,
+    require_replicas,
+)
 
 
 def config(**settings):
@@ -65,6 +72,52 @@ def test_a_cluster_that_can_grow_may_have_too_few_gpus_yet(pretend_nodes, monkey
     pretend_nodes({"CPU": 8.0, "GPU": 1.0})
     monkeypatch.setattr(connect, "is_local", lambda: False)
     assert gpus_per_replica(config(replica_gpus=1, replicas=(3, 4))) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("nodes", "settings", "message"),
+    [
+        ([{"CPU": 8.0}], {"replica_cpus": 64}, "1 replica with 64 cores each does not fit on this machine; 0"),
+        (
+            [{"CPU": 8.0}],
+            {"replica_cpus": 3, "replicas": (3, 4)},
+            "3 replicas with 3 cores each do not fit on this machine; 2 would",
+        ),
+        (
+            [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 64.0}],
+            {"replica_cpus": 9},
+            "1 replica with 9 cores and 1 of a GPU each does not fit on this machine; 0 would",
+        ),
+    ],
+)
+def test_cores_that_this_machine_has_not_are_refused(pretend_nodes, monkeypatch, nodes, settings, message):
+    pretend_nodes(*nodes)
+    monkeypatch.setattr(connect, "is_local", lambda: True)
+    with pytest.raises(ConfigError) as refused:
+        require_replicas(config(**settings))
+    assert str(refused.value).startswith(f"replica_cpus: {message}") and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("settings", [{}, {"replica_cpus": 4, "replicas": (2, 9)}, {"replica_cpus": 8}])
+def test_replicas_that_fit_are_not_asked_about(pretend_nodes, monkeypatch, settings):
+    pretend_nodes({"CPU": 8.0})
+    monkeypatch.setattr(resources, "can_never_come", lambda bundles: pytest.fail("asked"))
+    require_replicas(config(**settings))
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_a_cluster_is_asked_whether_what_it_lacks_can_come(pretend_nodes, monkeypatch, refuses):
+    pretend_nodes({"CPU": 8.0})
+    monkeypatch.setattr(connect, "is_local", lambda: False)
+    asked: list[list[dict[str, float]]] = []
+    monkeypatch.setattr(resources, "can_never_come", lambda bundles: asked.append(bundles) or refuses)
+    settings = config(replica_cpus=16, replicas=(2, 4))
+    if refuses:
+        with pytest.raises(ConfigError, match=r"2 replicas with 16 cores each do not fit on the cluster, or"):
+            require_replicas(settings)
+    else:
+        require_replicas(settings)
+    assert asked == [[{"CPU": 16.0}] * 2]
 
 
 def test_packs_are_larger_on_gpus_unless_they_are_set():

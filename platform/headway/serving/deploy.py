@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
 import sys
-import time
 import uuid
 from collections.abc import Sequence
 from functools import partial
@@ -15,52 +13,43 @@ from pathlib import Path
 from typing import Any
 
 from headway.cluster import connect
-from headway.config.base import ConfigError
+from headway.cluster.capacity import Say
 from headway.config.serve import ChallengerConfig, ServeConfig
+from headway.serving.address import url_of
 from headway.serving.autoscaling import UnansweredTokensPolicy
 from headway.serving.http.auth import Keys
-from headway.serving.resources import gateway_node, gpus_per_replica, load_of
+from headway.serving.resources import gateway_node, gpus_per_replica, load_of, require_replicas
 from headway.serving.rollout.watch import AliasWatch, ChallengerWatch
 from headway.serving.scheduling.messages import Release
 from headway.serving.settings import GatewaySettings, ReplicaSettings
+from headway.serving.start_up import wait_until_running
 from headway.tracking import Tracking
 
 _QUIET = {"log_level": "ERROR", "enable_access_log": False}
 _DRAIN_S = 30.0
-_POLL_S = 0.1
 _watches: list[AliasWatch] = []
 _applications: list[str] = []
 """On Ray Serve, that this process has deployed; others may serve on the same cluster."""
 
 
-def check_port(host: str, port: int) -> None:
-    """Check that an address can be listened on.
-
-    Raises:
-        ConfigError: the port is in use, or the host is not this machine.
-    """
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ConfigError(f"port: cannot listen on {host}:{port}: {error.strerror}") from error
-
-
-def deploy(config: ServeConfig, releases: Sequence[Release], cores: int) -> str:
+def deploy(
+    config: ServeConfig, releases: Sequence[Release], cores: int, say: Say = lambda text: None
+) -> str:
     """Serve encoders on a connected cluster, each with its own autoscaling; returns once all are ready.
 
     Args:
         config: address, replicas and limits.
         releases: a version of each model in the settings, in their order.
         cores: that a replica computes with.
+        say: told what is waited for.
 
     Returns:
         The server's URL.
 
     Raises:
-        ConfigError: the replicas do not fit on the cluster.
+        ConfigError: the replicas can never fit on the cluster.
     """
+    require_replicas(config)
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
     connect.start_processes_ahead(1)  # Ray Serve's controller
     connect.start_processes_ahead(1 + config.min_replicas, {})  # the gateway and the replicas
@@ -73,36 +62,13 @@ def deploy(config: ServeConfig, releases: Sequence[Release], cores: int) -> str:
     _applications.append(name)
     connect.before_leaving(undeploy)
     serve.run_many([target], wait_for_applications_running=False)
-    _wait_until_running(name)
-    return f"{'https' if config.ssl_certfile else 'http'}://{config.host}:{config.port}"
+    wait_until_running(name, say)
+    return url_of(config)
 
 
 def application_name(config: ServeConfig) -> str:
     """What the server is called on Ray Serve: as the settings say, or after the one address it can have."""
     return config.application or f"headway-{gateway_node()[0]}-{config.port}"
-
-
-def _wait_until_running(name: str) -> None:
-    """Wait as `serve.run` does, but look more often than once a second.
-
-    Raises:
-        RuntimeError: a replica or the gateway did not start.
-    """
-    from ray import serve
-
-    while True:
-        application = serve.status().applications[name]
-        if application.status == "RUNNING":
-            return
-        if application.status == "DEPLOY_FAILED":
-            raise RuntimeError(f"the server did not start: {_reason(application)}")
-        time.sleep(_POLL_S)
-
-
-def _reason(application: Any) -> str:
-    """Why an application failed: in the words of a deployment that did, which quote its replica's error."""
-    failed = [one.message for one in application.deployments.values() if one.status == "DEPLOY_FAILED"]
-    return next(iter(failed), "") or str(application.message)
 
 
 def bind_application(config: ServeConfig, releases: Sequence[Release], cores: int) -> Any:

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import socket
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from headway.cluster import ray_internals
 from headway.config.base import ConfigError
 from headway.config.serve import ChallengerConfig
 from headway.inference.packing import Pack
+from headway.serving.address import listener
 from headway.serving.http.app import add_middleware, build_app
 from headway.serving.http.auth import Keys
 from headway.serving.http.log_files import log_beside_ray_serve
@@ -108,9 +108,10 @@ class Gateway:
         self._models = {name: self._make(release) for name, release in self._releases.items()}
         self._show_versions()
         self._server = _server(self._settings, self._app())
-        listener = _listener(self._settings.host, self._settings.port)
+        # A new gateway can listen while the old one still drains.
+        socket = listener(self._settings.host, self._settings.port, beside_others=True)
         self._tasks = [
-            asyncio.create_task(self._server.serve([listener])),
+            asyncio.create_task(self._server.serve([socket])),
             *(asyncio.create_task(model.dispatcher.run()) for model in self._models.values()),
             asyncio.create_task(self._update_metrics()),
         ]
@@ -230,15 +231,6 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def _listener(host: str, port: int) -> socket.socket:
-    """A socket on the address; a new gateway can listen while the old one still drains."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    listener.bind((host, port))
-    return listener
 
 
 def _server(settings: GatewaySettings, app: Any) -> _Server:
