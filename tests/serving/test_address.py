@@ -16,7 +16,9 @@ def test_a_server_listens_in_ipv4_and_in_ipv6(host, written):
     with listener(host, 0, beside_others=True) as bound:
         port = bound.getsockname()[1]
         bound.listen()
-        with pytest.raises(ConfigError, match=f"^port: cannot listen on {host}:{port}: Address already in use"):
+        with pytest.raises(
+            ConfigError, match=f"^port: cannot listen on {host}:{port}: Address already in use"
+        ):
             check_port(host, port)
         assert url_of(ServeConfig(model="x", host=host, port=port)) == f"http://{written}:{port}"
         with socket.create_connection((host, port)):

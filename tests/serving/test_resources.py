@@ -77,7 +77,11 @@ def test_a_cluster_that_can_grow_may_have_too_few_gpus_yet(pretend_nodes, monkey
 @pytest.mark.parametrize(
     ("nodes", "settings", "message"),
     [
-        ([{"CPU": 8.0}], {"replica_cpus": 64}, "1 replica with 64 cores each does not fit on this machine; 0"),
+        (
+            [{"CPU": 8.0}],
+            {"replica_cpus": 64},
+            "1 replica with 64 cores each does not fit on this machine; 0",
+        ),
         (
             [{"CPU": 8.0}],
             {"replica_cpus": 3, "replicas": (3, 4)},
@@ -110,7 +114,12 @@ def test_a_cluster_is_asked_whether_what_it_lacks_can_come(pretend_nodes, monkey
     pretend_nodes({"CPU": 8.0})
     monkeypatch.setattr(connect, "is_local", lambda: False)
     asked: list[list[dict[str, float]]] = []
-    monkeypatch.setattr(resources, "can_never_come", lambda bundles: asked.append(bundles) or refuses)
+
+    def can_never_come(bundles):
+        asked.append(bundles)
+        return refuses
+
+    monkeypatch.setattr(resources, "can_never_come", can_never_come)
     settings = config(replica_cpus=16, replicas=(2, 4))
     if refuses:
         with pytest.raises(ConfigError, match=r"2 replicas with 16 cores each do not fit on the cluster, or"):

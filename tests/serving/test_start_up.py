@@ -53,5 +53,5 @@ def test_a_server_that_fails_says_why(scripted):
     failed = application("DEPLOY_FAILED", Gateway="", Encoder="its weights are missing")
     failed.deployments["Encoder"].status = "DEPLOY_FAILED"
     scripted(failed)
-    with pytest.raises(RuntimeError, match="^the server did not start: its weights are missing$"):
+    with pytest.raises(RuntimeError, match=r"^the server did not start: its weights are missing$"):
         wait_until_running("it", lambda text: None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-
 UNANSWERED = "unanswered_tokens"
 """What replicas report: tokens that wait or are being computed, as the gateway said with the last pack."""
 

@@ -32,9 +32,7 @@ _applications: list[str] = []
 """On Ray Serve, that this process has deployed; others may serve on the same cluster."""
 
 
-def deploy(
-    config: ServeConfig, releases: Sequence[Release], cores: int, say: Say = lambda text: None
-) -> str:
+def deploy(config: ServeConfig, releases: Sequence[Release], cores: int, say: Say = lambda text: None) -> str:
     """Serve encoders on a connected cluster, each with its own autoscaling; returns once all are ready.
 
     Args:
@@ -177,12 +175,18 @@ def _settings(config: ServeConfig, gpus: float, scale_to_zero: tuple[str, ...]) 
         request_timeout_s=config.request_timeout_s,
         cache_size=config.cache_size,
         key_digests=tuple(digests),
+        api_keys_file=_absolute(config.api_keys_file),
         requests_per_second=config.requests_per_second,
-        ssl_certfile=str(config.ssl_certfile) if config.ssl_certfile else None,
-        ssl_keyfile=str(config.ssl_keyfile) if config.ssl_keyfile else None,
+        ssl_certfile=_absolute(config.ssl_certfile),
+        ssl_keyfile=_absolute(config.ssl_keyfile),
         scale_to_zero=scale_to_zero,
         deployment=uuid.uuid4().hex,
     )
+
+
+def _absolute(path: Path | None) -> str | None:
+    """The path for a process that runs in another folder."""
+    return None if path is None else str(path.absolute())
 
 
 def _encoder(config: ServeConfig, release: Release, cores: int, gpus: float, number: int) -> Any:

@@ -21,9 +21,10 @@ class GatewaySettings:
         max_body: bytes of a request's body.
         body_timeout: seconds in which a body must arrive.
         key_digests: SHA-256 digests of the keys that may ask; without any, everybody may.
+        api_keys_file: with the digests, read again when it changes, if the gateway's machine has it.
         requests_per_second: that each key may send; None for any number.
-        ssl_certfile: PEM file, for TLS.
-        ssl_keyfile: PEM file, for TLS.
+        ssl_certfile: PEM file, for TLS; read again when it changes.
+        ssl_keyfile: PEM file, for TLS; read again when it changes.
         scale_to_zero: models that may have no replica until they are asked.
         deployment: tells this deployment from others on the cluster; its gateways keep their state by it.
     """
@@ -37,6 +38,7 @@ class GatewaySettings:
     max_body: int = 32 * 1024 * 1024
     body_timeout: float = 10.0
     key_digests: tuple[str, ...] = ()
+    api_keys_file: str | None = None
     requests_per_second: float | None = None
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None

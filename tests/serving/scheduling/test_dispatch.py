@@ -158,7 +158,7 @@ def test_a_sequence_that_kills_its_replicas_is_given_up_and_costs_no_other_its_a
         return Reply("r", sums(pack))
 
     async def work(queue, dispatcher):
-        with pytest.raises(LethalSequenceError, match="^3 replicas died while they computed this$"):
+        with pytest.raises(LethalSequenceError, match=r"^3 replicas died while they computed this$"):
             await queue.compute("k", [sequence(1, 7)], 20.0)
         assert len(dead) == 3
         dead.clear()

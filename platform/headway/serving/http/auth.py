@@ -50,6 +50,10 @@ class Keys:
             raise ConfigError(f"api_keys_file: {str(path)!r} holds no digest")
         return cls(frozenset(digest for digest, *_ in lines), per_second)
 
+    def replace(self, others: Keys) -> None:
+        """Let other keys ask from now on; those that may already go on at the rate that they have."""
+        self._limits = {digest: self._limits.get(digest, limit) for digest, limit in others._limits.items()}
+
     def admit(self, authorization: bytes) -> tuple[int, float]:
         """Count a request with this header.
 

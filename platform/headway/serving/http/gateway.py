@@ -29,6 +29,7 @@ from headway.serving.http.auth import Keys
 from headway.serving.http.log_files import log_beside_ray_serve
 from headway.serving.http.replica_counts import ReplicaCounts
 from headway.serving.metrics import Metrics
+from headway.serving.reloading import followed_files
 from headway.serving.rollout.kept_state import dump_states, load_states
 from headway.serving.rollout.rollout import Rollout
 from headway.serving.scheduling.dispatch import Dispatcher
@@ -69,6 +70,8 @@ class Gateway:
         log_beside_ray_serve()
         self._tasks: list[asyncio.Task[Any]] = []
         self._draining = False
+        digests = frozenset(settings.key_digests)
+        self._keys = Keys(digests, settings.requests_per_second) if digests else None
         self._starting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -119,14 +122,14 @@ class Gateway:
             if self._tasks[0].done():
                 raise RuntimeError(f"{self._settings.host}:{self._settings.port} cannot be listened on")
             await asyncio.sleep(0.01)
+        followed = followed_files(self._settings, self._keys, self._server.config.ssl)
+        self._tasks += map(asyncio.create_task, followed)
 
     def _app(self) -> Any:
         settings = self._settings
         rollouts = {name: model.rollout for name, model in self._models.items()}
         app = build_app(rollouts, self._metrics, settings.request_timeout_s, self._missing)
-        digests = frozenset(settings.key_digests)
-        keys = Keys(digests, settings.requests_per_second) if digests else None
-        return add_middleware(app, self._metrics, keys, settings.max_body, settings.body_timeout)
+        return add_middleware(app, self._metrics, self._keys, settings.max_body, settings.body_timeout)
 
     def _make(self, first: LoadedRelease) -> _Model:
         settings, name = self._settings, first.release.name

@@ -181,7 +181,7 @@ class Rollout:
         return None if problem is None else self._reject(release, VersionState.REFUSED, problem)
 
     async def _survived_check(self, release: Release) -> str | None:
-        """What is wrong with a version. Two deaths may have other causes; the third is blamed on the version."""
+        """What is wrong with a version. Two deaths may have other causes; the third is blamed on it."""
         for death in range(_MAX_DEATHS):
             if death:
                 await asyncio.sleep(self._pause_s)

@@ -28,8 +28,8 @@ _MAX_ATTEMPTS = 20
 _MAX_DEATHS = 3
 _MAX_DEATHS_ALONE = 2
 """Replicas that die of a sequence before it is given up, and how many of them with nothing else to compute.
-One may be killed at any moment by something else; that two are within the milliseconds of the same sequence is
-no coincidence. Whoever fills a pack with it would otherwise take down all replicas, one by one."""
+Something else may kill one at any moment; that it kills two in the milliseconds of the same sequence is no
+coincidence. Whoever sends such a text would otherwise take down all replicas, one by one."""
 
 
 @dataclass

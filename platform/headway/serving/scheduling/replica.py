@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from ray import serve
@@ -87,7 +87,7 @@ class Encoder:
         return None
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """What Ray Serve's autoscaler gets: tokens without an answer, or 0 if there was no pack for a while."""
+        """What Ray Serve's autoscaler gets: tokens without an answer; 0 if there was no pack for a while."""
         idle = not self._packs and time.monotonic() - self._reported_at > _IDLE_S
         return {UNANSWERED: 0.0 if idle else float(self._unanswered_tokens)}
 
