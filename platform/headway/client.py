@@ -112,6 +112,8 @@ class Client:
         self, texts: Sequence[str], *, overlong: str = "truncate", dimensions: int | None = None
     ) -> np.ndarray:
         """A vector of unit length for each text, float32, shape (texts, dimensions or embedding_size)."""
+        if len(texts) == 0:
+            return np.empty((0, dimensions or self._embedding_size()), np.float32)
         settings = {"overlong": overlong, "dimensions": dimensions, "encoding_format": "base64"}
         encoded = [base64.b64decode(row["embedding"]) for row in self._each("embeddings", texts, settings)]
         return np.frombuffer(b"".join(encoded), "<f4").reshape(len(texts), -1)
@@ -147,6 +149,15 @@ class Client:
     def models(self) -> list[dict[str, Any]]:
         """The served models, as `/v1/models` describes them."""
         return self._send("GET", "models", None)["data"]
+
+    def _embedding_size(self) -> int:
+        models = self.models()
+        fitting = [model["embedding_size"] for model in models if self._model in (None, model["id"])]
+        if not fitting or (self._model is None and len(models) > 1):
+            served = ", ".join(model["id"] for model in models)
+            message = f"model: {self._model!r} is not served; served: {served}"
+            raise InvalidRequestError(404, "not_found", message)
+        return int(fitting[0])
 
     def _each(self, operation: str, texts: Sequence[str], settings: dict[str, Any]) -> Iterator[Any]:
         if isinstance(texts, str):
