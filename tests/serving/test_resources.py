@@ -111,7 +111,7 @@ def test_replicas_that_fit_are_not_asked_about(pretend_nodes, monkeypatch, setti
 
 @pytest.mark.parametrize("refuses", [True, False])
 def test_a_cluster_is_asked_whether_what_it_lacks_can_come(pretend_nodes, monkeypatch, refuses):
-    pretend_nodes({"CPU": 8.0})
+    pretend_nodes({"CPU": 8.0, "GPU": 1.0})
     monkeypatch.setattr(connect, "is_local", lambda: False)
     asked: list[list[dict[str, float]]] = []
 
@@ -120,13 +120,16 @@ def test_a_cluster_is_asked_whether_what_it_lacks_can_come(pretend_nodes, monkey
         return refuses
 
     monkeypatch.setattr(resources, "can_never_come", can_never_come)
-    settings = config(replica_cpus=16, replicas=(2, 4))
+    settings = config(replica_gpus=1, replicas=(2, 4))
     if refuses:
-        with pytest.raises(ConfigError, match=r"2 replicas with 16 cores each do not fit on the cluster, or"):
+        message = (
+            "replica_gpus: 2 replicas with 1 of a GPU each do not fit on the cluster, or on what it can add"
+        )
+        with pytest.raises(ConfigError, match=f"^{message}; 1 would$"):
             require_replicas(settings)
     else:
         require_replicas(settings)
-    assert asked == [[{"CPU": 16.0}] * 2]
+    assert asked == [[{"GPU": 1.0}] * 2]
 
 
 def test_packs_are_larger_on_gpus_unless_they_are_set():

@@ -49,7 +49,7 @@ async def follow(paths: Sequence[Path], read: Callable[[], None]) -> None:
 
     Args:
         paths: of the files.
-        read: reads all of them, in a thread.
+        read: reads all of them; on the event loop, since OpenSSL must not use a context that changes.
     """
     known: _State = (None,) * len(paths)
     before = known
@@ -59,7 +59,7 @@ async def follow(paths: Sequence[Path], read: Callable[[], None]) -> None:
         if now == before and now != known:
             known = now
             try:
-                await asyncio.to_thread(read)
+                read()
             except (ConfigError, OSError) as error:  # `SSLError` is an `OSError`
                 names = ", ".join(map(str, paths))
                 _log.error("%s changed and cannot be used; what was read before stays: %s", names, error)

@@ -90,10 +90,10 @@ def require_replicas(config: ServeConfig) -> None:
     needs = {name: value for name, value in (("CPU", float(cpus)), ("GPU", gpus)) if value}
     if connect.is_local() or can_never_come([needs] * count):
         where = "on this machine" if connect.is_local() else "on the cluster, or on what it can add"
-        each = f"{cpus} core{'s' if cpus > 1 else ''}" + (f" and {gpus:g} of a GPU" if gpus else "")
+        each = [f"{cpus} core{'s' if cpus > 1 else ''}"] * bool(cpus) + [f"{gpus:g} of a GPU"] * bool(gpus)
         raise ConfigError(
-            f"replica_cpus: {count} replica{'s' if count > 1 else ''} with {each} each "
-            f"{'do' if count > 1 else 'does'} not fit {where}; {capacity} would"
+            f"{'replica_cpus' if cpus else 'replica_gpus'}: {count} replica{'s' if count > 1 else ''} with "
+            f"{' and '.join(each)} each {'do' if count > 1 else 'does'} not fit {where}; {capacity} would"
         )
 
 
