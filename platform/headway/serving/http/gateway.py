@@ -27,8 +27,8 @@ from headway.serving.http.app import add_middleware, build_app
 from headway.serving.http.auth import Keys
 from headway.serving.http.connections import Server
 from headway.serving.http.log_files import log_beside_ray_serve
-from headway.serving.http.memory import return_memory
 from headway.serving.http.replica_counts import ReplicaCounts
+from headway.serving.memory import return_memory
 from headway.serving.metrics import Metrics
 from headway.serving.reloading import followed_files
 from headway.serving.rollout.kept_state import dump_states, load_states
