@@ -78,11 +78,14 @@ def test_who_is_let_in_has_a_name(keys, path, headers, caller):
     async def let_in(scope, receive, send):
         assert scope["state"].get("caller") == caller
 
+    async def receive():
+        return {"type": "http.disconnect"}
+
     async def send(message):
         pass
 
     known = Keys(frozenset({digest("one")}), None) if keys else None
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     scope = {"type": "http", "path": path, "headers": raw, "client": ("10.0.0.1", 4000), "state": {}}
-    asyncio.run(Authentication(let_in, known)(scope, None, send))
+    asyncio.run(Authentication(let_in, known)(scope, receive, send))
     assert scope["state"].get("caller") == caller
