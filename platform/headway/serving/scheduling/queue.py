@@ -59,7 +59,7 @@ class QueuedSequence:
         queued: whether it waits; otherwise a replica is computing it.
         attempts: failed packs it was part of.
         died: replicas that died while they computed it.
-        died_alone: those of them that computed nothing else.
+        died_alone: those of them to which it was sent alone.
         arrived: when, by the monotonic clock.
     """
 
@@ -194,7 +194,7 @@ class TokenQueue:
         tokens = 0
         while lane:
             item = lane[0]
-            alone = item.attempts >= _MAX_ATTEMPTS_IN_PACK
+            alone = item.attempts >= _MAX_ATTEMPTS_IN_PACK or bool(item.died_alone)
             if item.waiters and pack and (alone or tokens + item.tokens > self.pack_tokens):
                 break
             lane.popleft()
