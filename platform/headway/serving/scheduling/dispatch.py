@@ -129,8 +129,8 @@ class Dispatcher:
     async def _send(self, items: list[QueuedSequence]) -> None:
         """Have some replica compute a pack, and finish or queue again what is in it.
 
-        Of sequences that were sent alone to a replica that died, one is sent at a time: of several at the same
-        replica, nobody could say which of them killed it.
+        Of sequences that were sent alone to a replica that died, one is sent at a time. If several were at
+        the same replica, nobody could say which of them killed it.
         """
         suspected = any(item.died_alone for item in items)
         async with self._suspect_sent if suspected else contextlib.nullcontext():
