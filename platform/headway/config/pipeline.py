@@ -9,7 +9,7 @@ from pydantic import Field
 from headway.config.base import Config
 from headway.config.compress import CompressConfig
 from headway.config.corpus import CorpusConfig
-from headway.config.evaluate import EvaluateConfig
+from headway.config.evaluate import ChooseConfig, EvaluateConfig
 from headway.config.finetune import FinetuneConfig
 from headway.config.pretrain import PretrainConfig
 from headway.config.register import RegisterConfig
@@ -22,6 +22,7 @@ STEP_CONFIGS: dict[str, type[Config]] = {
     "finetune": FinetuneConfig,
     "sweep": SweepConfig,
     "evaluate": EvaluateConfig,
+    "choose": ChooseConfig,
     "compress": CompressConfig,
     "register": RegisterConfig,
     "serve": ServeConfig,

@@ -1,6 +1,7 @@
 """The dispatcher against replicas that die, hang, reject an input or appear later."""
 
 import asyncio
+import contextlib
 
 import numpy as np
 import pytest
@@ -188,6 +189,32 @@ def test_a_sequence_that_kills_its_replicas_is_given_up_and_costs_no_other_its_a
         good, lethal, also_good = await asyncio.gather(*tasks, return_exceptions=True)
         assert good == [6] and also_good == [8] and isinstance(lethal, LethalSequenceError)
         assert len(dead) == 4  # twice in a pack with others
+
+    asyncio.run(run_with(call, work, pause=0.001))
+
+
+def test_what_is_computed_beside_a_sequence_that_kills_replicas_is_not_blamed_for_it():
+    """Three packs of one sequence each are at the only replica, and die with it."""
+    replicas = 0
+    death = asyncio.Event()
+
+    async def call(kind, pack):
+        nonlocal replicas, death
+        replica, dies = f"replica-{replicas}", death
+        if 7 in pack.ids:
+            await asyncio.sleep(0.01)  # until the others are there
+            replicas, death = replicas + 1, asyncio.Event()
+            dies.set()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(dies.wait(), 0.03)
+            raise ReplicaLostError("died", replica)
+        return Reply("r", sums(pack))
+
+    async def work(queue, dispatcher):
+        tasks = [ask(queue, sequence(8, i), seconds=20.0) for i in (6, 7, 8)]
+        good, lethal, also_good = await asyncio.gather(*tasks, return_exceptions=True)
+        assert good == [48] and also_good == [64] and isinstance(lethal, LethalSequenceError)
+        assert replicas == 3
 
     asyncio.run(run_with(call, work, pause=0.001))
 

@@ -122,11 +122,15 @@ class PretrainingObjective(Objective):
         counts = {"mlm": len(batch.masked_labels)}
         return counts | ({self.pairs: len(batch.labels)} if self.pairs is not None else {})
 
+    def word_term(self, hidden: Tensor, batch: Batch) -> Term:
+        """The loss of the masked words, from the last hidden states, shape (tokens, hidden_size)."""
+        total, correct = self.word_loss(self.model, hidden, batch.masked_positions, batch.masked_labels)
+        return Term(total, batch.masked_labels.new_full((), len(batch.masked_labels)), correct)
+
     def forward(self, batch: Batch) -> dict[str, Term]:
         """Losses `mlm` and, with pairs, `nsp` or `sop`."""
         hidden, layout = self.encode(batch)
-        total, correct = self.word_loss(self.model, hidden, batch.masked_positions, batch.masked_labels)
-        terms = {"mlm": Term(total, batch.masked_labels.new_full((), len(batch.masked_labels)), correct)}
+        terms = {"mlm": self.word_term(hidden, batch)}
         if self.pairs is not None:
             logits = next_sentence_logits(self.model, hidden, layout)
             terms[self.pairs] = cross_entropy(logits, batch.labels)

@@ -68,6 +68,7 @@ class Dispatcher:
         self._seen: dict[str, float] = {}
         self._sent: dict[asyncio.Task[None], float] = {}  # each with the time it should be done
         self._slot_freed = asyncio.Event()
+        self._suspect_sent = asyncio.Lock()
         self._last_reply = 0.0
 
     @property
@@ -137,6 +138,16 @@ class Dispatcher:
         self._slot_freed.set()
 
     async def _send(self, items: list[QueuedSequence]) -> None:
+        """Have some replica compute a pack, and finish or queue again what is in it.
+
+        Of sequences that were sent alone to a replica that died, one is sent at a time. If several were at
+        the same replica, nobody could say which of them killed it.
+        """
+        suspected = any(item.died_alone for item in items)
+        async with self._suspect_sent if suspected else contextlib.nullcontext():
+            await self._compute(items)
+
+    async def _compute(self, items: list[QueuedSequence]) -> None:
         started = time.monotonic()
         try:
             pack = Pack.of([item.sequence for item in items])

@@ -31,7 +31,7 @@ class QueuedSequence:
         queued: whether it waits; otherwise a replica is computing it.
         attempts: failed packs it was part of.
         died: replicas that died while they computed it.
-        died_alone: those of them that computed nothing else.
+        died_alone: those of them to which it was sent alone.
         arrived: when, by the monotonic clock.
     """
 
@@ -55,8 +55,8 @@ class QueuedSequence:
 
     @property
     def alone(self) -> bool:
-        """Whether it has failed so often with others that it makes a pack of its own."""
-        return self.attempts >= _MAX_ATTEMPTS_IN_PACK
+        """Whether it makes a pack of its own: it failed too often with others, or killed a replica alone."""
+        return self.attempts >= _MAX_ATTEMPTS_IN_PACK or bool(self.died_alone)
 
 
 class Lanes:
