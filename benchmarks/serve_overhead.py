@@ -150,7 +150,7 @@ def serve_ray(port: int, model: Path) -> None:
 class ZeroEncoder:
     """A replica that computes nothing."""
 
-    async def compute(self, release: Any, operation: Any, pack: Any, waiting_tokens: int) -> Any:
+    async def compute(self, release: Any, operation: Any, pack: Any, unanswered_tokens: int) -> Any:
         """A vector of zeros, but for its first place, for each sequence."""
         import numpy as np
 

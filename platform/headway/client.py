@@ -35,6 +35,9 @@ class RequestError(Exception):
         self.status, self.kind, self.param = status, kind, param
 
 
+_TOO_LARGE = 413
+
+
 class InvalidRequestError(RequestError):
     """The request is wrong, and would fail again: a wrong field, an unknown model, a text too long."""
 
@@ -112,6 +115,8 @@ class Client:
         self, texts: Sequence[str], *, overlong: str = "truncate", dimensions: int | None = None
     ) -> np.ndarray:
         """A vector of unit length for each text, float32, shape (texts, dimensions or embedding_size)."""
+        if len(texts) == 0:
+            return np.empty((0, dimensions or self._embedding_size()), np.float32)
         settings = {"overlong": overlong, "dimensions": dimensions, "encoding_format": "base64"}
         encoded = [base64.b64decode(row["embedding"]) for row in self._each("embeddings", texts, settings)]
         return np.frombuffer(b"".join(encoded), "<f4").reshape(len(texts), -1)
@@ -148,12 +153,32 @@ class Client:
         """The served models, as `/v1/models` describes them."""
         return self._send("GET", "models", None)["data"]
 
+    def _embedding_size(self) -> int:
+        models = self.models()
+        fitting = [model["embedding_size"] for model in models if self._model in (None, model["id"])]
+        if not fitting or (self._model is None and len(models) > 1):
+            served = ", ".join(model["id"] for model in models)
+            message = f"model: {self._model!r} is not served; served: {served}"
+            raise InvalidRequestError(404, "not_found", message)
+        return int(fitting[0])
+
     def _each(self, operation: str, texts: Sequence[str], settings: dict[str, Any]) -> Iterator[Any]:
         if isinstance(texts, str):
             raise TypeError("texts must be a list of texts, not a single one")
         for start in range(0, len(texts), MAX_TEXTS):
-            part = list(texts[start : start + MAX_TEXTS])
-            yield from self._post(operation, {"input": part, **settings})["data"]
+            yield from self._part(operation, list(texts[start : start + MAX_TEXTS]), settings)
+
+    def _part(self, operation: str, texts: list[str], settings: dict[str, Any]) -> list[Any]:
+        """The rows of some texts, asked for in two halves if they are too much for one request."""
+        try:
+            rows: list[Any] = self._post(operation, {"input": texts, **settings})["data"]
+            return rows
+        except InvalidRequestError as error:
+            if error.status != _TOO_LARGE or len(texts) == 1:
+                raise
+        half = len(texts) // 2
+        halves = (texts[:half], texts[half:])
+        return [row for part in halves for row in self._part(operation, part, settings)]
 
     def _post(self, operation: str, body: dict[str, Any]) -> Any:
         return self._send("POST", operation, {"model": self._model, **body})

@@ -96,6 +96,9 @@ def test_pipeline_runs_on_the_cluster_without_this_process(
     job = submitted("pipeline.yaml", folder=project, runs=runs)
     assert status_after(job, project) == "SUCCEEDED", headway("logs", job, "--api", API, folder=project)
     assert "corpus" in headway("logs", job, "--api", API, "--follow", folder=project)
+    facts = json.loads(headway("status", job, "--api", API, "--wait", "--json", folder=project))
+    assert (facts["job"], facts["status"], facts["exit_code"]) == (job, "SUCCEEDED", 0)
+    assert facts["started"] < facts["ended"] < time.time()
     assert (runs / "far" / "summary.json").is_file()
 
 
@@ -133,6 +136,8 @@ def test_a_jobs_tracking_password_arrives_and_is_shown_nowhere(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", ADDRESS)
     job = submitted("secret.yaml", "--name", "secret-job", folder=project, runs=tmp_path / "runs")
     assert status_after(job, project) == "FAILED"
+    told = headway("logs", job, "--api", API, "--follow", folder=project, expect=2)
+    assert told.endswith("job 'secret-job': FAILED\n")
     written = headway("logs", job, "--api", API, folder=project)
     assert "error: MLFLOW_TRACKING_URI: 'nowhere://ann:***@tracking' cannot be used" in written
     assert SECRET not in written

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ import transformers
 from click.testing import CliRunner, Result
 
 from headway.cli.main import main
+from headway.serving import load_test
+from headway.serving.load_test import LoadResult
 from headway.tracking import Tracking
 from ports import deaf_port, free_port
 from waiting import PATIENCE
@@ -240,6 +242,35 @@ def test_doctor_tells_what_the_machine_has(invoke):
     assert result.exit_code == 0, result.output
     for subject in ("Python", "torch", "ray", "mlflow", "cores", "GPUs", "bf16", "memory", "Ray cluster"):
         assert subject in result.output
+
+
+def test_doctor_tells_scripts_in_json(invoke):
+    findings = json.loads(invoke("doctor", "--json").stdout)
+    assert {"Python", "cores"} <= {finding["subject"] for finding in findings}
+    assert not any(finding["is_problem"] for finding in findings)
+
+
+def test_run_prints_nothing_but_its_summary_for_scripts(invoke, write_yaml, labelled_file, tmp_path):
+    result = invoke(
+        "run", write_yaml(corpus_pipeline(labelled_file, vocab_size=300, max_length=32)), "--json"
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == json.loads((tmp_path / "runs" / "p" / "summary.json").read_text())
+
+
+def test_a_load_test_names_the_model_that_it_is_for(invoke, tmp_path, monkeypatch):
+    bodies: list[Any] = []
+
+    async def noted(url: str, requests: Iterable[tuple[Any, int]], clients: int, **_: Any) -> LoadResult:
+        bodies.extend(body for body, _ in requests)
+        return LoadResult(seconds=1.0)
+
+    monkeypatch.setattr(load_test, "apply_load", noted)
+    (tmp_path / "texts.txt").write_text("one\ntwo\n")
+    for named in ([], ["--model", "news"]):
+        arguments = ("load-test", "http://x", "--file", tmp_path / "texts.txt", "--requests", "1")
+        assert invoke(*arguments, *named).exit_code == 0
+    assert bodies == [{"input": "one"}, {"model": "news", "input": "one"}]
 
 
 def test_doctor_exits_1_when_a_run_would_fail(invoke, monkeypatch):

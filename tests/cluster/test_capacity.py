@@ -10,7 +10,7 @@ import ray
 import ray.autoscaler.sdk
 
 from headway.cluster import capacity, connect, ray_internals
-from headway.cluster.capacity import require_processes
+from headway.cluster.capacity import can_never_come, require_processes
 from headway.config.base import ConfigError
 
 NODE = {"CPU": 8.0, "GPU": 1.0}
@@ -165,3 +165,10 @@ def test_a_node_that_was_taken_away_on_purpose_is_not_waited_for(autoscaled):
     with pytest.raises(ConfigError, match="workers: 1 is more than the cluster has cores"):
         require_processes(1, "head:6379", "")
     assert cluster.seconds < 10.0
+
+
+def test_what_can_never_come_is_told_and_nothing_stays_asked_for(autoscaled):
+    cluster = autoscaled(NODE, most=8)
+    assert not can_never_come([NODE] * 8)
+    assert can_never_come([NODE] * 9)
+    assert cluster.asked[-1] == []

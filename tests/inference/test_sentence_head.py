@@ -139,6 +139,41 @@ def test_a_cross_encoder_of_theirs_can_be_described(encoder, tmp_path):
     assert describe(tmp_path).scores_pairs
 
 
+def move_activation(folder, release):
+    """Write a cross-encoder's activation where an older release wrote it."""
+    path = folder / "config_sentence_transformers.json"
+    activation = json.loads(path.read_text())["activation_fn"]
+    path.unlink()
+    (folder / "modules.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    key = "sentence_transformers" if release == "4.0" else "sbert_ce_default_activation_function"
+    config[key] = {"activation_fn": activation, "version": release} if release == "4.0" else activation
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("activation", [None, nn.Sigmoid(), nn.Identity(), nn.Tanh()])
+@pytest.mark.parametrize("release", ["3.0", "4.0", "this"])
+def test_a_cross_encoders_score_goes_through_the_activation_that_it_was_saved_with(
+    encoder, tmp_path, activation, release
+):
+    CrossEncoder(str(encoder), num_labels=1, device="cpu", activation_fn=activation).save(str(tmp_path))
+    if release != "this":
+        move_activation(tmp_path, release)
+    theirs = CrossEncoder(str(tmp_path), device="cpu")
+    texts = ["Quiet!", "The whale.", "A baker."]
+    expected = theirs.predict([("Who?", text) for text in texts])
+    model = EncoderModel(tmp_path, "fp32")
+    pieces = TextTokenizer(tmp_path, model.description.max_length).pieces(["Who?"] * len(texts), texts)
+    rows = model.run(Operation("classify"), Pack.of([piece.sequence for piece in pieces]))
+    assert [row[0] for row in rows] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_a_cross_encoders_activation_that_is_not_known_is_refused(encoder, tmp_path):
+    CrossEncoder(str(encoder), num_labels=1, device="cpu", activation_fn=nn.Hardtanh()).save(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"activation_fn 'torch.nn.modules.activation.Hardtanh' is not kno"):
+        describe(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("modules", "problem"),
     [

@@ -37,6 +37,28 @@ def test_embeddings_are_those_of_the_server(live):
     np.testing.assert_allclose(vectors, np.tile(expected, (100, 1)), atol=1e-5)
 
 
+def test_what_is_too_much_for_one_request_is_asked_for_in_parts(live):
+    """By its tokens, and by its bytes."""
+    for texts in ([*TEXTS, "boat " * 100] * 60, [TEXTS[0], "boat " * 19_000] * 20):
+        with headway.Client(live, model="embeddings") as client:
+            vectors = client.embeddings(texts)
+            one_by_one = client.embeddings(texts[:4])
+        assert vectors.shape == (len(texts), 32)
+        np.testing.assert_allclose(vectors[:4], one_by_one, atol=1e-5)
+        np.testing.assert_allclose(vectors[-4:], one_by_one, atol=1e-5)
+
+
+def test_no_texts_have_no_vectors(live):
+    with headway.Client(live, model="embeddings") as client:
+        vectors = client.embeddings([])
+        assert vectors.dtype == np.float32 and vectors.shape == (0, 32)
+        assert client.embeddings([], dimensions=8).shape == (0, 8)
+        assert client.classify([]) == client.tokens([]) == client.fill_mask([]) == []
+    for model in ("none", None):  # as with texts
+        with headway.Client(live, model=model) as client, pytest.raises(InvalidRequestError, match="served"):
+            client.embeddings([])
+
+
 def test_every_operation_has_its_method(live):
     with headway.Client(live) as client:
         assert {model["id"] for model in client.models()} >= {"classify", "tokens", "answer"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import shutil
 import sys
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 import click
 
-from headway.cli.options import RUNS
+from headway.cli.options import JSON, RUNS
 from headway.redaction import redacted
 
 _GIB = 2**30
@@ -29,12 +30,16 @@ class Finding(NamedTuple):
 
 @click.command()
 @RUNS
-def doctor(runs: Path) -> None:
+@JSON
+def doctor(runs: Path, as_json: bool) -> None:
     """Show what this machine has, and what would go wrong."""
     from headway.display import Display
 
     findings = examine(runs)
-    Display().table("This machine", ["", "", ""], [(f.subject, f.fact, f.verdict) for f in findings])
+    if as_json:
+        click.echo(json.dumps([finding._asdict() for finding in findings]))
+    else:
+        Display().table("This machine", ["", "", ""], [(f.subject, f.fact, f.verdict) for f in findings])
     if any(finding.is_problem for finding in findings):
         sys.exit(1)
 

@@ -6,6 +6,7 @@ Exit codes: 0 success, 1 a step failed, 2 bad configuration, 3 a quality gate fa
 from __future__ import annotations
 
 import gc
+import json
 import os
 import sys
 import traceback
@@ -17,7 +18,7 @@ import click
 from headway.cli.cluster_launcher import down, up
 from headway.cli.doctor import doctor
 from headway.cli.jobs import cancel, logs, status, submit
-from headway.cli.options import file_options
+from headway.cli.options import JSON, file_options
 from headway.cli.serving import key, load_test, predict, serve
 from headway.cluster import secrets
 from headway.config.base import ConfigError
@@ -79,8 +80,15 @@ def main() -> None:
 @click.command()
 @file_options
 @click.option("--keep-serving", is_flag=True, help="Keep serving until Ctrl-C.")
+@JSON
 def run(
-    file: Path, overrides: tuple[str, ...], runs: Path, address: str | None, quiet: bool, keep_serving: bool
+    file: Path,
+    overrides: tuple[str, ...],
+    runs: Path,
+    address: str | None,
+    quiet: bool,
+    keep_serving: bool,
+    as_json: bool,
 ) -> None:
     """Run the pipeline in FILE; steps that are already done are not run again."""
     pipeline = load_pipeline(file, overrides)
@@ -89,9 +97,11 @@ def run(
     from headway.pipeline.run import run_pipeline
     from headway.pipeline.summary import serve_until, told_to_end, write_closing
 
-    display = Display(quiet)
+    display = Display(quiet or as_json)
     summary = run_pipeline(pipeline, runs, display, address)
     write_closing(summary, runs, file, display)
+    if as_json:
+        click.echo(json.dumps(summary))
     if keep_serving and any(settings["use"] == "serve" for settings in pipeline.steps.values()):
         with told_to_end() as ended:
             serve_until(ended, display)

@@ -20,6 +20,7 @@ RUNS = click.option(
     help="Folder for everything that is made.",
 )
 ADDRESS = click.option("--address", help="Ray cluster; default: RAY_ADDRESS, or a local one.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one line of JSON, for scripts.")
 QUIET = click.option("--quiet", is_flag=True, help="Show no progress.")
 
 

@@ -99,8 +99,11 @@ def key(name: str) -> None:
 @click.option(
     "--texts", default=1, show_default=True, type=click.IntRange(1, 256), help="Texts in each request."
 )
+@click.option("--model", help="Which of the server's models; needed only if there are several.")
 @click.option("--key", envvar="HEADWAY_KEY", help="API key; default: HEADWAY_KEY.")
-def load_test(url: str, file: Path, clients: int, requests: int, texts: int, key: str | None) -> None:
+def load_test(
+    url: str, file: Path, clients: int, requests: int, texts: int, model: str | None, key: str | None
+) -> None:
     """Send requests to URL (…/v1/embeddings or …/v1/classify) and measure the answers; prints JSON."""
     import asyncio
 
@@ -110,7 +113,7 @@ def load_test(url: str, file: Path, clients: int, requests: int, texts: int, key
     if not lines:
         raise ConfigError(f"--file: {str(file)!r} holds no text")
     headers = {"authorization": f"Bearer {key}"} if key else None
-    work = bodies(lines, requests, texts, None)
+    work = bodies(lines, requests, texts, model)
     result = asyncio.run(apply_load(url, work, clients, headers=headers))
     click.echo(json.dumps(result.summary() | {"statuses": dict(result.statuses)}))
     if result.failed:

@@ -7,7 +7,7 @@ so within seconds; otherwise the nodes are on their way.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +28,8 @@ _HAD_GPUS = "ray.io/accelerator-type"
 """A label that Ray gives to nodes with accelerators; of a dead one it keeps the labels, not the resources."""
 
 Say = Callable[[str], None]
+Bundle = dict[str, float]
+"""What a process needs of one node, by the resource's name on Ray."""
 
 
 def require_processes(
@@ -81,7 +83,7 @@ def _come(processes: int, gpus: bool, say: Say) -> bool:
     if _fitting(gpus) >= processes:
         return True
     began = time.monotonic()
-    with _asked_for(processes, gpus) as is_refused:
+    with _asked_for(_bundles(processes, gpus)) as is_refused:
         while (fitting := _fitting(gpus)) < processes:
             waited = time.monotonic() - began
             refused = is_refused()
@@ -100,26 +102,45 @@ def _come(processes: int, gpus: bool, say: Say) -> bool:
     return True
 
 
+def can_never_come(bundles: Sequence[Bundle]) -> bool:
+    """Whether the cluster can never have all of these at once; False if nobody says so.
+
+    Args:
+        bundles: what each process needs of one node, such as `{"CPU": 2, "GPU": 0.5}`.
+    """
+    gpus = any("GPU" in bundle for bundle in bundles)
+    return _refusal(bundles) is True and not _has_lost_a_node(gpus)
+
+
 def _can_come(gpus: bool) -> bool:
     """Whether the autoscaler could add a node for a single process."""
+    return _refusal(_bundles(1, gpus)) is False
+
+
+def _refusal(bundles: Sequence[Bundle]) -> bool | None:
+    """Whether the autoscaler refuses nodes for these; None if it does not say in time."""
     began = time.monotonic()
-    with _asked_for(1, gpus) as is_refused:
+    with _asked_for(bundles) as is_refused:
         while (refused := is_refused()) is None and time.monotonic() - began < _ANSWER_SECONDS:
             time.sleep(_LOOK_SECONDS)
-    return refused is False
+    return refused
+
+
+def _bundles(processes: int, gpus: bool) -> list[Bundle]:
+    return [{"CPU": 1.0} | ({"GPU": 1.0} if gpus else {})] * processes
 
 
 @contextmanager
-def _asked_for(processes: int, gpus: bool) -> Iterator[Callable[[], bool | None]]:
-    """Within the block, nodes for so many processes are asked for; gives whether they are refused."""
+def _asked_for(bundles: Sequence[Bundle]) -> Iterator[Callable[[], bool | None]]:
+    """Within the block, nodes for all of these are asked for; gives whether they are refused."""
     from ray.autoscaler.sdk import request_resources
 
-    bundles = [{"CPU": 1} | ({"GPU": 1} if gpus else {})] * processes
-    request_resources(bundles=bundles)
+    wanted = list(bundles)
+    request_resources(bundles=wanted)
     asked_at = ray_internals.cluster_version()
 
     def is_refused() -> bool | None:
-        request_resources(bundles=bundles)  # again: what another job asks for replaces it
+        request_resources(bundles=wanted)  # again: what another job asks for replaces it
         return ray_internals.is_growth_refused(asked_at)
 
     try:

@@ -66,7 +66,8 @@ class ScoredWindow(NamedTuple):
 def scored_window(encoding: Encoding, scores: np.ndarray) -> ScoredWindow:
     """A question with a window of its context, as the tokenizer encoded it, with the scores of its tokens."""
     context = [index for index, part in enumerate(encoding.sequence_ids) if part == 1]
-    offsets = np.asarray([encoding.offsets[index] for index in context], np.int64).reshape(-1, 2)
+    # One slice: each reading of `offsets` makes a list of all of them.
+    offsets = np.asarray(encoding.offsets, np.int64).reshape(-1, 2)[context]
     return ScoredWindow(scores, context[0] if context else 0, offsets)
 
 

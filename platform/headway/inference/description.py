@@ -10,6 +10,7 @@ from headway.config.base import ConfigError
 from headway.inference.answers import AnswerSettings
 from headway.inference.sentence_modules import (
     SentenceModules,
+    activation_named,
     read_json,
     read_sentence_modules,
     transformer_settings,
@@ -46,6 +47,7 @@ class Description:
         sentence: what makes the embedding of the tokens' hidden states.
         multi_label: whether classes are independent of each other.
         threshold: the lowest probability at which one of several independent classes is predicted.
+        score_activation: what the score of a head with one output goes through: a class of PyTorch's.
         answers: how answers to questions are decoded.
     """
 
@@ -60,6 +62,7 @@ class Description:
     sentence: SentenceModules
     multi_label: bool
     threshold: float
+    score_activation: str
     answers: AnswerSettings
 
     @property
@@ -107,6 +110,7 @@ def describe(folder: Path) -> Description:
         sentence=sentence,
         multi_label=config.get("problem_type") == "multi_label_classification",
         threshold=_threshold(config),
+        score_activation=_score_activation(folder, config),
         answers=AnswerSettings.of_config(config),
     )
 
@@ -119,6 +123,21 @@ def threshold_for_config(threshold: float) -> dict[str, Any]:
 def _threshold(config: dict[str, Any]) -> float:
     stored = (config.get(_CONFIG_KEY) or {}).get(_TASK) or {}
     return float(stored.get("threshold", _DEFAULT_THRESHOLD))
+
+
+def _score_activation(folder: Path, config: dict[str, Any]) -> str:
+    """What sentence-transformers' cross-encoders apply to their score; nothing to that of other models.
+
+    It is written beside the model since release 5.4, in the model's own configuration since 4.0, and under
+    another name before, but only if it is not the sigmoid.
+    """
+    beside = read_json(folder / "config_sentence_transformers.json")
+    theirs = beside if beside.get("model_type") == "CrossEncoder" else config.get("sentence_transformers")
+    stated = (theirs or {}).get("activation_fn") or config.get("sbert_ce_default_activation_function")
+    if stated is not None:
+        return activation_named(folder, "activation_fn", stated)
+    is_sigmoid = theirs is not None or config.get("problem_type") == "multi_label_classification"
+    return "Sigmoid" if is_sigmoid else "Identity"
 
 
 def _labels(config: dict[str, Any]) -> tuple[str, ...]:

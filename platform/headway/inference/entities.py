@@ -66,23 +66,37 @@ def _split_label(label: str) -> tuple[str, str]:
 
 
 def _words(windows: Sequence[tuple[Piece, np.ndarray]], labels: Sequence[str]) -> list[_Word]:
-    """Each word with its first token's label, taken from the window with the most context around it."""
+    """Each word with its first token's label, taken from the window with the most context around it.
+
+    A window may begin or end inside a word. One that begins there does not see the word's first token, so
+    its label is not asked for; where the word ends, all windows say together.
+    """
+    spans = _word_spans(windows)
     best: dict[int, tuple[int, _Word]] = {}
     for piece, probabilities in windows:
-        encoding, length = piece.encoding, len(piece.encoding.ids)
-        ends: dict[int, int] = {}
-        for word_id, (_, end) in zip(encoding.word_ids, encoding.offsets, strict=True):
-            if word_id is not None:
-                ends[word_id] = end
+        word_ids, offsets = piece.encoding.word_ids, piece.encoding.offsets  # each makes a list when read
         seen: set[int] = set()
-        for index, word_id in enumerate(encoding.word_ids):
+        for index, word_id in enumerate(word_ids):
             if word_id is None or word_id in seen:
                 continue
             seen.add(word_id)
-            start = encoding.offsets[index][0]
+            start, end = spans[word_id]
+            if offsets[index][0] != start:
+                continue
             label = int(probabilities[index].argmax())
-            margin = min(index, length - 1 - index)
-            if start not in best or margin > best[start][0]:
-                word = _Word(start, ends[word_id], labels[label], float(probabilities[index, label]))
-                best[start] = (margin, word)
-    return [best[start][1] for start in sorted(best)]
+            margin = min(index, len(word_ids) - 1 - index)
+            if word_id not in best or margin > best[word_id][0]:
+                word = _Word(start, end, labels[label], float(probabilities[index, label]))
+                best[word_id] = (margin, word)
+    return sorted(word for _, word in best.values())
+
+
+def _word_spans(windows: Sequence[tuple[Piece, np.ndarray]]) -> dict[int, tuple[int, int]]:
+    """Where each word of a text begins and ends, by its number, which is the same in all windows."""
+    spans: dict[int, tuple[int, int]] = {}
+    for piece, _ in windows:
+        for word_id, (start, end) in zip(piece.encoding.word_ids, piece.encoding.offsets, strict=True):
+            if word_id is not None:
+                known = spans.get(word_id, (start, end))
+                spans[word_id] = (min(start, known[0]), max(end, known[1]))
+    return spans

@@ -64,7 +64,7 @@ class EncoderModel:
         Returns:
             For each sequence:
             with `embed`, an embedding of unit length, float32 (embedding_size,);
-            with `classify`, probabilities, or the score itself if there is one label, float32 (labels,);
+            with `classify`, probabilities, or the score if there is one label, float32 (labels,);
             with `tokens`, probabilities, float32 (length, labels);
             with `answer`, scores as the first and as the last token of an answer, float32 (length, 2);
             with `fill-mask`, for each mask the ids of the likeliest words, int64 (candidates,), and their

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from headway.data.batch import Batch
 from headway.engine.inference.encoder import InferenceEncoder
@@ -34,6 +34,7 @@ class HeadOutputs:
     def __init__(self, trunk: InferenceEncoder, description: Description) -> None:
         self._trunk, self._model = trunk, trunk.model
         self._multi_label = description.multi_label
+        self._score: Callable[[Tensor], Tensor] = getattr(nn, description.score_activation)()
         self._vectors = SentenceHead(description.sentence, description.hidden_size, trunk.model.device)
 
     def __call__(self, name: str, batch: Batch) -> Tensor:
@@ -55,11 +56,11 @@ class HeadOutputs:
         return self._vectors(hidden, layout)
 
     def classify(self, hidden: Tensor, layout: SequenceLayout, batch: Batch) -> Tensor:
-        """Probabilities, or the score itself if there is one label, float32 (sequences, labels)."""
+        """Probabilities, or the score if there is one label, float32 (sequences, labels)."""
         logits = sequence_logits(self._model, hidden, layout).float()
-        if self._multi_label:
-            return logits.sigmoid()
-        return logits.softmax(-1) if logits.size(1) > 1 else logits
+        if logits.size(1) == 1:
+            return self._score(logits)
+        return logits.sigmoid() if self._multi_label else logits.softmax(-1)
 
     def tokens(self, hidden: Tensor, layout: SequenceLayout, batch: Batch) -> Tensor:
         """Probabilities of labels, float32 (tokens, labels)."""

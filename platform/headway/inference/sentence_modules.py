@@ -18,7 +18,7 @@ from headway.config.base import ConfigError
 from headway.engine.inference.pooling import POOLINGS, Pooling
 
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU", "ELU", "LeakyReLU", "Softplus", "Mish")
-"""Of `Dense`: names of PyTorch's classes, which are made without arguments."""
+"""Of `Dense` and of cross-encoders: names of PyTorch's classes, which are made without arguments."""
 
 _OLD_POOLINGS: dict[str, Pooling] = {
     "pooling_mode_cls_token": "cls",
@@ -202,17 +202,25 @@ def _vector_module(name: str, place: Path) -> VectorModule | None:
 
 
 def _dense(place: Path, settings: dict[str, Any]) -> DenseModule:
-    path = str(settings.pop("activation_function", "torch.nn.modules.activation.Tanh"))
-    package, _, activation = path.rpartition(".")
-    if not package.startswith("torch.nn.modules") or activation not in ACTIVATIONS:
-        raise _refused(
-            place, f"activation_function {path!r} is not known; of PyTorch's: {', '.join(ACTIVATIONS)}"
-        )
+    path = settings.pop("activation_function", "torch.nn.modules.activation.Tanh")
+    activation = activation_named(place, "activation_function", path)
     inputs, outputs = _number(place, settings, "in_features"), _number(place, settings, "out_features")
     bias, residual = bool(settings.pop("bias", True)), bool(settings.pop("use_residual", False))
     if settings:
         raise _refused(place, f"settings of Dense that are not known: {', '.join(settings)}")
     return DenseModule(place, inputs, outputs, bias, activation, residual)
+
+
+def activation_named(place: Path, setting: str, path: Any) -> str:
+    """The one of `ACTIVATIONS` that a setting names by its full path in PyTorch.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    package, _, activation = str(path).rpartition(".")
+    if not package.startswith("torch.nn.modules") or activation not in ACTIVATIONS:
+        raise _refused(place, f"{setting} {path!r} is not known; of PyTorch's: {', '.join(ACTIVATIONS)}")
+    return activation
 
 
 def _number(place: Path, settings: dict[str, Any], name: str) -> int:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
 import sys
-import time
 import uuid
 from collections.abc import Sequence
 from functools import partial
@@ -15,52 +13,49 @@ from pathlib import Path
 from typing import Any
 
 from headway.cluster import connect
-from headway.config.base import ConfigError
+from headway.cluster.capacity import Say
 from headway.config.serve import ChallengerConfig, ServeConfig
-from headway.serving.autoscaling import WaitingTokensPolicy
+from headway.serving.address import url_of
+from headway.serving.autoscaling import UnansweredTokensPolicy
 from headway.serving.http.auth import Keys
-from headway.serving.resources import gateway_node, gpus_per_replica, load_of
+from headway.serving.resources import gateway_node, gpus_per_replica, load_of, require_replicas
 from headway.serving.rollout.watch import AliasWatch, ChallengerWatch
 from headway.serving.scheduling.messages import Release
-from headway.serving.settings import GatewaySettings, ReplicaSettings
+from headway.serving.settings import (
+    BodyLimits,
+    ConnectionLimits,
+    GatewaySettings,
+    ReplicaSettings,
+    pack_timeout_s,
+)
+from headway.serving.start_up import wait_until_running
 from headway.tracking import Tracking
 
 _QUIET = {"log_level": "ERROR", "enable_access_log": False}
 _DRAIN_S = 30.0
-_POLL_S = 0.1
+_HEALTH_CHECK_TIMEOUT_S = 10.0
+"""The third time in a row that a replica does not answer within this time, Ray Serve replaces it."""
 _watches: list[AliasWatch] = []
 _applications: list[str] = []
 """On Ray Serve, that this process has deployed; others may serve on the same cluster."""
 
 
-def check_port(host: str, port: int) -> None:
-    """Check that an address can be listened on.
-
-    Raises:
-        ConfigError: the port is in use, or the host is not this machine.
-    """
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ConfigError(f"port: cannot listen on {host}:{port}: {error.strerror}") from error
-
-
-def deploy(config: ServeConfig, releases: Sequence[Release], cores: int) -> str:
+def deploy(config: ServeConfig, releases: Sequence[Release], cores: int, say: Say = lambda text: None) -> str:
     """Serve encoders on a connected cluster, each with its own autoscaling; returns once all are ready.
 
     Args:
         config: address, replicas and limits.
         releases: a version of each model in the settings, in their order.
         cores: that a replica computes with.
+        say: told what is waited for.
 
     Returns:
         The server's URL.
 
     Raises:
-        ConfigError: the replicas do not fit on the cluster.
+        ConfigError: the replicas can never fit on the cluster.
     """
+    require_replicas(config)
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
     connect.start_processes_ahead(1)  # Ray Serve's controller
     connect.start_processes_ahead(1 + config.min_replicas, {})  # the gateway and the replicas
@@ -73,36 +68,13 @@ def deploy(config: ServeConfig, releases: Sequence[Release], cores: int) -> str:
     _applications.append(name)
     connect.before_leaving(undeploy)
     serve.run_many([target], wait_for_applications_running=False)
-    _wait_until_running(name)
-    return f"{'https' if config.ssl_certfile else 'http'}://{config.host}:{config.port}"
+    wait_until_running(name, say)
+    return url_of(config)
 
 
 def application_name(config: ServeConfig) -> str:
     """What the server is called on Ray Serve: as the settings say, or after the one address it can have."""
     return config.application or f"headway-{gateway_node()[0]}-{config.port}"
-
-
-def _wait_until_running(name: str) -> None:
-    """Wait as `serve.run` does, but look more often than once a second.
-
-    Raises:
-        RuntimeError: a replica or the gateway did not start.
-    """
-    from ray import serve
-
-    while True:
-        application = serve.status().applications[name]
-        if application.status == "RUNNING":
-            return
-        if application.status == "DEPLOY_FAILED":
-            raise RuntimeError(f"the server did not start: {_reason(application)}")
-        time.sleep(_POLL_S)
-
-
-def _reason(application: Any) -> str:
-    """Why an application failed: in the words of a deployment that did, which quote its replica's error."""
-    failed = [one.message for one in application.deployments.values() if one.status == "DEPLOY_FAILED"]
-    return next(iter(failed), "") or str(application.message)
 
 
 def bind_application(config: ServeConfig, releases: Sequence[Release], cores: int) -> Any:
@@ -210,13 +182,22 @@ def _settings(config: ServeConfig, gpus: float, scale_to_zero: tuple[str, ...]) 
         queue_tokens=load.queue,
         request_timeout_s=config.request_timeout_s,
         cache_size=config.cache_size,
+        max_request_tokens=config.max_request_tokens,
+        bodies=BodyLimits(config.max_body_bytes, config.waiting_body_bytes),
+        connections=ConnectionLimits(config.max_connections),
         key_digests=tuple(digests),
+        api_keys_file=_absolute(config.api_keys_file),
         requests_per_second=config.requests_per_second,
-        ssl_certfile=str(config.ssl_certfile) if config.ssl_certfile else None,
-        ssl_keyfile=str(config.ssl_keyfile) if config.ssl_keyfile else None,
+        ssl_certfile=_absolute(config.ssl_certfile),
+        ssl_keyfile=_absolute(config.ssl_keyfile),
         scale_to_zero=scale_to_zero,
         deployment=uuid.uuid4().hex,
     )
+
+
+def _absolute(path: Path | None) -> str | None:
+    """The path for a process that runs in another folder."""
+    return None if path is None else str(path.absolute())
 
 
 def _encoder(config: ServeConfig, release: Release, cores: int, gpus: float, number: int) -> Any:
@@ -227,7 +208,8 @@ def _encoder(config: ServeConfig, release: Release, cores: int, gpus: float, num
 
     minimum, maximum = config.replicas
     versions = 2 if config.challenger is None else 3
-    settings = ReplicaSettings(cores, config.precision, versions, config.cuda_graphs)
+    timeout = pack_timeout_s(config.request_timeout_s)
+    settings = ReplicaSettings(cores, config.precision, versions, config.cuda_graphs, timeout)
     scaling = AutoscalingConfig(
         min_replicas=minimum,
         max_replicas=maximum,
@@ -236,7 +218,7 @@ def _encoder(config: ServeConfig, release: Release, cores: int, gpus: float, num
         upscale_delay_s=1.0,
         downscale_delay_s=config.downscale_delay_s,
         policy=AutoscalingPolicy(
-            policy_function=WaitingTokensPolicy, policy_kwargs={"tokens": load_of(config, gpus).replica}
+            policy_function=UnansweredTokensPolicy, policy_kwargs={"tokens": load_of(config, gpus).replica}
         ),
     )
     return serve.deployment(
@@ -248,6 +230,7 @@ def _encoder(config: ServeConfig, release: Release, cores: int, gpus: float, num
         max_ongoing_requests=3,
         autoscaling_config=scaling,
         health_check_period_s=2,
+        health_check_timeout_s=_HEALTH_CHECK_TIMEOUT_S,
         graceful_shutdown_timeout_s=_DRAIN_S,
         graceful_shutdown_wait_loop_s=0.2,
     ).bind(release, settings)

@@ -6,6 +6,7 @@ import math
 from typing import NamedTuple
 
 from headway.cluster import connect
+from headway.cluster.capacity import can_never_come
 from headway.cluster.worker_group import gpu_slots, worker_resources
 from headway.config.base import ConfigError
 from headway.config.serve import ServeConfig
@@ -13,6 +14,7 @@ from headway.config.serve import ServeConfig
 _RAY_UNITS = 10_000
 """Ray counts resources in units of 1 / 10,000."""
 _GATEWAY_RESOURCE = "gateway"
+_ANY_NUMBER = 1_000_000
 
 
 class Load(NamedTuple):
@@ -32,8 +34,18 @@ _ON_GPU = Load(16_384, 1_048_576, 32_768)
 
 
 def load_of(config: ServeConfig, gpus: float) -> Load:
-    """The settings, or what suits the device if they are not set."""
+    """The settings, or what suits the device if they are not set.
+
+    Raises:
+        ConfigError: a request may have more tokens than one client gets of the queue.
+    """
     default = _ON_GPU if gpus else _ON_CPU
+    half = (config.queue_tokens or default.queue) // 2
+    if config.max_request_tokens is not None and config.max_request_tokens > half:
+        raise ConfigError(
+            f"max_request_tokens: {config.max_request_tokens:,} is more than half of queue_tokens, {half:,}, "
+            "which is what one client gets of the queue"
+        )
     return Load(
         config.max_batch_tokens or default.pack,
         config.queue_tokens or default.queue,
@@ -52,7 +64,7 @@ def gpus_per_replica(config: ServeConfig) -> float:
     """The GPU, or the fraction of one, that each replica reserves; needs a connected cluster.
 
     Raises:
-        ConfigError: no node has that and the cores that a replica reserves, or the minimum of replicas does
+        ConfigError: no node has that with the cores that a replica reserves, or the minimum of replicas does
             not fit on the one machine there is: they would wait forever.
     """
     nodes = _nodes()
@@ -72,6 +84,33 @@ def gpus_per_replica(config: ServeConfig) -> float:
             f"machine; at most {capacity} do"
         )
     return gpus
+
+
+def require_replicas(config: ServeConfig) -> None:
+    """Check that the minimum of replicas, or one, may find nodes with what each reserves.
+
+    Raises:
+        ConfigError: they would wait forever: this machine has not as much, or the cluster has not and its
+            autoscaler, if it has one, says that it cannot add it.
+    """
+    gpus, cpus, count = gpus_per_replica(config), config.replica_cpus, max(1, config.min_replicas)
+    capacity = sum(_replicas_on(*node, cpus, gpus) for node in _nodes())
+    if capacity >= count:
+        return
+    needs = {name: value for name, value in (("CPU", float(cpus)), ("GPU", gpus)) if value}
+    if connect.is_local() or can_never_come([needs] * count):
+        where = "on this machine" if connect.is_local() else "on the cluster, or on what it can add"
+        each = [f"{cpus} core{'s' if cpus > 1 else ''}"] * bool(cpus) + [f"{gpus:g} of a GPU"] * bool(gpus)
+        raise ConfigError(
+            f"{'replica_cpus' if cpus else 'replica_gpus'}: {count} replica{'s' if count > 1 else ''} with "
+            f"{' and '.join(each)} each {'do' if count > 1 else 'does'} not fit {where}; {capacity} would"
+        )
+
+
+def _replicas_on(cores: float, on_node: float, cpus: int, gpus: float) -> int:
+    """How many replicas with so many cores and GPUs fit on a node; without either, any number."""
+    limits = [int(cores) // cpus] if cpus else []
+    return min([*limits, gpu_slots(on_node, gpus)] if gpus else limits, default=_ANY_NUMBER)
 
 
 def gateway_node() -> tuple[str, dict[str, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from headway.data.sources.documents import Document, read_documents
 from headway.data.sources.splitting import drop_duplicates, split_documents
 from headway.inference.description import describe
 from headway.runs.context import Context, StepResult
-from headway.serving.deploy import check_port, deploy, follow_aliases
+from headway.serving.address import check_port
+from headway.serving.deploy import deploy, follow_aliases
 from headway.serving.resources import cores_per_replica
 from headway.serving.rollout.watch import current_releases
 
@@ -40,7 +42,8 @@ def run_serve(config: ServeConfig, context: Context) -> StepResult:
     started = time.monotonic()
     ray_internals.run_at_normal_priority()  # other processes would delay answers otherwise
     connect.connect(context.address, context.tracking.uri)
-    url = deploy(config, releases, cores_per_replica(config))
+    say = partial(context.display.waiting, context.step)
+    url = deploy(config, releases, cores_per_replica(config), say)
     follow_aliases(config, context.tracking)
     ready = time.monotonic() - started
     summary: dict[str, Any] = {

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
-import ipaddress
 import json
 import os
 import ssl
@@ -17,45 +15,18 @@ from typing import NamedTuple
 import httpx
 import pytest
 from click.testing import CliRunner
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 import headway
+from certificates import write_certificate
 from headway.cli.main import main
 from headway.client import UnauthorizedError
 from headway.config.serve import ServeConfig
 from headway.serving.deploy import deploy, undeploy
 from headway.serving.scheduling.messages import Release
 from ports import free_port
-from waiting import PATIENCE
+from waiting import PATIENCE, wait_until
 
 SECRET = "the patient's name is Ishmael"
-
-
-def write_certificate(folder: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for 127.0.0.1, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(address, critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    paths = folder / "certificate.pem", folder / "key.pem"
-    for path, content in zip(paths, (certificate.public_bytes(pem), private), strict=True):
-        path.write_bytes(content)
-    return paths
 
 
 class Server(NamedTuple):
@@ -112,6 +83,17 @@ def test_who_holds_a_key_is_answered(server, monkeypatch):
         assert client.embeddings(["The sailor.", "A baker."]).shape == (2, 32)
     with headway.Client(server.url, "another") as client, pytest.raises(UnauthorizedError):
         client.embeddings(["The sailor."])
+
+
+def test_a_key_that_is_added_may_ask_without_a_restart(server):
+    made = CliRunner().invoke(main, ["key", "bob"])
+    with server.client(authorization=f"Bearer {made.stderr.split()[-1]}") as client:
+        assert client.get("/v1/models").status_code == 401
+        with (server.folder / "keys.txt").open("a") as keys:
+            keys.write(made.stdout)
+        wait_until(lambda: client.get("/v1/models").status_code == 200)
+    with server.client(authorization=f"Bearer {server.key}") as client:
+        assert client.get("/v1/models").status_code == 200
 
 
 def test_an_operator_can_measure_it(server, tmp_path):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
 
 from headway.config.base import ConfigError
 from headway.config.serve import ServeConfig
-from headway.serving.rollout.watch import ChallengerWatch, current_releases
+from headway.serving.rollout.watch import AliasWatch, ChallengerWatch, current_releases
 from headway.serving.scheduling.messages import Release
 from headway.tracking import Tracking
 
@@ -94,3 +97,30 @@ def test_a_challenger_goes_on_while_the_registry_does_not_answer(registry, monke
     with pytest.raises(MlflowException):
         watch.look()
     assert told == []
+
+
+def test_a_promoted_challenger_is_the_version_that_was_tried_and_not_a_second_copy(
+    folders, tmp_path, monkeypatch
+):
+    """Also if a server hands its files out, of which each watch would have had a copy of its own."""
+    downloads = []
+
+    def download(source: str, dst_path: str, tracking_uri: str) -> str:
+        downloads.append(source)
+        return str(shutil.copytree(folders["classify"], Path(dst_path) / "weights"))
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", download)
+    second = SimpleNamespace(version=2)
+    tracking = Tracking("http://registry", tmp_path)
+    client = SimpleNamespace(
+        get_model_version_by_alias=lambda name, alias: second,
+        get_model_version=lambda name, version: second,
+        get_registered_model=lambda name: SimpleNamespace(aliases={"next": 2}),
+        get_model_version_download_uri=lambda name, version: f"mlflow-artifacts:/{name}/{version}",
+    )
+    monkeypatch.setitem(vars(tracking), "client", client)
+    tried: list[Release | None] = []
+    served: list[Release] = []
+    ChallengerWatch("models:/topics@champion", "next", tracking, 1.0, lambda _, r: tried.append(r)).look()
+    AliasWatch("models:/topics@champion", tracking, 1.0, served.append).look()
+    assert tried == served and len(downloads) == 1

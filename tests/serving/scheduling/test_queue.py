@@ -1,12 +1,15 @@
 """The queue by its own rules: order, budget, sharing, withdrawal, fullness, cache."""
 
 import asyncio
+import gc
+import weakref
 
 import numpy as np
 import pytest
 
 from headway.inference.packing import TokenSequence
-from headway.serving.scheduling.queue import DeadlinePassedError, QueueFullError, TokenQueue
+from headway.serving.scheduling.caller import Caller, DeadlinePassedError
+from headway.serving.scheduling.queue import QueueFullError, TokenQueue
 
 
 def sequence(length: int, fill: int = 0) -> TokenSequence:
@@ -21,10 +24,23 @@ def serve(queue: TokenQueue) -> list[int]:
     return [job.tokens for job in jobs]
 
 
-async def ask(queue: TokenQueue, *sequences: TokenSequence, kind: str = "a", **options):
-    task = asyncio.create_task(queue.compute(kind, sequences, 5.0, **options))
+def caller(name: str = "someone", seconds: float = 5.0) -> Caller:
+    return Caller.starting_now(name, seconds)
+
+
+async def ask(
+    queue: TokenQueue, *sequences: TokenSequence, kind: str = "a", name: str = "someone", **options
+):
+    task = asyncio.create_task(queue.compute(kind, sequences, caller(name), **options))
     await asyncio.sleep(0)
     return task
+
+
+async def done(*tasks):
+    """The tasks, once those have run on whose results there are."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+    return tasks
 
 
 def test_packs_hold_what_came_first_up_to_the_budget():
@@ -80,7 +96,7 @@ def test_a_passed_deadline_is_told_and_the_work_dropped():
     async def run():
         queue = TokenQueue(pack_tokens=100, max_tokens=1000)
         with pytest.raises(DeadlinePassedError, match=r"0\.01 s"):
-            await queue.compute("a", [sequence(5)], 0.01)
+            await queue.compute("a", [sequence(5)], caller(seconds=0.01))
         assert queue.take() == [] and queue.waiting_tokens == 0
 
     asyncio.run(run())
@@ -89,13 +105,91 @@ def test_a_passed_deadline_is_told_and_the_work_dropped():
 def test_a_full_queue_refuses_at_once_and_says_when_to_come_back():
     async def run():
         queue = TokenQueue(pack_tokens=10, max_tokens=20, tokens_per_second=5.0)
-        await ask(queue, sequence(15))
+        await ask(queue, sequence(10))
         with pytest.raises(QueueFullError) as refusal:
-            await queue.compute("a", [sequence(6, 1)], 5.0)
-        assert refusal.value.retry_after == 3
+            await queue.compute("a", [sequence(6, 1)], caller("another"))
+        assert refusal.value.retry_after == 2
+        assert queue.waiting_tokens == 10
+        await ask(queue, sequence(5, 1), name="another")
         assert queue.waiting_tokens == 15
-        await ask(queue, sequence(5, 1))
-        assert queue.waiting_tokens == 20
+
+    asyncio.run(run())
+
+
+def test_one_caller_fills_no_more_than_half_of_the_queue():
+    async def run():
+        queue = TokenQueue(pack_tokens=100, max_tokens=1000)
+        assert queue.request_limit == 500
+        with pytest.raises(QueueFullError):
+            await queue.compute("a", [sequence(501)], caller())  # though nothing waits
+        await ask(queue, sequence(500))
+        with pytest.raises(QueueFullError):
+            await queue.compute("a", [sequence(1, 1)], caller())
+        await ask(queue, sequence(250, 2), name="another")
+        await ask(queue, sequence(125, 3), name="a third")
+        assert queue.waiting_tokens == 875
+
+    asyncio.run(run())
+
+
+def test_few_small_requests_are_not_behind_all_of_a_large_one():
+    async def run():
+        queue = TokenQueue(pack_tokens=2048, max_tokens=100_000)
+        large = await ask(queue, *(sequence(512, i) for i in range(40)), name="much")
+        assert serve(queue) == [512] * 4
+        small = [await ask(queue, sequence(9, 100 + i), name=f"little {i}") for i in range(3)]
+        # The large one gets its share of the pack, and no more.
+        assert sorted(serve(queue)) == [9, 9, 9, 512]
+        assert all(task.done() for task in await done(*small)) and not large.done()
+
+    asyncio.run(run())
+
+
+def test_a_small_request_is_not_spread_over_packs():
+    async def run():
+        queue = TokenQueue(pack_tokens=400, max_tokens=10_000)
+        tasks = [
+            await ask(queue, *(sequence(100, 4 * i + k) for k in range(4)), name=str(i)) for i in range(5)
+        ]
+        for task in tasks:
+            assert not task.done()
+            assert serve(queue) == [100] * 4
+            await done(task)
+
+    asyncio.run(run())
+
+
+def test_a_kind_that_one_caller_fills_does_not_keep_other_kinds_waiting():
+    async def run():
+        queue = TokenQueue(pack_tokens=600, max_tokens=100_000)
+        await ask(queue, *(sequence(600, i) for i in range(20)), kind="a", name="much")
+        assert serve(queue) == [600]
+        await ask(queue, sequence(7), kind="b", name="little")
+        assert [serve(queue), serve(queue)] in ([[7], [600]], [[600], [7]])
+
+    asyncio.run(run())
+
+
+def test_what_a_small_request_shares_with_a_large_one_does_not_wait_for_the_rest_of_that():
+    async def run():
+        queue = TokenQueue(pack_tokens=600, max_tokens=100_000)
+        await ask(queue, *(sequence(600, i) for i in range(20)), name="much")
+        await ask(queue, sequence(600, 19), name="little")
+        assert serve(queue) == [600]
+        (item,) = queue.take()
+        assert item.sequence.ids[0] == 19 and queue.waiting_tokens == 18 * 600
+        queue.finish(item, 0)
+        assert [serve(queue) for _ in range(19)] == [[600]] * 18 + [[]]
+        assert queue.waiting_tokens == 0
+
+    asyncio.run(run())
+
+
+def test_a_caller_alone_gets_whole_packs():
+    async def run():
+        queue = TokenQueue(pack_tokens=4096, max_tokens=100_000)
+        await ask(queue, *(sequence(512, i) for i in range(16)))
+        assert queue.holds_pack() and serve(queue) == [512] * 8
 
     asyncio.run(run())
 
@@ -164,5 +258,44 @@ def test_the_cache_answers_and_forgets_what_was_used_least_lately():
             return missed
 
         assert [await computed(fill) for fill in (1, 2, 1, 3, 1, 2)] == [True, True, False, True, False, True]
+
+    asyncio.run(run())
+
+
+def test_the_cache_keeps_a_vector_and_not_the_pack_that_it_came_from():
+    async def run():
+        queue = TokenQueue(pack_tokens=100, max_tokens=1000, cache_size=8)
+
+        async def computed() -> weakref.ref:
+            task = await ask(queue, sequence(2), cached=True)
+            pack = np.ones((1000, 4), np.float32)
+            (item,) = queue.take()
+            queue.finish(item, pack[0])
+            await task
+            return weakref.ref(pack)
+
+        pack = await computed()
+        await asyncio.sleep(0)  # the loop lets go of the task
+        gc.collect()
+        assert pack() is None
+        assert (await (await ask(queue, sequence(2), cached=True)))[0].tolist() == [1.0] * 4
+
+    asyncio.run(run())
+
+
+def test_tokens_are_unanswered_while_they_wait_and_while_they_are_computed():
+    async def run():
+        queue = TokenQueue(pack_tokens=10, max_tokens=1000)
+        tasks = [await ask(queue, sequence(n, n)) for n in (6, 5, 4)]
+        assert queue.unanswered_tokens == 15
+        first, second = queue.take(), queue.take()
+        assert (queue.waiting_tokens, queue.unanswered_tokens) == (0, 15)
+        queue.put_back(second)  # its replica was lost
+        assert (queue.waiting_tokens, queue.unanswered_tokens) == (9, 15)
+        queue.finish(first[0], "answer")
+        assert queue.unanswered_tokens == 9
+        serve(queue)
+        assert queue.unanswered_tokens == 0
+        await asyncio.gather(*tasks)
 
     asyncio.run(run())

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import threading
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from headway.data.corpus.tokenizer import load_tokenizer
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.scoring import predict
 from headway.inference.answers import AnswerSettings
+from headway.serving.scheduling import service
 from headway.tasks.item import SPLITS, Item
 from headway.tasks.preparation import prepare_task
 
@@ -99,6 +101,32 @@ def test_an_answer_may_stand_where_a_single_window_does_not_reach(serving, folde
             assert refused["error"]["type"] == "text_too_long"
             scores = [span["score"] for span in answer["answers"]]
             assert scores == sorted(scores, reverse=True) and np.isfinite(scores).all()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("ability", "name", "body"),
+    [
+        ("answer", "best_answers", {"question": "Who?", "context": LONG}),
+        ("tokens", "entities", {"input": LONG, "overlong": "window"}),
+    ],
+)
+def test_scores_are_searched_off_the_event_loop(serving, monkeypatch, ability, name, body):
+    """A long text's search takes as long as hundreds of requests do."""
+    threads: list[threading.Thread] = []
+    search = getattr(service, name)
+
+    def noted(*arguments: Any) -> Any:
+        threads.append(threading.current_thread())
+        return search(*arguments)
+
+    monkeypatch.setattr(service, name, noted)
+
+    async def run():
+        async with serving(ability) as server:
+            await server.post(ability, **body)
+            assert threads and threading.current_thread() not in threads
 
     asyncio.run(run())
 

@@ -22,7 +22,10 @@ Check = Callable[[Release], Awaitable[str | None]]
 Raises `ReplicaLostError` if the first replica that tried died of it, or of something else at that time.
 """
 
-_MAX_DEATHS = 2
+_MAX_DEATHS = 3
+_PAUSE_S = 5.0
+"""After a death, before the next try. Whatever else kills replicas may be over by then, and a new replica is
+up: with a single one, each try would otherwise cost the requests their only replica."""
 
 
 class VersionState(Enum):
@@ -68,6 +71,7 @@ class Rollout:
         idle: whether a replica has nothing to do.
         refused: versions that were refused before, and why.
         on_change: called when another version serves, or one is refused.
+        pause_s: seconds after a replica died of a check, before the next try.
     """
 
     def __init__(
@@ -77,10 +81,11 @@ class Rollout:
         idle: Callable[[], bool],
         refused: Mapping[Release, str] | None = None,
         on_change: Callable[[], None] = lambda: None,
+        pause_s: float = _PAUSE_S,
     ) -> None:
         self.serving = serving
         self.challenger: Challenger | None = None
-        self._check, self._idle, self._on_change = check, idle, on_change
+        self._check, self._idle, self._on_change, self._pause_s = check, idle, on_change, pause_s
         self._rejections = {
             release: _Rejection(VersionState.REFUSED, reason) for release, reason in (refused or {}).items()
         }
@@ -176,8 +181,10 @@ class Rollout:
         return None if problem is None else self._reject(release, VersionState.REFUSED, problem)
 
     async def _survived_check(self, release: Release) -> str | None:
-        """What is wrong with a version. One death may have another cause; two are blamed on the version."""
-        for _ in range(_MAX_DEATHS):
+        """What is wrong with a version. Two deaths may have other causes; the third is blamed on it."""
+        for death in range(_MAX_DEATHS):
+            if death:
+                await asyncio.sleep(self._pause_s)
             try:
                 return await self._check(release)
             except ReplicaLostError as error:

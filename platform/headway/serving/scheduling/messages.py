@@ -12,7 +12,19 @@ from headway.inference.tokens import TextTokenizer
 
 
 class ReplicaLostError(Exception):
-    """The replica died or cannot be reached. Another one can compute the same."""
+    """The replica died or cannot be reached. Another one can compute the same.
+
+    Attributes:
+        replica: which one; None if that is not known.
+    """
+
+    def __init__(self, reason: str, replica: str | None = None) -> None:
+        super().__init__(reason)
+        self.replica = replica
+
+
+class LethalSequenceError(Exception):
+    """Each of several replicas died while it computed this sequence and nothing else."""
 
 
 class Release(NamedTuple):
