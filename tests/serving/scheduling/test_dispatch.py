@@ -250,9 +250,11 @@ def test_replicas_are_counted_from_zero_once_one_is_lost():
         nonlocal lost
         running = asyncio.create_task(dispatcher.run())
         for fill in (0, 1):
-            await dispatcher.queue.compute("k", [sequence(1, fill)], 5.0)
+            await dispatcher.queue.compute("k", [sequence(1, fill)], Caller.starting_now("someone", 5.0))
         lost = True
-        assert await dispatcher.queue.compute("k", [sequence(1, 2)], 5.0) == [2]
+        assert await dispatcher.queue.compute("k", [sequence(1, 2)], Caller.starting_now("someone", 5.0)) == [
+            2
+        ]
         running.cancel()
 
     dispatcher = Dispatcher(TokenQueue(pack_tokens=8, max_tokens=1000), call, pause=0.001)

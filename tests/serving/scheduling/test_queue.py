@@ -202,12 +202,12 @@ def test_a_request_longer_than_the_queue_is_accepted_if_nothing_waits():
         long = [sequence(8, fill) for fill in (1, 2, 3)]
         first = await ask(queue, sequence(5))
         with pytest.raises(QueueFullError):
-            await queue.compute("a", long, 5.0)
+            await queue.compute("a", long, caller())
         assert serve(queue) == [5] and await first == [0]
         asked = await ask(queue, *long)
         assert queue.waiting_tokens == 24
         with pytest.raises(QueueFullError):
-            await queue.compute("a", [sequence(1)], 5.0)
+            await queue.compute("a", [sequence(1)], caller())
         assert [serve(queue) for _ in range(3)] == [[8]] * 3
         assert await asked == [8, 16, 24]
 
