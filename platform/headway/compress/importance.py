@@ -36,10 +36,11 @@ def unit_importance(objective: TaskObjective, batches: Sequence[Batch]) -> dict[
         parameter.requires_grad_(False)
     counts = sizes_of(objective.model).groups()
     totals = {group: torch.zeros(count) for group, count in counts.items()}
+    device = next(objective.parameters()).device
     sequences = 0
-    for batch in batches:
+    for batch in (batch.to(device) for batch in batches):
         factors = {
-            group: torch.ones(len(batch.lengths), count, requires_grad=True)
+            group: torch.ones(len(batch.lengths), count, device=device, requires_grad=True)
             for group, count in counts.items()
         }
         with _multiplied(objective.model, factors, layout_of_batch(batch).owners):
@@ -47,7 +48,7 @@ def unit_importance(objective: TaskObjective, batches: Sequence[Batch]) -> dict[
         gradients = torch.autograd.grad(loss, list(factors.values()), allow_unused=True)
         for group, gradient in zip(factors, gradients, strict=True):
             if gradient is not None:  # a head without a pooler has no pooled columns
-                totals[group] += gradient.abs().sum(0)
+                totals[group] += gradient.abs().sum(0).cpu()
         sequences += len(batch.lengths)
     return {group: total / sequences for group, total in totals.items()}
 
@@ -99,7 +100,7 @@ def unit_magnitude(model: Any) -> dict[str, Tensor]:
             if axis.group is None:
                 continue
             # (…, copies x units x columns, …) → (copies, units, columns and all others)
-            rows = weights[name].detach().float().movedim(dimension, 0)
+            rows = weights[name].detach().float().cpu().movedim(dimension, 0)
             units = len(squares[axis.group])
             squares[axis.group] += rows.reshape(axis.copies, units, -1).square().sum((0, 2))
     return {group: total.sqrt() for group, total in squares.items()}
@@ -131,7 +132,8 @@ def least_harmful_layers(objective: TaskObjective, batches: Sequence[Batch], cou
 def _loss(objective: TaskObjective, batches: Sequence[Batch], layers: Sequence[nn.Module]) -> float:
     """The summed loss with only some of the layers."""
     objective.trunk = partial(run_trunk, layers=layers)
+    there = (batch.to(next(objective.parameters()).device) for batch in batches)
     try:
-        return sum(float(objective.loss(objective.outputs(batch), batch).total) for batch in batches)
+        return sum(float(objective.loss(objective.outputs(batch), batch).total) for batch in there)
     finally:
         objective.trunk = run_trunk

@@ -28,7 +28,8 @@ class LoraConfig(Config):
     )
 
 
-def _folder_or_settings(task: Any) -> str:
+def folder_or_settings(task: Any) -> str:
+    """Which of both a task is given as."""
     return "folder" if isinstance(task, str) else "settings"
 
 
@@ -43,7 +44,7 @@ class FinetuneConfig(TrainingConfig):
     )
     task: Annotated[
         Annotated[str, Tag("folder")] | Annotated[AnyTask, Tag("settings")],
-        Discriminator(_folder_or_settings),
+        Discriminator(folder_or_settings),
     ] = Field(
         description="the folder of a prepared task, or the settings to prepare one", json_schema_extra=INPUT
     )

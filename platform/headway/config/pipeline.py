@@ -12,6 +12,7 @@ from headway.config.corpus import CorpusConfig
 from headway.config.evaluate import EvaluateConfig
 from headway.config.finetune import FinetuneConfig
 from headway.config.pretrain import PretrainConfig
+from headway.config.prune import PruneConfig
 from headway.config.register import RegisterConfig
 from headway.config.serve import ServeConfig
 from headway.config.sweep import SweepConfig
@@ -22,6 +23,7 @@ STEP_CONFIGS: dict[str, type[Config]] = {
     "finetune": FinetuneConfig,
     "sweep": SweepConfig,
     "evaluate": EvaluateConfig,
+    "prune": PruneConfig,
     "compress": CompressConfig,
     "register": RegisterConfig,
     "serve": ServeConfig,

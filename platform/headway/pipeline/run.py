@@ -23,6 +23,7 @@ from headway.config.compress import CompressConfig
 from headway.config.corpus import CorpusConfig
 from headway.config.loading import check_pipeline, step_config
 from headway.config.pipeline import STEP_OUTPUTS, PipelineConfig
+from headway.config.prune import PruneConfig
 from headway.config.register import RegisterConfig
 from headway.data.atomic import flush_to_disk, write_atomically
 from headway.display import Display, duration
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 _REFERENCE = re.compile(r"^\$\{([^.}]+)(?:\.([^}]+))?\}$")
 _NEVER_CACHED = {"serve"}
-_WITHOUT_RAY = (CorpusConfig, RegisterConfig, CompressConfig)
+_WITHOUT_RAY = (CorpusConfig, RegisterConfig, PruneConfig, CompressConfig)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
@@ -165,6 +166,19 @@ def load_model(
         return made_ours(auto_class.from_config(config))
     # A head for other labels than the folder's gets random weights.
     return made_ours(_model_from_folder(auto_class, folder, ignore_mismatched_sizes=True, **settings))
+
+
+def load_as_saved(folder: Path) -> PreTrainedModel:
+    """The model in a folder, of the class that it was saved from.
+
+    Raises:
+        ConfigError: the folder contains no model, or does not say which class of transformers it is.
+    """
+    names = _from_folder(AutoConfig, folder).architectures or [""]
+    kind = getattr(transformers, names[0], None)
+    if kind is None:
+        raise ConfigError(f"model: {str(folder)!r} has the architecture {names[0]!r}, not one of transformers")
+    return made_ours(_model_from_folder(kind, folder))
 
 
 def _model_from_folder(auto_class: Any, folder: Path, **settings: Any) -> Any:

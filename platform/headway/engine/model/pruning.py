@@ -112,7 +112,7 @@ def _cut(weight: Tensor, axes: tuple[Axis, ...], rows: Mapping[str, Tensor]) -> 
     for dimension, axis in enumerate(axes):
         if axis.group in rows:
             length = weight.size(dimension) // axis.copies
-            indices = torch.cat([rows[axis.group] + copy * length for copy in range(axis.copies)])
+            indices = torch.cat([rows[axis.group] + number * length for number in range(axis.copies)])
             weight = weight.index_select(dimension, indices.to(weight.device))
     return weight
 
