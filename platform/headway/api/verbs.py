@@ -18,12 +18,12 @@ from typing import Any
 from headway.api.inputs import finetune_config, plain, pretrain_config, reference
 from headway.api.results import TrainedModel
 from headway.api.step import make_context, resumed_context, run_step
-from headway.config.compress import CompressConfig
+from headway.config.compression.compress import CompressConfig
+from headway.config.compression.prune import PruneConfig
 from headway.config.finetune import FinetuneConfig
 from headway.config.loading import load_pipeline, validate
 from headway.config.pipeline import PipelineConfig
 from headway.config.pretrain import PretrainConfig
-from headway.config.prune import PruneConfig
 from headway.config.serve import ServeConfig
 from headway.config.sources import SourceConfig
 from headway.config.sweep import SweepConfig

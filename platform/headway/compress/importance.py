@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from headway.data.batch import Batch
 from headway.engine.model.layout import layout_of_batch
-from headway.engine.model.pruning import sizes_of
-from headway.engine.model.unit_axes import HIDDEN, axes_of
 from headway.engine.model.unpadded import encoder_layers, run_trunk
+from headway.engine.pruning.axes import HIDDEN, axes_of
+from headway.engine.pruning.cut import sizes_of
 from headway.engine.training.objectives import TaskObjective
 
 

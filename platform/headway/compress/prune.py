@@ -8,10 +8,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from headway.compress.importance import least_harmful_layers, unit_importance, unit_magnitude
-from headway.config.prune import PruneConfig
+from headway.config.compression.prune import PruneConfig
 from headway.data.batch import Batch
 from headway.engine.model.lora import keep_layers
-from headway.engine.model.pruning import Sizes, pruned, sizes_of
+from headway.engine.pruning.cut import Sizes, pruned, sizes_of
 from headway.engine.training.objectives import TaskObjective
 
 

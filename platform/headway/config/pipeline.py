@@ -7,12 +7,12 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from headway.config.base import Config
-from headway.config.compress import CompressConfig
+from headway.config.compression.compress import CompressConfig
+from headway.config.compression.prune import PruneConfig
 from headway.config.corpus import CorpusConfig
 from headway.config.evaluate import EvaluateConfig
 from headway.config.finetune import FinetuneConfig
 from headway.config.pretrain import PretrainConfig
-from headway.config.prune import PruneConfig
 from headway.config.register import RegisterConfig
 from headway.config.serve import ServeConfig
 from headway.config.sweep import SweepConfig

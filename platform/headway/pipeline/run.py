@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import headway
 from headway.cluster import connect
 from headway.config.base import Config, ConfigError
-from headway.config.compress import CompressConfig
+from headway.config.compression.compress import CompressConfig
+from headway.config.compression.prune import PruneConfig
 from headway.config.corpus import CorpusConfig
 from headway.config.loading import check_pipeline, step_config
 from headway.config.pipeline import STEP_OUTPUTS, PipelineConfig
-from headway.config.prune import PruneConfig
 from headway.config.register import RegisterConfig
 from headway.data.atomic import flush_to_disk, write_atomically
 from headway.display import Display, duration

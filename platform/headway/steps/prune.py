@@ -9,17 +9,17 @@ from transformers import PreTrainedModel
 
 from headway.compress.prune import prune
 from headway.compress.smaller_folder import check_sentence_modules, write_smaller
-from headway.config.base import ConfigError
-from headway.config.prune import PruneConfig
+from headway.config.compression.prune import PruneConfig
 from headway.data.atomic import atomic_folder
 from headway.data.sampling import random_generator
-from headway.engine.model.encoder import NEW_WEIGHTS, load_as_saved
-from headway.engine.model.pruning import sizes_of
+from headway.engine.model.encoder import load_as_saved
 from headway.engine.parallel.worker import Worker
+from headway.engine.pruning.cut import sizes_of
 from headway.engine.training.objectives import TaskObjective
 from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import score, task_folder
 from headway.runs.held_out import finetune_settings
+from headway.runs.teaching import fine_tuned
 from headway.tasks.task import Task, open_task
 from headway.tracking.references import model_folder
 
@@ -72,14 +72,7 @@ class _Judge:
         self.task = task
         self._folder = folder
         self._settings = finetune_settings(folder, task, {"precision": "fp32"})
-        model = task.load(folder, self._settings)
-        # Vectors of texts are means of hidden states, so BERT's pooler has no part in them.
-        missing = [name for name in getattr(model, NEW_WEIGHTS) if "pooler." not in name]
-        if missing:
-            raise ConfigError(
-                f"model: {str(folder)!r} has no head for {task.kind} with these labels; fine-tune it first"
-            )
-        self.objective = self._around(model)
+        self.objective = fine_tuned(folder, task, self._settings)
 
     @classmethod
     def of(cls, config: PruneConfig, folder: Path, context: Context) -> _Judge:
@@ -102,9 +95,7 @@ class _Judge:
     def score(self, model: PreTrainedModel, prefix: str) -> dict[str, float]:
         """The loss and the primary score of a model on the validation rows."""
         rows = self.task.split("validation")
-        scores = score(
-            self._around(model), self.task, rows, self._batches(rows), Worker(), self._settings
-        )
+        scores = score(self._around(model), self.task, rows, self._batches(rows), Worker(), self._settings)
         return {f"{prefix}_{name}": scores[name] for name in ("loss", self.task.primary)}
 
 

@@ -21,6 +21,7 @@ from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import FinetuningJob, task_folder
 from headway.runs.held_out import score_models
 from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from
+from headway.runs.teaching import taught_job
 from headway.sweeps.checks import check_sweep
 from headway.sweeps.ledger import Ledger
 from headway.sweeps.plots import write_report
@@ -116,6 +117,7 @@ def _sweep_job(config: SweepConfig, context: Context) -> tuple[SweepJob, list[st
     shared = {"model": str(model), "task": str(prepared)} | config.finetune
     few = config.task.labels_per_class if isinstance(config.task, ClassificationTask) else None
     job = FinetuningJob(trial_settings(FinetuneConfig, shared, {}), model, prepared, few)
+    job = taught_job(job, context)
     return SweepJob(job, shared), given or [open_task(prepared).primary]
 
 

@@ -177,7 +177,7 @@ def load_as_saved(folder: Path) -> PreTrainedModel:
     names = _from_folder(AutoConfig, folder).architectures or [""]
     kind = getattr(transformers, names[0], None)
     if kind is None:
-        raise ConfigError(f"model: {str(folder)!r} has the architecture {names[0]!r}, not one of transformers")
+        raise ConfigError(f"model: {str(folder)!r} has the unknown architecture {names[0]!r}")
     return made_ours(_model_from_folder(kind, folder))
 
 

@@ -91,7 +91,11 @@ class ContrastiveStep:
         if not self._losses:  # it is this worker's only one
             self.see([vectors.detach()])
         loss: Tensor = _WithGradient.apply(vectors, self._losses[index], self._gradients[index])
-        return {self._objective.name: loss}
+        losses = {self._objective.name: loss}
+        if module.distillation is None:
+            return losses
+        imitation = module.distillation(vectors, batch) * module.count(batch) / self._count
+        return {self._objective.name: loss * module.distillation.labels, "distillation": imitation}
 
 
 class _WithGradient(torch.autograd.Function):

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from headway.data.batch import Batch
 from headway.data.pretraining.pairs import PairObjective
+from headway.engine.distillation.imitation import Distillation, OutputKind
 from headway.engine.model.cross_entropy import Term, cross_entropy_sum
 from headway.engine.model.heads import aligned_vocabulary_logits, next_sentence_logits, sequence_logits
 from headway.engine.model.layout import SequenceLayout, layout_of_batch
@@ -139,10 +140,14 @@ class TaskObjective(Objective):
     Attributes:
         name: of the loss.
         unit: what the first dimension of the outputs counts: sequences, tokens, or positions with a label.
+        output_kind: what the outputs are.
+        distillation: what is learnt from a teacher as well while training, if there is one.
     """
 
     name: ClassVar[str]
     unit: ClassVar[Literal["sequence", "token", "position"]] = "sequence"
+    output_kind: ClassVar[OutputKind]
+    distillation: Distillation | None = None
 
     @property
     def loss_names(self) -> list[str]:
@@ -157,13 +162,26 @@ class TaskObjective(Objective):
         """The summed loss of the model's outputs."""
         raise NotImplementedError
 
+    def count(self, batch: Batch) -> int:
+        """How many predictions a batch has."""
+        return len(batch.masked_positions if self.unit == "position" else batch.lengths)
+
     def predictions(self, batch: Batch) -> dict[str, int]:
         """See `Objective`."""
-        return {self.name: len(batch.masked_positions if self.unit == "position" else batch.lengths)}
+        names = [self.name] + (["distillation"] if self.distillation is not None else [])
+        return dict.fromkeys(names, self.count(batch))
 
     def forward(self, batch: Batch) -> dict[str, Term]:
-        """The loss under its name."""
-        return {self.name: self.loss(self.outputs(batch), batch)}
+        """The loss under its name and, while training with a teacher, that against it as `distillation`."""
+        outputs = self.outputs(batch)
+        term = self.loss(outputs, batch)
+        if self.distillation is None or not self.training:
+            return {self.name: term}
+        imitation = self.distillation(outputs, batch) * self.count(batch)
+        return {
+            self.name: term._replace(total=term.total * self.distillation.labels),
+            "distillation": term._replace(total=imitation, correct=torch.zeros_like(term.correct)),
+        }
 
 
 class ClassificationObjective(TaskObjective):
@@ -173,6 +191,7 @@ class ClassificationObjective(TaskObjective):
     """
 
     name = "classification"
+    output_kind = "classes"
     class_weights: Tensor | None
 
     def __init__(

@@ -40,8 +40,8 @@ class PruneConfig(Config):
     )
     heads: Positive | None = Field(
         None,
-        description="heads of each layer that stay; hidden states keep as many columns as these have together, "
-        "since hidden_size is heads x head size in all of these encoders; all if not set",
+        description="heads of each layer that stay; hidden states keep as many columns as these have "
+        "together, since hidden_size is heads x head size in all of these encoders; all if not set",
     )
     neurons: Positive | None = Field(
         None, description="neurons of each feed-forward layer that stay; all if not set"

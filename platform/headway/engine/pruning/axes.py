@@ -102,7 +102,7 @@ def axes_of(model: PreTrainedModel) -> dict[str, tuple[Axis, ...]]:
 
 
 def _head_rules(names: list[str]) -> Iterator[tuple[str, tuple[Axis, ...]]]:
-    """What ModernBERT's head puts out, and what a classifier takes in; both depend on the layers around it."""
+    """What ModernBERT's head puts out, and what a classifier takes in; both depend on other layers."""
     # Scores of words are products with their embeddings, which have the columns of hidden states.
     head = _HIDDEN if "decoder.weight" in names else _POOLED
     yield r"head\.dense", (head, _HIDDEN)

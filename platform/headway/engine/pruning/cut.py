@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from headway.config.base import ConfigError
 from headway.engine.model.encoder import made_ours
-from headway.engine.model.unit_axes import HIDDEN, POOLED, Axis, axes_of, check_prunable
+from headway.engine.pruning.axes import HIDDEN, POOLED, Axis, axes_of, check_prunable
 
 
 class Sizes(NamedTuple):
@@ -110,7 +110,7 @@ def pruned(model: PreTrainedModel, kept: Mapping[str, Tensor]) -> PreTrainedMode
 
 def _cut(weight: Tensor, axes: tuple[Axis, ...], rows: Mapping[str, Tensor]) -> Tensor:
     for dimension, axis in enumerate(axes):
-        if axis.group in rows:
+        if axis.group is not None and axis.group in rows:
             length = weight.size(dimension) // axis.copies
             indices = torch.cat([rows[axis.group] + number * length for number in range(axis.copies)])
             weight = weight.index_select(dimension, indices.to(weight.device))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +15,9 @@ from headway.config.base import ConfigError
 from headway.engine.model.encoder import save_model
 from headway.engine.model.layout import layout_of_lengths
 from headway.engine.model.lora import keep_layers
-from headway.engine.model.pruning import Sizes, pruned, sizes_of
 from headway.engine.model.unpadded import encode_unpadded, encoder_layers, run_unpadded
-from headway.engine.model.unit_axes import axes_of
+from headway.engine.pruning.axes import axes_of
+from headway.engine.pruning.cut import Sizes, pruned, sizes_of
 
 KINDS = ["bert", "distilbert", "modernbert"]
 KEPT = {
@@ -119,7 +120,7 @@ def test_a_pruned_model_runs_unpadded_as_padded(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_kept_layers_give_what_a_model_without_the_others_gives(kind, tmp_path):
-    sizes = {"num_hidden_layers": 4}
+    sizes: dict[str, Any] = {"num_hidden_layers": 4}
     if kind == "modernbert":
         sizes["layer_types"] = ["full_attention", "sliding_attention"] * 2
     configuration = type(CONFIGS[kind])(**CONFIGS[kind].to_dict() | sizes)
