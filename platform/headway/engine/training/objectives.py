@@ -48,6 +48,7 @@ class Objective(nn.Module):
         trunk: runs the encoder: `run_trunk`, perhaps compiled.
         is_seeded: whether dropout inside layers is drawn from seeds, as it is if compiled for a GPU.
         is_contrastive: whether the rows of a batch are each other's negatives.
+        distillation: what is learnt from a teacher as well while training, if there is one.
     """
 
     is_contrastive: ClassVar[bool] = False
@@ -57,6 +58,7 @@ class Objective(nn.Module):
         self.model = model
         self.trunk: Callable[..., Tensor] = run_trunk
         self.is_seeded = False
+        self.distillation: Distillation | None = None
 
     @property
     def loss_names(self) -> list[str]:
@@ -141,13 +143,11 @@ class TaskObjective(Objective):
         name: of the loss.
         unit: what the first dimension of the outputs counts: sequences, tokens, or positions with a label.
         output_kind: what the outputs are.
-        distillation: what is learnt from a teacher as well while training, if there is one.
     """
 
     name: ClassVar[str]
     unit: ClassVar[Literal["sequence", "token", "position"]] = "sequence"
     output_kind: ClassVar[OutputKind]
-    distillation: Distillation | None = None
 
     @property
     def loss_names(self) -> list[str]:
