@@ -126,6 +126,8 @@ def test_trials_of_a_sweep_share_one_teacher(classifier, encoder, task, runs, ma
     job, _ = _sweep_job(config, make_context("sweep", runs))
     assert isinstance(job.base, FinetuningJob)
     trial = job.with_values({"distill.temperature": 3.5})
+    assert isinstance(trial.config, FinetuneConfig)
+    assert trial.config.distill is not None
     assert trial.config.distill.temperature == 3.5
     [batch] = trial.batches()[0].micro_batches(0, 0, 1, 1)
     assert batch.taught is not None
@@ -133,6 +135,57 @@ def test_trials_of_a_sweep_share_one_teacher(classifier, encoder, task, runs, ma
     other = validate(SweepConfig, settings | {"search": {"distill.teacher": ["a", "b"]}})
     with pytest.raises(ConfigError, match=r"^search\.distill\.teacher: all trials of a sweep have the same"):
         check_sweep(other)
+
+
+def test_a_student_learns_hidden_states_and_relations_of_a_teacher_beside_it(encoder, classifier, task, runs):
+    distill = {"teacher": str(classifier), "labels": 0.0, "logits": 0.0, "hidden": 1.0, "relations": 1.0}
+    student = headway.finetune(
+        model=encoder,
+        task=task,
+        layers=1,
+        distill=distill,
+        steps=30,
+        log_every=1,
+        batch_size=16,
+        learning_rate=3e-3,
+        runs=runs,
+        quiet=True,
+    )
+    entries = [json.loads(line) for line in (student.path.parent / "journal.jsonl").read_text().splitlines()]
+    losses = [e["metrics"]["distillation_loss"] for e in entries if "distillation_loss" in e["metrics"]]
+    assert losses[-1] < 0.5 * losses[0]
+    # Of the teacher and the product of widths nothing is saved.
+    names = AutoModelForSequenceClassification.from_pretrained(student.path).state_dict()
+    assert not [name for name in names if "distillation" in name or "layer.1." in name]
+
+
+def test_pretraining_learns_from_a_teacher_s_words(encoder, corpus, tiny_shape, runs):
+    student = headway.pretrain(
+        corpus=str(corpus.folder),
+        objective=["mlm"],
+        model=tiny_shape | {"num_hidden_layers": 1, "hidden_size": 16},
+        distill={"teacher": str(encoder), "labels": 0.0, "relations": 1.0},
+        steps=60,
+        log_every=10,
+        batch_size=16,
+        learning_rate=1e-2,
+        evaluate_every=60,
+        runs=runs,
+        quiet=True,
+    )
+    metrics = student.metrics
+    # The labels had no weight: what it learnt to predict comes from the teacher.
+    assert metrics["validation_loss_end"] < 0.8 * metrics["validation_loss_start"]
+
+
+def test_a_teacher_without_a_head_for_words_or_with_other_words_is_refused(
+    classifier, corpus, tiny_shape, labelled_file, runs
+):
+    given = {"model": tiny_shape, "steps": 1, "objective": ["mlm"], "runs": runs, "quiet": True}
+    with pytest.raises(ConfigError, match=r"^distill\.teacher: .* has no head for masked words$"):
+        headway.pretrain(corpus=str(corpus.folder), distill={"teacher": str(classifier)}, **given)
+    with pytest.raises(ConfigError, match=r"^corpus: it was tokenised with another vocabulary"):
+        headway.pretrain(str(labelled_file), vocab_size=120, distill={"teacher": str(classifier)}, **given)
 
 
 def test_jobs_of_other_steps_say_that_they_learn_from_no_teacher(make_job):

@@ -14,6 +14,8 @@ from headway.data.corpus.tokenizer import load_tokenizer
 from headway.data.sampling import BatchSizes
 from headway.data.teacher_outputs import TaughtBatches
 from headway.engine.distillation.imitation import Distillation
+from headway.engine.distillation.teacher import Teacher
+from headway.engine.model.encoder import load_as_saved
 from headway.engine.model.lora import add_lora, freeze_layers, keep_layers, merged
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.objectives import TaskObjective
@@ -35,7 +37,8 @@ class FinetuningJob:
     Attributes:
         labels_per_class: train on this many rows of each label; on all if None.
         fold: (index, folds): validate on one fold of all rows that are not held out, and train on the others.
-        teacher_outputs: the folder of what the teacher says to the rows, if the settings name one.
+        teacher: the folder of the model to learn from, if the settings name one.
+        teacher_outputs: the folder of what it says to the rows, if outputs are learnt.
     """
 
     config: FinetuneConfig
@@ -43,6 +46,7 @@ class FinetuningJob:
     task_folder: Path
     labels_per_class: int | None = None
     fold: tuple[int, int] | None = None
+    teacher: Path | None = None
     teacher_outputs: Path | None = None
 
     @cached_property
@@ -74,7 +78,11 @@ class FinetuningJob:
             add_lora(model, config.lora)
         objective = self.task.objective(model, config, self.rows[0])
         if config.distill is not None:
-            objective.distillation = Distillation(config.distill, objective.output_kind)
+            teacher = None
+            if config.distill.looks_inside:
+                assert self.teacher is not None
+                teacher = Teacher(load_as_saved(self.teacher))
+            objective.distillation = Distillation(config.distill, objective.output_kind, model, teacher)
         return objective
 
     def batches(self) -> tuple[BatchSource, BatchSource]:
@@ -86,8 +94,10 @@ class FinetuningJob:
         )
         if config.distill is None:
             return train, validation
-        if self.teacher_outputs is None:
+        if self.teacher is None:
             raise ConfigError("distill: only the steps finetune and sweep learn from a teacher")
+        if self.teacher_outputs is None:
+            return train, validation
         keys = self.task.row_keys(self.rows[0], train)
         return TaughtBatches(train, self.teacher_outputs, keys), validation
 

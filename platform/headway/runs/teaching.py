@@ -13,7 +13,6 @@ import torch
 from headway.cluster import connect
 from headway.cluster.worker_group import call_resources
 from headway.config.base import ConfigError
-from headway.config.compression.distill import DistillConfig
 from headway.config.finetune import FinetuneConfig
 from headway.data.atomic import atomic_folder
 from headway.data.contents import Contents
@@ -36,7 +35,7 @@ _MADE_OF_THE_REST = ["golden.json"]
 
 
 def taught_job(job: FinetuningJob, context: Context) -> FinetuningJob:
-    """A job with the outputs of the teacher that its settings name; itself if they name none.
+    """A job with the teacher that its settings name, and its outputs; itself if they name none.
 
     Raises:
         ConfigError: the teacher was not fine-tuned on this task, or its tokens are not the student's where
@@ -45,31 +44,30 @@ def taught_job(job: FinetuningJob, context: Context) -> FinetuningJob:
     distill = job.config.distill
     if distill is None:
         return job
-    outputs = teacher_outputs(distill, job.config, job.task, job.model_folder, context)
-    return replace(job, teacher_outputs=outputs)
+    teacher = model_folder(distill.teacher, context.tracking).resolve()
+    if distill.looks_inside:
+        _check_same_tokens(teacher, job.model_folder)
+    outputs = teacher_outputs(teacher, job, context) if distill.logits else None
+    return replace(job, teacher=teacher, teacher_outputs=outputs)
 
 
-def teacher_outputs(
-    distill: DistillConfig, config: FinetuneConfig, task: Task, student: Path, context: Context
-) -> Path:
+def teacher_outputs(teacher: Path, job: FinetuningJob, context: Context) -> Path:
     """The folder of a teacher's outputs for all rows of a task that are not held out.
 
     A teacher with other tokens than the student reads the same texts with its own.
     """
-    teacher = model_folder(distill.teacher, context.tracking).resolve()
-    own_task = task
-    if not isinstance(config.task, str):
-        own_task = open_task(task_folder(config.task, teacher, context))
+    task = job.task
+    if not isinstance(job.config.task, str):
+        task = open_task(task_folder(job.config.task, teacher, context))
     about = {
         "task": task.folder.name,
-        "teacher_task": own_task.folder.name,
         "teacher": Contents(context.root / "contents.json", _MADE_OF_THE_REST).of(teacher),
     }
     name = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=10).hexdigest()
     folder = context.stores / "teachers" / name
     if not folder.is_dir():
-        context.display.step(context.step, f"computing what {distill.teacher} says to the task's rows")
-        keys, rows = _computed(teacher, own_task, student, context)
+        context.display.step(context.step, f"computing what {str(teacher)!r} says to the task's rows")
+        keys, rows = _computed(teacher, task, job.model_folder, context)
         with atomic_folder(folder) as draft:
             write_teacher_outputs(draft, keys, rows)
     return folder.resolve()
@@ -98,7 +96,7 @@ def _outputs(
     config = finetune_settings(teacher, task, {})
     objective = fine_tuned(teacher, task, config)
     if objective.unit != "sequence":
-        _check_same_tokens(teacher, student, task)
+        _check_same_tokens(teacher, student)
     # Folds mix both splits.
     rows = task.split("train").joined(task.split("validation"))
     batches = task.batches(rows, task.tokenizer_of(teacher), batch_size=_BATCH_SIZE)
@@ -127,10 +125,10 @@ def fine_tuned(folder: Path, task: Task, config: FinetuneConfig) -> TaskObjectiv
     return task.objective(model, config, task.split("train").take(range(1)))
 
 
-def _check_same_tokens(teacher: Path, student: Path, task: Task) -> None:
+def _check_same_tokens(teacher: Path, student: Path) -> None:
+    """Refuse a teacher of whose tokens something is learnt, if they are not the student's."""
     digests = {vocabulary_digest(load_tokenizer(folder)) for folder in (teacher, student)}
     if len(digests) > 1:
         raise ConfigError(
-            f"distill.teacher: {str(teacher)!r} has other tokens than the student, to which its outputs for "
-            f"{task.kind} belong"
+            f"distill.teacher: {str(teacher)!r} has other tokens than the student, which learns about each"
         )

@@ -20,7 +20,7 @@ from headway.runs.class_counts import tell_class_counts
 from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import FinetuningJob, task_folder
 from headway.runs.held_out import score_models
-from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from
+from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from, teacher_folder
 from headway.runs.teaching import taught_job
 from headway.sweeps.checks import check_sweep
 from headway.sweeps.ledger import Ledger
@@ -109,7 +109,7 @@ def _sweep_job(config: SweepConfig, context: Context) -> tuple[SweepJob, list[st
         corpus = corpus_folder(settings, start, context)
         # The corpus is prepared once; every trial opens the same one.
         shared = config.pretrain | {"corpus": str(corpus)}
-        base = PretrainingJob(settings, corpus, start)
+        base = PretrainingJob(settings, corpus, start, teacher_folder(settings, corpus, context))
         return SweepJob(base, shared), given or ["loss"]
     assert config.model is not None and config.task is not None
     model = model_folder(config.model, context.tracking).resolve()

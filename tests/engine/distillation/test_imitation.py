@@ -21,6 +21,7 @@ from headway.engine.training.objectives import ClassificationObjective
 
 LENGTHS = [3, 5, 2]
 T = 3.0
+STUDENT = build("bert", "SequenceClassification")
 NOTHING = torch.empty(0, dtype=torch.int64)
 
 
@@ -40,7 +41,7 @@ def batch_of(taught):
 
 def loss_of(kind, student, teacher, logits=1.0):
     config = DistillConfig(teacher="t", temperature=T, logits=logits)
-    return Distillation(config, kind)(student, batch_of(teacher))
+    return Distillation(config, kind, STUDENT)(student, batch_of(teacher))
 
 
 def scores(*shape, seed):
@@ -97,7 +98,7 @@ def test_the_teacher_s_loss_joins_the_task_s_in_training_only():
     run_unpadded(model)
     alone, student = ClassificationObjective(model), ClassificationObjective(model)
     config = DistillConfig(teacher="t", labels=0.5, temperature=T)
-    student.distillation = Distillation(config, student.output_kind)
+    student.distillation = Distillation(config, student.output_kind, model)
     batch = batch_of(scores(3, 2, seed=1))
     student.train()
     model.eval()  # without dropout, so that both runs are the same

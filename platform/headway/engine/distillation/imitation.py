@@ -13,14 +13,17 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from headway.config.compression.distill import DistillConfig
 from headway.data.batch import Batch
+from headway.engine.distillation.states import StatesLoss
+from headway.engine.distillation.teacher import Inside, Teacher
 from headway.engine.model.layout import layout_of_batch
 
-OutputKind = Literal["classes", "labels", "numbers", "span", "vectors"]
+OutputKind = Literal["classes", "labels", "numbers", "span", "vectors", "words"]
 """What an objective's outputs are: scores of classes that exclude each other, of labels that do not, numbers,
-scores of tokens as the first and last of a span, or vectors of unit length."""
+scores of tokens as the first and last of a span, vectors of unit length, or scores of masked words."""
 
 _SCALE = 20.0
 """Of cosines before the softmax, as in contrastive training."""
@@ -32,26 +35,62 @@ class Distillation(nn.Module):
     """What an objective learns from its teacher.
 
     Attributes:
-        labels: weight of the objective's own loss.
+        labels: weight of the objective's own losses.
+        learns_outputs: whether it needs the student's outputs.
+        looks_inside: whether it needs what the student computes inside.
     """
 
-    def __init__(self, config: DistillConfig, outputs: OutputKind) -> None:
+    def __init__(
+        self,
+        config: DistillConfig,
+        outputs: OutputKind,
+        student: PreTrainedModel,
+        teacher: Teacher | None = None,
+    ) -> None:
+        """Check that student and teacher fit together.
+
+        Args:
+            config: weights of the losses.
+            outputs: what the objective's outputs are.
+            student: the objective's model.
+            teacher: runs beside the student; needed to look inside, and for `words`.
+
+        Raises:
+            ConfigError: the teacher has too few layers, or the relation heads do not divide both widths.
+        """
         super().__init__()
         self.labels = config.labels
-        self._logits, self._temperature = config.logits, config.temperature
-        self._mean_loss = _MEAN_LOSSES[outputs]
+        self.learns_outputs = config.logits > 0.0
+        self.looks_inside = config.looks_inside or outputs == "words"
+        self._config, self._kind = config, outputs
+        self._teacher = teacher
+        self._states: StatesLoss | None = None
+        if config.looks_inside:
+            assert teacher is not None
+            self._states = StatesLoss(config, student, teacher.model)
 
-    def forward(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """The weighted loss, a mean over the outputs.
+    def forward(self, outputs: Tensor, batch: Batch, inside: Inside | None = None) -> Tensor:
+        """The weighted sum of the losses against the teacher, each a mean.
 
         Args:
             outputs: the student's, floating, shape (units, …); the rest of it depends on their kind.
-            batch: with the teacher's outputs in `taught`.
+            batch: with the teacher's outputs in `taught`, unless they are `words`.
+            inside: what the student computed, if `looks_inside`.
         """
-        taught = batch.taught
-        if taught is None:
-            raise ValueError("a batch without the teacher's outputs")
-        return self._logits * self._mean_loss(outputs.float(), taught, batch, self._temperature)
+        taught, losses = batch.taught, []
+        if inside is not None and self._teacher is not None:
+            known = self._teacher.inside(batch, inside.last)
+            if self._kind == "words" and self.learns_outputs:
+                taught = self._teacher.words(known, batch)
+            if self._states is not None:
+                losses.append(self._states(inside, known, batch))
+        if self.learns_outputs:
+            if taught is None:
+                raise ValueError("a batch without the teacher's outputs")
+            mean_loss = _MEAN_LOSSES[self._kind]
+            loss = mean_loss(outputs.float(), taught, batch, self._config.temperature)
+            losses.append(self._config.logits * loss)
+        return torch.stack(losses).sum()
 
 
 def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -64,6 +103,12 @@ def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 def _of_classes(student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
     return _divergence(student, teacher, temperature)
+
+
+def _of_words(student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
+    """Vocabularies may end with words that no token stands for, which only one of the models has."""
+    words = min(student.size(-1), teacher.size(-1))
+    return _divergence(student[:, :words], teacher[:, :words], temperature)
 
 
 def _of_labels(student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
@@ -110,4 +155,5 @@ _MEAN_LOSSES: dict[OutputKind, Callable[[Tensor, Tensor, Batch, float], Tensor]]
     "numbers": _of_numbers,
     "span": _of_span,
     "vectors": _of_vectors,
+    "words": _of_words,
 }

@@ -94,7 +94,7 @@ class ContrastiveStep:
         losses = {self._objective.name: loss}
         if module.distillation is None:
             return losses
-        imitation = module.distillation(vectors, batch) * module.count(batch) / self._count
+        imitation = module.imitation(vectors, batch, module.count(batch)) / self._count
         return {self._objective.name: loss * module.distillation.labels, "distillation": imitation}
 
 
