@@ -52,7 +52,7 @@ class PruneConfig(Config):
         "dropped one by one; magnitude: the norm of its weights, and the lowest layers, without any rows",
     )
     samples: Positive = Field(512, description="training rows that importance is measured on")
-    seed: Count = 0
+    seed: Count = Field(0, description="of the choice of these rows")
 
     @model_validator(mode="after")
     def _consistent(self) -> PruneConfig:
