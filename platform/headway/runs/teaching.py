@@ -22,7 +22,7 @@ from headway.engine.model.encoder import NEW_WEIGHTS
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.objectives import TaskObjective
 from headway.engine.training.scoring import predict
-from headway.inference.sentence_modules import read_sentence_modules
+from headway.inference.sentence_modules import NormalizeModule, read_sentence_modules
 from headway.runs.context import Context
 from headway.runs.finetuning import FinetuningJob, task_folder
 from headway.runs.held_out import finetune_settings
@@ -120,9 +120,19 @@ def fine_tuned(folder: Path, task: Task, config: FinetuneConfig) -> TaskObjectiv
         raise ConfigError(
             f"model: {str(folder)!r} has no head for {task.kind} with the task's labels; fine-tune it first"
         )
-    if isinstance(task, Embeddings) and read_sentence_modules(folder).poolings != ("mean",):
-        raise ConfigError(f"model: {str(folder)!r} does not pool by the mean, as a student here does")
+    if isinstance(task, Embeddings):
+        _check_vectors(folder)
     return task.objective(model, config, task.split("train").take(range(1)))
+
+
+def _check_vectors(folder: Path) -> None:
+    """Refuse a model whose vectors are not those that training computes: means of hidden states."""
+    modules = read_sentence_modules(folder)
+    others = [type(module) for module in modules.vector_modules if not isinstance(module, NormalizeModule)]
+    if modules.poolings != ("mean",) or others:
+        raise ConfigError(
+            f"model: {str(folder)!r} makes its vectors by more than the mean of its tokens; allowed: the mean"
+        )
 
 
 def _check_same_tokens(teacher: Path, student: Path) -> None:

@@ -61,6 +61,11 @@ def test_classes_are_learnt_by_their_softened_probabilities():
     assert abs(loss_of("classes", teacher, teacher)) < 1e-6
 
 
+def test_a_micro_batch_without_any_output_adds_nothing():
+    assert float(loss_of("classes", torch.empty(0, 4), torch.empty(0, 4))) == 0.0
+    assert float(loss_of("vectors", torch.ones(1, 4), torch.ones(1, 6))) == 0.0
+
+
 def test_labels_are_learnt_one_by_one():
     student, teacher = scores(3, 4, seed=0).requires_grad_(), scores(3, 4, seed=1)
     loss = loss_of("labels", student, teacher)

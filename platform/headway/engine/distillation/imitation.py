@@ -98,7 +98,7 @@ def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     known = (teacher / temperature).log_softmax(-1)
     learnt = (student / temperature).log_softmax(-1)
     losses = (known.exp() * (known - learnt)).sum(-1)
-    return losses.mean() * temperature**2
+    return losses.sum() / max(1, losses.numel()) * temperature**2  # a micro-batch may have no masked word
 
 
 def _of_classes(student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
