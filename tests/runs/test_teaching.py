@@ -190,4 +190,4 @@ def test_a_teacher_without_a_head_for_words_or_with_other_words_is_refused(
 
 def test_jobs_of_other_steps_say_that_they_learn_from_no_teacher(make_job):
     with pytest.raises(ConfigError, match=r"^distill: only the steps finetune and sweep learn"):
-        replace(make_job(), teacher_outputs=None).batches()
+        replace(make_job(), teacher=None).objective()

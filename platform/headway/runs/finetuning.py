@@ -78,10 +78,9 @@ class FinetuningJob:
             add_lora(model, config.lora)
         objective = self.task.objective(model, config, self.rows[0])
         if config.distill is not None:
-            teacher = None
-            if config.distill.looks_inside:
-                assert self.teacher is not None
-                teacher = Teacher(load_as_saved(self.teacher))
+            if self.teacher is None:
+                raise ConfigError("distill: only the steps finetune and sweep learn from a teacher")
+            teacher = Teacher(load_as_saved(self.teacher)) if config.distill.looks_inside else None
             objective.distillation = Distillation(config.distill, objective.output_kind, model, teacher)
         return objective
 
@@ -92,10 +91,6 @@ class FinetuningJob:
         train.batch_sizes = BatchSizes.of_run(
             config.batch_size, config.batch_warmup, config.total_steps(train)
         )
-        if config.distill is None:
-            return train, validation
-        if self.teacher is None:
-            raise ConfigError("distill: only the steps finetune and sweep learn from a teacher")
         if self.teacher_outputs is None:
             return train, validation
         keys = self.task.row_keys(self.rows[0], train)
