@@ -165,7 +165,7 @@ def headway_run(task: Any, name: str, seed: int, steps: int | None = None) -> tu
     from headway.engine.parallel.worker import Worker
     from headway.engine.training.trainer import Trainer
     from headway.runs.finetuning import FinetuningJob
-    from headway.runs.held_out import score_held_out
+    from headway.runs.held_out import score_rows
 
     config = config_of(task, name, seed, steps)
     job = FinetuningJob(config, Path(minilm()), task.folder)
@@ -173,7 +173,7 @@ def headway_run(task: Any, name: str, seed: int, steps: int | None = None) -> tu
     started = time.perf_counter()
     Trainer(objective, batches, config, worker=Worker()).run()
     seconds = time.perf_counter() - started
-    return float(score_held_out(objective, Path(minilm()), task, config)[task.primary]), seconds
+    return float(score_rows(objective, Path(minilm()), task, config)[task.primary]), seconds
 
 
 def padded(batch: Any) -> dict[str, torch.Tensor]:

@@ -49,7 +49,8 @@ SHARED = {
     "ScheduleConfig.name": "shape of the schedule; `wsd` is warm-up, stable, decay",
     "num_attention_heads": "heads of each layer; if not set, as in the preset",
     "num_hidden_layers": "number of layers; if not set, as in the preset",
-    "objective": "`[mlm]`, `[mlm, nsp]` or `[mlm, sop]`: masked words, next sentence, sentence order",
+    "objective": "`[mlm]`, `[mlm, nsp]`, `[mlm, sop]` or `[mlm, contrastive]`: masked words, next sentence, "
+    "sentence order, and parts of a text that find each other, which keeps an encoder of sentences one",
     "optimizer": "how weights are updated",
     "pair_column": "column with the second text",
     "parallel": "how workers divide the work",

@@ -49,7 +49,7 @@ def test_finetune_on_pairs_with_validation_data_of_ones_own(pairs, encoder, runs
 
 def test_pretraining_goes_on_from_a_model(encoder, corpus, runs):
     result = headway.pretrain(
-        corpus=str(corpus.folder), model=str(encoder), steps=2, batch_size=8, runs=runs, quiet=True
+        corpus=str(corpus.folder), model=encoder, steps=2, batch_size=8, runs=runs, quiet=True
     )
     # It begins where the encoder's own training ended: far below a model that knows nothing.
     fresh = 5.0

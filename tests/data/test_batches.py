@@ -12,6 +12,7 @@ from headway.config.base import ConfigError
 from headway.config.pretrain import MaskingConfig
 from headway.data.batches import Batch, Example, LabelledBatches, collate
 from headway.data.pretraining.batches import PretrainingBatches
+from headway.data.pretraining.row_plan import plan_token_rows
 from headway.data.sampling import BatchSizes
 
 BATCH = 12
@@ -193,6 +194,26 @@ def test_without_pairs_an_epoch_holds_each_token_of_the_corpus_once(max_length, 
     together = [token for row in sorted(actual) for token in actual[row]]
     assert together == corpus.store("train").tokens.tolist()
     assert source.truncated_fraction == 0.0
+
+
+@pytest.mark.parametrize("max_length", [8, 17, 500])
+def test_in_two_parts_an_epoch_holds_each_token_of_the_corpus_once(max_length, corpus):
+    source = pretraining(corpus, False, max_length=max_length, in_two_parts=True, batch_sizes=BatchSizes(1))
+    rows = plan_token_rows(corpus.store("train"), 2 * (max_length - 2))
+    actual: dict[int, list[int]] = {}
+    for step in range(source.rows):
+        [batch] = source.micro_batches(step, 0, 1, 1)
+        assert source.part_sizes(step, 1) == [len(batch.lengths)] == [2]
+        assert batch.longest <= max_length
+        assert len(batch.input_ids) == source.lengths[batch.row_ids[0]]
+        parts = unmasked(batch).split(batch.lengths.tolist())
+        assert all(part[[0, -1]].tolist() == [source.cls, source.sep] for part in parts)
+        first, second = (part[1:-1].tolist() for part in parts)
+        row = int(batch.row_ids[0])
+        actual[row] = first if rows.lengths[row] == 1 else first + second  # one token is both of its parts
+        assert batch.row_ids.tolist() == [batch.row_ids[0]] * 2
+    together = [token for row in sorted(actual) for token in actual[row]]
+    assert together == corpus.store("train").tokens.tolist()
 
 
 @pytest.mark.parametrize("kind", ["nsp", "sop"])

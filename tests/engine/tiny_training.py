@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from transformers import (
     BertConfig,
+    BertForMaskedLM,
     BertForPreTraining,
     BertForSequenceClassification,
     BertModel,
@@ -33,7 +34,7 @@ from headway.engine.checkpoint.storage import Folder
 from headway.engine.model.lora import add_lora, freeze_layers
 from headway.engine.model.unpadded import run_unpadded
 from headway.engine.parallel.worker import Worker
-from headway.engine.training.contrastive import ContrastiveObjective
+from headway.engine.training.contrastive import ContrastiveObjective, ContrastivePretraining
 from headway.engine.training.evaluation import mean_losses
 from headway.engine.training.hooks import StepInfo
 from headway.engine.training.objectives import ClassificationObjective, PretrainingObjective
@@ -83,22 +84,36 @@ def tiny_pretraining_objective(dropout: float = 0.1) -> PretrainingObjective:
     return PretrainingObjective(model, "nsp")
 
 
+def masked(example: Example) -> Example:
+    """A text whose first two words are to be guessed."""
+    positions = np.asarray([1, 2])
+    words = example.input_ids.copy()
+    words[positions] = 4
+    return replace(
+        example, input_ids=words, masked_positions=positions, masked_labels=example.input_ids[positions]
+    )
+
+
 class MaskedBatches(LabelledBatches):
     """The first two words of every text are to be guessed."""
 
     def sequence(self, draw: Draw) -> Example:
-        example = super().sequence(draw)
-        positions = np.asarray([1, 2])
-        words = example.input_ids.copy()
-        words[positions] = 4
-        labels = example.input_ids[positions]
-        return replace(
-            example,
-            input_ids=words,
-            label=example.label % 2,
-            masked_positions=positions,
-            masked_labels=labels,
-        )
+        example = masked(super().sequence(draw))
+        return replace(example, label=example.label % 2)
+
+
+class MaskedGroups(GroupBatches):
+    """The first two words of every text are to be guessed, and which texts belong together."""
+
+    def sequences(self, draw: Draw) -> list[Example]:
+        return [masked(example) for example in super().sequences(draw)]
+
+
+def tiny_contrastive_pretraining(dropout: float = 0.1) -> ContrastivePretraining:
+    torch.manual_seed(0)
+    model = BertForMaskedLM(tiny_bert(dropout, 2))
+    run_unpadded(model)
+    return ContrastivePretraining(model)
 
 
 def tiny_contrastive_objective(dropout: float = 0.1) -> ContrastiveObjective:
@@ -108,16 +123,22 @@ def tiny_contrastive_objective(dropout: float = 0.1) -> ContrastiveObjective:
     return ContrastiveObjective(model, group_size=3)
 
 
-def tiny_groups(rows: int = 40, seed: int = 0, batch_size: int = 12) -> GroupBatches:
-    """Anchors, each with a text that shares most of its words and one that shares none on purpose."""
+def tiny_groups(
+    rows: int = 40, seed: int = 0, batch_size: int = 12, pretraining: bool = False
+) -> GroupBatches:
+    """Anchors, each with a text that shares most of its words and one that shares none on purpose.
+
+    With `pretraining` there are only the first two of each, and some of their words are to be guessed.
+    """
     rng = np.random.default_rng(6)
     groups = []
     for _ in range(rows):
         anchor = rng.integers(3, 64, rng.integers(4, 20)).astype(np.int32)
         other = rng.integers(3, 64, rng.integers(4, 20)).astype(np.int32)
-        groups.append([anchor, rng.permutation(anchor)[2:], other])
+        groups.append([anchor, rng.permutation(anchor)[2:], other][: 2 if pretraining else 3])
     scores = np.zeros(rows, np.float32)
-    return GroupBatches(groups, scores, tiny_tokenizer(), max_length=24, batch_size=batch_size, seed=seed)
+    kind = MaskedGroups if pretraining else GroupBatches
+    return kind(groups, scores, tiny_tokenizer(), max_length=24, batch_size=batch_size, seed=seed)
 
 
 def tiny_tokenizer() -> BertTokenizerFast:
@@ -151,9 +172,9 @@ def train(
 ) -> tuple[Trainer, list[tuple[int, Metrics]]]:
     """Train, or go on; returns the trainer and what was reported, without timings.
 
-    With `pretraining` words and pairs are learnt, with `contrastive` which texts belong together, else
-    classes. With `scored` the validation rows are also measured the way fine-tuning does it. With
-    `frozen_layers` or `lora` a part of the weights is trained.
+    With `pretraining` words and pairs are learnt, with `contrastive` which texts belong together, with both
+    words and which texts belong together, else classes. With `scored` the validation rows are also measured
+    the way fine-tuning does it. With `frozen_layers` or `lora` a part of the weights is trained.
     """
     config = tiny_config(**settings)
     worker = (worker or Worker()).arranged(config.parallel)
@@ -171,18 +192,27 @@ def train(
         info.stop = stop_after is not None and info.step >= stop_after
 
     # By default so many that one of two workers has a batch more than the other.
-    make_batches: Any = tiny_groups if contrastive else partial(tiny_batches, pretraining=pretraining)
+    make_batches: Any = partial(tiny_groups if contrastive else tiny_batches, pretraining=pretraining)
     validation = make_batches(rows=validation_rows, batch_size=config.batch_size)
 
     def evaluator(module: Any) -> Metrics:
-        losses = {} if contrastive else mean_losses(module, validation, worker, config.batch_size)
+        losses = (
+            {}
+            if contrastive and not pretraining
+            else mean_losses(module, validation, worker, config.batch_size)
+        )
         if not scored:
             return losses
         actual = predict(module, validation, worker, batch_size=config.batch_size, precision=config.precision)
         return losses | {"validation_scored": actual.loss}
 
-    make: Any = tiny_pretraining_objective if pretraining else tiny_objective
-    objective = (tiny_contrastive_objective if contrastive else make)(dropout)
+    kinds: dict[tuple[bool, bool], Any] = {
+        (False, False): tiny_objective,
+        (False, True): tiny_contrastive_objective,
+        (True, False): tiny_pretraining_objective,
+        (True, True): tiny_contrastive_pretraining,
+    }
+    objective = kinds[pretraining, contrastive](dropout)
     freeze_layers(objective.model, frozen_layers)
     if lora:
         torch.manual_seed(1)

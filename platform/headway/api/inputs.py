@@ -21,10 +21,14 @@ def pretrain_config(
 ) -> PretrainConfig:
     """Settings of `pretrain` for texts in memory, which are prepared here, for a path, or for neither.
 
+    A model to continue may be a path, or what an earlier training returned.
+
     Raises:
         ConfigError: a setting is unknown or not allowed, or the data has no text.
     """
     settings = _with_learning_rate(settings)
+    if isinstance(settings.get("model"), Path | TrainedModel):
+        settings["model"] = reference(settings["model"])
     corpus = {key: settings.pop(key) for key in list(settings) if key in CorpusConfig.model_fields}
     if train is None:
         return validate(PretrainConfig, settings | ({"corpus": corpus} if corpus else {}))

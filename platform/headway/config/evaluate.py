@@ -1,4 +1,4 @@
-"""Settings of the step `evaluate`."""
+"""Settings of the steps `evaluate` and `choose`, which score fine-tuned models."""
 
 from __future__ import annotations
 
@@ -36,3 +36,14 @@ class EvaluateConfig(Config):
     def nested_settings(self) -> Iterator[tuple[str, type[Config], dict[str, Any]]]:
         """See `Config`."""
         yield "finetune", FinetuneConfig, {"model": self.model, "task": self.task} | self.finetune
+
+
+class ChooseConfig(Config):
+    """The step `choose`: of several fine-tuned models, the one with the best score on validation rows."""
+
+    among: dict[str, str] = Field(
+        min_length=2,
+        description="name → a fine-tuned model; of equally good ones, the first is chosen",
+        json_schema_extra=INPUT,
+    )
+    task: AnyTask

@@ -10,7 +10,7 @@ from headway.config.base import Config
 from headway.config.compression.compress import CompressConfig
 from headway.config.compression.prune import PruneConfig
 from headway.config.corpus import CorpusConfig
-from headway.config.evaluate import EvaluateConfig
+from headway.config.evaluate import ChooseConfig, EvaluateConfig
 from headway.config.finetune import FinetuneConfig
 from headway.config.pretrain import PretrainConfig
 from headway.config.register import RegisterConfig
@@ -23,6 +23,7 @@ STEP_CONFIGS: dict[str, type[Config]] = {
     "finetune": FinetuneConfig,
     "sweep": SweepConfig,
     "evaluate": EvaluateConfig,
+    "choose": ChooseConfig,
     "prune": PruneConfig,
     "compress": CompressConfig,
     "register": RegisterConfig,

@@ -64,9 +64,9 @@ class PretrainConfig(TrainingConfig):
     model: str | ModelConfig = Field(
         ModelConfig(), description="a shape, or a folder to continue from", json_schema_extra=INPUT
     )
-    objective: Annotated[list[Literal["mlm", "nsp", "sop"]], BeforeValidator(_one_or_several)] = Field(
-        ["mlm", "nsp"]
-    )
+    objective: Annotated[
+        list[Literal["mlm", "nsp", "sop", "contrastive"]], BeforeValidator(_one_or_several)
+    ] = Field(["mlm", "nsp"])
     masking: MaskingConfig = MaskingConfig()
     phases: list[PhaseConfig] = Field(
         [], description="trained one after the other; if empty, one phase at the corpus' length"
@@ -80,8 +80,10 @@ class PretrainConfig(TrainingConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> PretrainConfig:
-        if self.objective not in (["mlm"], ["mlm", "nsp"], ["mlm", "sop"]):
-            raise ValueError(f"objective {self.objective} should be [mlm], [mlm, nsp] or [mlm, sop]")
+        if self.objective not in (["mlm"], ["mlm", "nsp"], ["mlm", "sop"], ["mlm", "contrastive"]):
+            raise ValueError(
+                f"objective {self.objective} should be [mlm], [mlm, nsp], [mlm, sop] or [mlm, contrastive]"
+            )
         total = sum(phase.fraction for phase in self.phases)
         if self.phases and abs(total - 1.0) > 1e-6:
             raise ValueError(f"the fractions of the phases add up to {total:g}; they should add up to 1")
@@ -93,6 +95,10 @@ class PretrainConfig(TrainingConfig):
                     f"phases.{number}.batch_size {phase.batch_size} is less than "
                     f"workers x gradient_accumulation, {self.parts}"
                 )
+        if self.distill is not None and "contrastive" in self.objective:
+            raise ValueError(
+                "distill does not go with objective contrastive; [mlm], [mlm, nsp], [mlm, sop] do"
+            )
         if self.distill is not None and self.parallel.splits_model:
             raise ValueError("distill does not go with parallel.shard, tensor and pipeline; workers do")
         check_measure("best_by", self.best_by, self.measures)

@@ -21,6 +21,7 @@ _NEEDED_FILES = {
     "encoder": ("config.json", _MODEL),
     "teacher": ("config.json", _MODEL),
     "beside": ("config.json", _MODEL),
+    "among": ("config.json", _MODEL),
     "corpus": ("corpus.json", "a prepared corpus (no corpus.json)"),
     "task": ("task.json", "a prepared task (no task.json)"),
     "tokenizer": (".", "a folder"),
@@ -66,7 +67,7 @@ def _mistakes_in(field: str, value: object, path: str) -> Iterator[str]:
         for name, item in value.items():
             if isinstance(item, Config):
                 yield from _mistakes(item, f"{path}.{name}")
-            elif field == "beside":
+            elif field in ("beside", "among"):
                 yield from _missing_folder(field, item, f"{path}.{name}")
     elif field in _NEEDED_FILES and isinstance(value, str | Path):
         yield from _missing_folder(field, str(value), path)

@@ -1,4 +1,4 @@
-"""Scores of fine-tuned models on the rows that are held out, computed where models are trained."""
+"""Scores of fine-tuned models on a split of their task, computed where models are trained."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ from headway.tasks.classification import Classification, classification_scores
 from headway.tasks.task import Task, open_task
 
 
-def score_models(models: Sequence[Path], tasks: Sequence[Task], context: Context) -> list[dict[str, Any]]:
-    """Scores of each saved model on the held-out rows of its task, computed where models are trained.
+def score_models(
+    models: Sequence[Path], tasks: Sequence[Task], context: Context, split: str = "test"
+) -> list[dict[str, Any]]:
+    """Scores of each saved model on a split of its task, computed where models are trained.
 
     That is this machine or, since the driver may have no GPU and few cores, a node of the cluster.
 
@@ -34,23 +36,23 @@ def score_models(models: Sequence[Path], tasks: Sequence[Task], context: Context
         ConfigError: a model's labels are others than the task's, or no cluster answers.
     """
     if connect.will_be_local(context.address):
-        return [score_model(model, task) for model, task in zip(models, tasks, strict=True)]
+        return [score_model(model, task, split) for model, task in zip(models, tasks, strict=True)]
     context.join_cluster()
     resources = call_resources(len(models))
     calls = [
-        (model.resolve(), task.folder.resolve(), resources.cpus)
+        (model.resolve(), task.folder.resolve(), split, resources.cpus)
         for model, task in zip(models, tasks, strict=True)
     ]
     return connect.map_on_cluster(_score_folder, calls, resources.cpus, resources.gpus)
 
 
-def _score_folder(model: Path, task: Path, threads: int) -> dict[str, Any]:
+def _score_folder(model: Path, task: Path, split: str, threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
-    return score_model(model, open_task(task))
+    return score_model(model, open_task(task), split)
 
 
-def score_model(model: Path, task: Task) -> dict[str, Any]:
-    """Scores of a saved model on the task's held-out rows.
+def score_model(model: Path, task: Task, split: str = "test") -> dict[str, Any]:
+    """Scores of a saved model on a split of the task: by default, its held-out rows.
 
     Raises:
         ConfigError: the model's labels, or the tokens that its ids stand for, are not the task's.
@@ -63,21 +65,21 @@ def score_model(model: Path, task: Task) -> dict[str, Any]:
             f"model: {str(model)!r} has labels {list(trained.values())}, the task {task.labels}"
         )
     rows = task.split("train").take(range(1))
-    return score_held_out(task.objective(loaded, settings, rows), model, task, settings)
+    return score_rows(task.objective(loaded, settings, rows), model, task, settings, split)
 
 
-def score_held_out(
-    objective: TaskObjective, tokenizer_folder: Path, task: Task, config: FinetuneConfig
+def score_rows(
+    objective: TaskObjective, tokenizer_folder: Path, task: Task, config: FinetuneConfig, split: str = "test"
 ) -> dict[str, Any]:
-    """Scores on the held-out rows; for a classifier, with the confusion matrix."""
-    test = task.split("test")
-    batches = task.batches(test, task.tokenizer_of(tokenizer_folder), batch_size=64)
+    """Scores on a split; for a classifier, with the confusion matrix."""
+    chosen = task.split(split)
+    batches = task.batches(chosen, task.tokenizer_of(tokenizer_folder), batch_size=64)
     predictions = predict(objective, batches, Worker(), batch_size=64, precision=config.precision)
-    scores: dict[str, Any] = dict(task.scores(test, predictions.rows, batches))
+    scores: dict[str, Any] = dict(task.scores(chosen, predictions.rows, batches))
     if isinstance(task, Classification):
         predicted = np.stack(predictions.rows).argmax(-1)
-        scores |= classification_scores(task.label_array(test), predicted, len(task.labels))
-    return scores | {"texts": len(test), "labels": task.labels, "primary": task.primary}
+        scores |= classification_scores(task.label_array(chosen), predicted, len(task.labels))
+    return scores | {"texts": len(chosen), "labels": task.labels, "primary": task.primary}
 
 
 def train_and_score(job: FinetuningJob, threads: int) -> dict[str, Any]:
@@ -85,7 +87,7 @@ def train_and_score(job: FinetuningJob, threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     objective = job.objective()
     Trainer(objective, job.batches()[0], job.config, worker=Worker()).run()
-    return score_held_out(objective, job.model_folder, job.task, job.config)
+    return score_rows(objective, job.model_folder, job.task, job.config)
 
 
 def finetune_settings(encoder: Path, task: Task, settings: dict[str, Any]) -> FinetuneConfig:

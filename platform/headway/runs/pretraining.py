@@ -30,6 +30,7 @@ from headway.engine.model.encoder import (
     save_model,
 )
 from headway.engine.parallel.worker import Worker
+from headway.engine.training.contrastive import ContrastivePretraining
 from headway.engine.training.meter import Metrics
 from headway.engine.training.objectives import PretrainingObjective
 from headway.runs.context import Context
@@ -55,6 +56,10 @@ class PretrainingJob:
         """What is predicted about pairs of sentences, if anything."""
         return next((name for name in ("nsp", "sop") if name in self.config.objective), None)
 
+    @property
+    def _is_contrastive(self) -> bool:
+        return ContrastivePretraining.name in self.config.objective
+
     def objective(self) -> nn.Module:
         """See `TrainingJob`."""
         tokenizer = Corpus(self.corpus_folder).tokenizer
@@ -67,6 +72,8 @@ class PretrainingJob:
             longest = max(phase.max_length for phase in self._phases)
             shape = config_for(self.config.model, tokenizer, longest)
             model = new_pretraining_model(shape, with_pairs, self.config.seed)
+        if self._is_contrastive:
+            return ContrastivePretraining(model)
         objective = PretrainingObjective(model, self.pairs)
         if self.config.distill is not None:
             assert self.teacher is not None
@@ -102,6 +109,7 @@ class PretrainingJob:
             max_length=phase.max_length,
             masking=self.config.masking,
             pairs=self.pairs,
+            in_two_parts=self._is_contrastive,
             batch_sizes=BatchSizes(self.config.batch_size),
             seed=self.config.seed,
             batch_tokens=self.config.batch_tokens,

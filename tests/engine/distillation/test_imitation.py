@@ -14,6 +14,7 @@ from headway.config.base import ConfigError
 from headway.config.compression.distill import DistillConfig
 from headway.config.finetune import FinetuneConfig
 from headway.config.loading import validate
+from headway.config.pretrain import PretrainConfig
 from headway.data.batch import Batch, Packing
 from headway.engine.distillation.imitation import Distillation
 from headway.engine.model.unpadded import run_unpadded
@@ -149,3 +150,9 @@ def test_a_student_that_is_split_over_workers_is_refused():
     split = {"workers": 2, "parallel": {"tensor": 2}, "distill": {"teacher": "t"}}
     with pytest.raises(ConfigError, match=r"distill does not go with parallel\.shard, tensor and pipeline"):
         validate(FinetuneConfig, {"model": "m", "task": "t"} | split)
+
+
+def test_a_teacher_beside_contrastive_pretraining_is_refused():
+    settings = {"corpus": "c", "objective": ["mlm", "contrastive"], "distill": {"teacher": "t"}}
+    with pytest.raises(ConfigError, match=r"distill does not go with objective contrastive; \[mlm\]"):
+        validate(PretrainConfig, settings)

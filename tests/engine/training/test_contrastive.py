@@ -22,7 +22,7 @@ from headway.config.compression.distill import DistillConfig
 from headway.data.sampling import derived_seed, rows_of_step
 from headway.engine.distillation.imitation import Distillation
 from headway.engine.parallel.worker import Worker
-from headway.engine.training.contrastive import ContrastiveStep
+from headway.engine.training.contrastive import ContrastiveStep, loss_among_all
 from headway.engine.training.trainer import Trainer
 
 STEPS, BATCH, RATE = 4, 12, 1e-3
@@ -148,12 +148,13 @@ def test_what_a_teacher_says_to_each_micro_batch_joins_the_loss_of_the_step():
     with torch.no_grad():
         vectors = [objective.outputs(batch) for batch in batches]
     sizes = [len(part) for part in vectors]
-    step = ContrastiveStep(objective, Worker(device=torch.device("cpu")), [sum(sizes)], 6)
+    counts = {"embedding": 6, "distillation": 6}
+    step = ContrastiveStep(objective, Worker(device=torch.device("cpu")), [sum(sizes)], counts)
     step.see(vectors)
     first = 0
     for number, batch in enumerate(batches):
         found = step(objective, batch, number)
-        whole = objective.loss_of(torch.cat(vectors), first, first + sizes[number]).total
+        whole = loss_among_all(torch.cat(vectors), 3, first, first + sizes[number]).total
         torch.testing.assert_close(found["embedding"], 0.25 * whole / 6)
         imitation = objective.distillation(vectors[number], batch) * objective.count(batch) / 6
         torch.testing.assert_close(found["distillation"], imitation)

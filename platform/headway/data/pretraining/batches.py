@@ -18,6 +18,7 @@ from headway.data.pretraining.masking import Vocabulary, mask_rows
 from headway.data.pretraining.pairs import PairObjective, PairSplitter, Segments, check_pairable
 from headway.data.pretraining.ragged import Ragged
 from headway.data.pretraining.row_plan import SentenceRows, TokenRows, plan_sentence_rows, plan_token_rows
+from headway.data.pretraining.views import two_parts
 from headway.data.sampling import BatchSizes, random_generator
 
 Plan = TypeVar("Plan", TokenRows, SentenceRows)
@@ -27,7 +28,8 @@ class PretrainingBatches(DealtBatches):
     """Masked sequences, single or in pairs, with new pairs in each epoch, and new masks unless `static`.
 
     Without pairs, an epoch holds every token of the store exactly once. With pairs, segments are truncated as
-    Devlin et al. do, and half of them are random.
+    Devlin et al. do, and half of them are random. In two parts, a row is two sequences that follow each other
+    in the text.
 
     Attributes:
         max_length: tokens of a sequence at most, special ones included.
@@ -45,6 +47,7 @@ class PretrainingBatches(DealtBatches):
         max_length: int,
         masking: MaskingConfig,
         pairs: PairObjective | None,
+        in_two_parts: bool = False,
         batch_sizes: BatchSizes,
         seed: int,
         batch_tokens: int | None = None,
@@ -60,11 +63,13 @@ class PretrainingBatches(DealtBatches):
         self._segments: Segments | None = None
         self._splitter: PairSplitter | None = None
         self.truncated_fraction = self.one_sentence_fraction = 0.0
+        self.sequences_a_row = 2 if in_two_parts else 1
         if pairs is None:
             budget = max_length - 2
-            rows = _some(plan_token_rows(store, budget), max_rows)
+            rows = _some(plan_token_rows(store, budget * self.sequences_a_row), max_rows)
             self._segments = Segments(*rows)
-            lengths = rows.lengths
+            # A row of one token is both of its parts.
+            lengths = np.maximum(rows.lengths, self.sequences_a_row)
         else:
             budget = max_length - 3
             planned = _some(plan_sentence_rows(store, budget), max_rows)
@@ -73,20 +78,25 @@ class PretrainingBatches(DealtBatches):
             truncated = np.maximum(planned.lengths - budget, 0).sum()
             self.truncated_fraction = float(truncated / planned.lengths.sum())
             self.one_sentence_fraction = float((planned.last - planned.first == 1).mean())
-        super().__init__(lengths + max_length - budget, batch_sizes, seed)
+        super().__init__(lengths + (max_length - budget) * self.sequences_a_row, batch_sizes, seed)
         self.batch_tokens = batch_tokens
         self.pad_token = tokenizer.pad_token_id or 0
 
     def batch(self, epochs: np.ndarray, rows: np.ndarray) -> Batch:
         """The masked sequences of some rows; each depends only on (seed, epoch, row)."""
-        keys = row_keys(self.seed, np.zeros_like(epochs) if self.masking.static else epochs, rows)
-        labels = np.zeros(len(rows), np.int64)
-        if self._splitter is None:
-            assert self._segments is not None
-            segments = [Segments(*(column[rows] for column in self._segments))]
-        else:
+        epochs = np.zeros_like(epochs) if self.masking.static else epochs
+        keys = row_keys(self.seed, epochs, rows)
+        labels = np.zeros(len(rows) * self.sequences_a_row, np.int64)
+        if self._splitter is not None:
             first, second, labels = self._splitter.pairs(rows, keys)
             segments = [first, second]
+        else:
+            assert self._segments is not None
+            segments = [Segments(*(column[rows] for column in self._segments))]
+            if self.sequences_a_row == 2:
+                segments = [two_parts(segments[0], self.max_length - 2, keys)]
+                rows, epochs = np.repeat(rows, 2), np.repeat(epochs, 2)
+                keys = row_keys(self.seed, epochs, 2 * rows + np.tile([0, 1], len(rows) // 2))
         input_ids, token_type_ids, lengths = self._framed(segments)
         masked = mask_rows(input_ids, Ragged(lengths), keys, self.masking, self.vocabulary)
         return Batch.of(

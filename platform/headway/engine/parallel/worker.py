@@ -136,8 +136,9 @@ class Worker:
                 # Otherwise every micro-batch of a pipeline would gather the weights twice.
                 reshard_after_forward=False if self.stages > 1 else None,
             )
-        if hasattr(module, "outputs"):
-            register_fsdp_forward_method(module, "outputs")
+        for method in ("outputs", "contrasted"):
+            if hasattr(module, method):
+                register_fsdp_forward_method(module, method)
         return module
 
     def average(self) -> Average | None:

@@ -159,11 +159,15 @@ class PretrainingObjective(Objective):
             counts["distillation"] = counts["mlm"]
         return counts
 
+    def word_term(self, hidden: Tensor, batch: Batch) -> Term:
+        """The loss of the masked words, from the last hidden states, shape (tokens, hidden_size)."""
+        total, correct = self.word_loss(self.model, hidden, batch.masked_positions, batch.masked_labels)
+        return Term(total, batch.masked_labels.new_full((), len(batch.masked_labels)), correct)
+
     def forward(self, batch: Batch) -> dict[str, Term]:
         """Losses `mlm`, with pairs `nsp` or `sop`, and while training with a teacher `distillation`."""
         hidden, layout = self.encode(batch)
-        total, correct = self.word_loss(self.model, hidden, batch.masked_positions, batch.masked_labels)
-        terms = {"mlm": Term(total, batch.masked_labels.new_full((), len(batch.masked_labels)), correct)}
+        terms = {"mlm": self.word_term(hidden, batch)}
         if self.pairs is not None:
             logits = next_sentence_logits(self.model, hidden, layout)
             terms[self.pairs] = cross_entropy(logits, batch.labels)

@@ -113,7 +113,7 @@ class OptimizerStep:
             parts = self._batches.part_sizes(step, self._parts)
             dealt = [parts_of(rank, workers, self._parts) for rank in range(workers)]
             sizes = [sum(parts[part] for part in mine) for mine in dealt]
-        losses = ContrastiveStep(objective, self._worker, sizes, counts[objective.name])
+        losses = ContrastiveStep(objective, self._worker, sizes, counts)
         if len(batches) > 1:
             losses.see([self._vectors(batch, seed) for batch, seed in zip(batches, seeds, strict=True)])
         return losses
