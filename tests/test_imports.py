@@ -38,13 +38,13 @@ LEVELS = [
 ENGINE_LEVELS = [
     ["training"],
     ["loading", "optimizers"],
-    ["checkpoint", "parallel", "inference"],
+    ["checkpoint", "parallel", "inference", "pruning", "distillation"],
     ["model"],
     ["hardware"],
 ]
 DATA_LEVELS = [
     ["pretraining"],
-    ["corpus", "task_batches"],
+    ["corpus", "task_batches", "teacher_outputs"],
     ["sources", "batches", "contents"],
     ["batch", "framing", "token_packing", "atomic"],
     ["sampling"],

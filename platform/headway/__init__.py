@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headway.api.verbs import finetune, pretrain, quantize, run, serve, sweep
+    from headway.api.verbs import finetune, pretrain, prune, quantize, run, serve, sweep
     from headway.client import Client
     from headway.config.base import ConfigError
     from headway.engine.model.attention import multi_head_attention
@@ -23,6 +23,7 @@ __all__ = [
     "finetune",
     "multi_head_attention",
     "pretrain",
+    "prune",
     "quantize",
     "run",
     "serve",
@@ -35,6 +36,7 @@ _HOMES = {
     "finetune": "headway.api.verbs",
     "multi_head_attention": "headway.engine.model.attention",
     "pretrain": "headway.api.verbs",
+    "prune": "headway.api.verbs",
     "quantize": "headway.api.verbs",
     "run": "headway.api.verbs",
     "serve": "headway.api.verbs",

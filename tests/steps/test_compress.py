@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 import headway
 from headway.config.base import ConfigError
-from headway.config.compress import CompressConfig
+from headway.config.compression.compress import CompressConfig
 from headway.inference.golden import disagreement, store_golden
 from headway.inference.model import EncoderModel
 from headway.inference.packing import Operation, Pack

@@ -264,3 +264,29 @@ def test_folds_are_stratified_and_every_row_is_held_out_once(task_of):
         assert part.targets.count("same") == pytest.approx(rows.targets.count("same") / 4, abs=1)
         held_out += part.texts
     assert sorted(held_out) == sorted(rows.texts)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_student_with_fewer_layers_learns_from_the_teacher_s_outputs(
+    kind, trained, task_settings, encoder, runs
+):
+    teacher = trained(kind)
+    task = task_settings[kind] | {"max_length": LENGTH}
+    student = headway.finetune(
+        model=encoder,
+        task=task,
+        layers=1,
+        distill={"teacher": str(teacher.path), "labels": 0.0, "temperature": 1.0},
+        steps=24,
+        log_every=4,
+        batch_size=16,
+        learning_rate=3e-3,
+        precision="fp32",
+        runs=runs,
+        quiet=True,
+    )
+    entries = [json.loads(line) for line in (student.path.parent / "journal.jsonl").read_text().splitlines()]
+    losses = [e["metrics"]["distillation_loss"] for e in entries if "distillation_loss" in e["metrics"]]
+    assert len(losses) == 7
+    assert losses[-1] < 0.7 * losses[0]
+    assert len(list((runs / "stores" / "teachers").iterdir())) >= 1

@@ -20,7 +20,8 @@ from typing import Any
 from headway.api.inputs import finetune_config, plain, pretrain_config, reference
 from headway.api.results import TrainedModel
 from headway.api.step import make_context, run_step
-from headway.config.compress import CompressConfig
+from headway.config.compression.compress import CompressConfig
+from headway.config.compression.prune import PruneConfig
 from headway.config.finetune import FinetuneConfig
 from headway.config.loading import load_pipeline, validate
 from headway.config.pipeline import PipelineConfig
@@ -28,7 +29,7 @@ from headway.config.pretrain import PretrainConfig
 from headway.config.serve import ServeConfig
 from headway.config.sources import SourceConfig
 from headway.config.sweep import SweepConfig
-from headway.config.tasks import ClassificationTask
+from headway.config.tasks import ClassificationTask, TaskConfig
 from headway.display import Display
 from headway.runs.context import StepResult
 
@@ -142,6 +143,34 @@ def sweep(
         config = validate(SweepConfig, settings | {k: v for k, v in given.items() if v is not None})
     result = run_step("sweep", config, context)
     return TrainedModel(Path(result.output), result.summary["best"]["loss"], result.summary)
+
+
+def prune(
+    model: str | Path | TrainedModel,
+    task: TaskConfig | Mapping[str, Any] | str | Path | None = None,
+    *,
+    runs: Path | str = RUNS,
+    quiet: bool = False,
+    **settings: Any,
+) -> Path:
+    """Cut an encoder down to some of its layers, heads and neurons, for `finetune` to train further.
+
+    Args:
+        model: the encoder: a folder, `models:/name@alias`, or what `finetune` or `sweep` returned.
+        task: what it was fine-tuned on, whose training rows say which parts are important.
+        runs: folder for everything that is made.
+        quiet: do not show how large and how good the model was and is.
+        **settings: of `PruneConfig`.
+
+    Returns:
+        A folder with the smaller model.
+
+    Raises:
+        ConfigError: a setting is not allowed, or the encoder cannot be pruned so.
+    """
+    given = {"model": reference(model), "task": str(task) if isinstance(task, Path) else plain(task)}
+    config = validate(PruneConfig, settings | {k: v for k, v in given.items() if v is not None})
+    return Path(run_step("prune", config, make_context("prune", Path(runs), Display(quiet))).output)
 
 
 def quantize(

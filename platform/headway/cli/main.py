@@ -138,6 +138,13 @@ def evaluate(**options: Any) -> None:
 
 @click.command()
 @file_options
+def prune(**options: Any) -> None:
+    """Cut an encoder down to its important parts as FILE says; prints the model's folder."""
+    _run_step("prune", **options)
+
+
+@click.command()
+@file_options
 def compress(**options: Any) -> None:
     """Quantise an encoder as FILE says; prints the model's folder."""
     _run_step("compress", **options)
@@ -171,7 +178,7 @@ def _run_step(
 
 
 for command in (
-    *(run, pretrain, finetune, sweep, evaluate, compress, profile),
+    *(run, pretrain, finetune, sweep, evaluate, prune, compress, profile),
     *(serve, predict, load_test, key),
     *(up, down, submit, status, logs, cancel),
     doctor,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from headway.config.base import INPUT, Config, ConfigError, Fraction, Positive
+from headway.config.compression.distill import DistillConfig
 from headway.config.mistakes import check_measure
 from headway.config.tasks import AnyTask
 from headway.config.training import OptimizerConfig, TrainingConfig
@@ -28,7 +29,8 @@ class LoraConfig(Config):
     )
 
 
-def _folder_or_settings(task: Any) -> str:
+def folder_or_settings(task: Any) -> str:
+    """Which of both a task is given as."""
     return "folder" if isinstance(task, str) else "settings"
 
 
@@ -43,7 +45,7 @@ class FinetuneConfig(TrainingConfig):
     )
     task: Annotated[
         Annotated[str, Tag("folder")] | Annotated[AnyTask, Tag("settings")],
-        Discriminator(_folder_or_settings),
+        Discriminator(folder_or_settings),
     ] = Field(
         description="the folder of a prepared task, or the settings to prepare one", json_schema_extra=INPUT
     )
@@ -69,6 +71,7 @@ class FinetuneConfig(TrainingConfig):
     lora: LoraConfig | None = Field(
         None, description="train a few weights beside the model's, then merge them"
     )
+    distill: DistillConfig | None = Field(None, description="also learn from a teacher's outputs")
     seeds: Positive = Field(
         1, description="runs with consecutive seeds; the best on the validation rows is kept"
     )
@@ -88,6 +91,12 @@ class FinetuneConfig(TrainingConfig):
     def _lora_is_not_split(self) -> FinetuneConfig:
         if self.lora is not None and self.parallel.tensor > 1:
             raise ValueError(f"parallel.tensor {self.parallel.tensor} does not go with lora; shard does")
+        return self
+
+    @model_validator(mode="after")
+    def _a_student_is_not_split(self) -> FinetuneConfig:
+        if self.distill is not None and self.parallel.splits_model:
+            raise ValueError("distill does not go with parallel.shard, tensor and pipeline; workers do")
         return self
 
 

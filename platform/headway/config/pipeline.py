@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from headway.config.base import Config
-from headway.config.compress import CompressConfig
+from headway.config.compression.compress import CompressConfig
+from headway.config.compression.prune import PruneConfig
 from headway.config.corpus import CorpusConfig
 from headway.config.evaluate import ChooseConfig, EvaluateConfig
 from headway.config.finetune import FinetuneConfig
@@ -23,6 +24,7 @@ STEP_CONFIGS: dict[str, type[Config]] = {
     "sweep": SweepConfig,
     "evaluate": EvaluateConfig,
     "choose": ChooseConfig,
+    "prune": PruneConfig,
     "compress": CompressConfig,
     "register": RegisterConfig,
     "serve": ServeConfig,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from headway.config.base import INPUT, Config, Fraction, Positive
+from headway.config.compression.distill import DistillConfig
 from headway.config.corpus import CorpusConfig
 from headway.config.mistakes import check_measure
 from headway.config.training import TrainingConfig
@@ -74,6 +75,7 @@ class PretrainConfig(TrainingConfig):
         0.1,
         description="fraction of the steps that train only weights missing from the model's folder",
     )
+    distill: DistillConfig | None = Field(None, description="also learn from a teacher's scores of words")
     validation_rows: Positive = Field(512, description="number of held-out rows for the validation loss")
 
     @model_validator(mode="after")
@@ -93,6 +95,12 @@ class PretrainConfig(TrainingConfig):
                     f"phases.{number}.batch_size {phase.batch_size} is less than "
                     f"workers x gradient_accumulation, {self.parts}"
                 )
+        if self.distill is not None and "contrastive" in self.objective:
+            raise ValueError(
+                "distill does not go with objective contrastive; [mlm], [mlm, nsp], [mlm, sop] do"
+            )
+        if self.distill is not None and self.parallel.splits_model:
+            raise ValueError("distill does not go with parallel.shard, tensor and pipeline; workers do")
         check_measure("best_by", self.best_by, self.measures)
         return self
 

@@ -49,6 +49,7 @@ class Batch:
         row_ids: int64, shape (sequences,): the rows of the data set that the sequences come from. Always on
             the host, since they are only used to name rows, in messages and in predictions.
         longest: tokens of the longest sequence, or of the padding if that is longer.
+        taught: float32, shape (units, …): what a teacher's model puts out for the batch, if there is one.
     """
 
     input_ids: Tensor
@@ -61,6 +62,7 @@ class Batch:
     masked_labels: Tensor
     row_ids: Tensor
     longest: int
+    taught: Tensor | None = None
 
     @classmethod
     def of(

@@ -19,6 +19,7 @@ _MODEL = "a folder with a transformers model (no config.json)"
 _NEEDED_FILES = {
     "model": ("config.json", _MODEL),
     "encoder": ("config.json", _MODEL),
+    "teacher": ("config.json", _MODEL),
     "beside": ("config.json", _MODEL),
     "among": ("config.json", _MODEL),
     "corpus": ("corpus.json", "a prepared corpus (no corpus.json)"),

@@ -7,10 +7,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from headway.config.base import ConfigError
 from headway.config.finetune import FinetuneConfig
 from headway.data.batches import BatchSource, DealtBatches
 from headway.data.corpus.tokenizer import load_tokenizer
 from headway.data.sampling import BatchSizes
+from headway.data.teacher_outputs import TaughtBatches
+from headway.engine.distillation.imitation import Distillation
+from headway.engine.distillation.teacher import Teacher
+from headway.engine.model.encoder import load_as_saved
 from headway.engine.model.lora import add_lora, freeze_layers, keep_layers, merged
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.objectives import TaskObjective
@@ -32,6 +37,8 @@ class FinetuningJob:
     Attributes:
         labels_per_class: train on this many rows of each label; on all if None.
         fold: (index, folds): validate on one fold of all rows that are not held out, and train on the others.
+        teacher: the folder of the model to learn from, if the settings name one.
+        teacher_outputs: the folder of what it says to the rows, if outputs are learnt.
     """
 
     config: FinetuneConfig
@@ -39,6 +46,8 @@ class FinetuningJob:
     task_folder: Path
     labels_per_class: int | None = None
     fold: tuple[int, int] | None = None
+    teacher: Path | None = None
+    teacher_outputs: Path | None = None
 
     @cached_property
     def task(self) -> Task:
@@ -67,7 +76,13 @@ class FinetuningJob:
         freeze_layers(model, config.frozen_layers)
         if config.lora is not None:
             add_lora(model, config.lora)
-        return self.task.objective(model, config, self.rows[0])
+        objective = self.task.objective(model, config, self.rows[0])
+        if config.distill is not None:
+            if self.teacher is None:
+                raise ConfigError("distill: only the steps finetune and sweep learn from a teacher")
+            teacher = Teacher(load_as_saved(self.teacher)) if config.distill.looks_inside else None
+            objective.distillation = Distillation(config.distill, objective.output_kind, model, teacher)
+        return objective
 
     def batches(self) -> tuple[BatchSource, BatchSource]:
         """See `TrainingJob`."""
@@ -76,7 +91,10 @@ class FinetuningJob:
         train.batch_sizes = BatchSizes.of_run(
             config.batch_size, config.batch_warmup, config.total_steps(train)
         )
-        return train, validation
+        if self.teacher_outputs is None:
+            return train, validation
+        keys = self.task.row_keys(self.rows[0], train)
+        return TaughtBatches(train, self.teacher_outputs, keys), validation
 
     def batches_of(self, rows: Rows) -> DealtBatches:
         """Some rows as batches."""
@@ -100,7 +118,9 @@ class FinetuningJob:
     def save(self, objective: Any, folder: Path) -> None:
         """See `TrainingJob`; the tokenizer is saved with the model."""
         self.task.save(merged(objective.model), self.model_folder, folder)
-        (folder / SETTINGS_FILE).write_text(self.config.model_dump_json(indent=2, exclude={"model", "task"}))
+        (folder / SETTINGS_FILE).write_text(
+            self.config.model_dump_json(indent=2, exclude={"model", "task", "distill"})
+        )
 
 
 def score(

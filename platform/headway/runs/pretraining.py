@@ -20,7 +20,15 @@ from headway.data.pretraining.batches import PretrainingBatches
 from headway.data.pretraining.pairs import PairObjective
 from headway.data.pretraining.phases import PhasedBatches
 from headway.data.sampling import BatchSizes
-from headway.engine.model.encoder import config_for, load_pretraining_model, new_pretraining_model, save_model
+from headway.engine.distillation.imitation import Distillation
+from headway.engine.distillation.teacher import Teacher
+from headway.engine.model.encoder import (
+    NEW_WEIGHTS,
+    config_for,
+    load_pretraining_model,
+    new_pretraining_model,
+    save_model,
+)
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.contrastive import ContrastivePretraining
 from headway.engine.training.meter import Metrics
@@ -36,11 +44,12 @@ _FEW_PAIRS = 0.25
 
 @dataclass(frozen=True)
 class PretrainingJob:
-    """Pretraining on a prepared corpus, from scratch or from `start_from`."""
+    """Pretraining on a prepared corpus, from scratch or from `start_from`, with a teacher or without."""
 
     config: PretrainConfig
     corpus_folder: Path
     start_from: Path | None
+    teacher: Path | None = None
 
     @property
     def pairs(self) -> PairObjective | None:
@@ -63,9 +72,16 @@ class PretrainingJob:
             longest = max(phase.max_length for phase in self._phases)
             shape = config_for(self.config.model, tokenizer, longest)
             model = new_pretraining_model(shape, with_pairs, self.config.seed)
-        return (
-            ContrastivePretraining(model) if self._is_contrastive else PretrainingObjective(model, self.pairs)
-        )
+        if self._is_contrastive:
+            return ContrastivePretraining(model)
+        objective = PretrainingObjective(model, self.pairs)
+        if self.config.distill is not None:
+            assert self.teacher is not None
+            teacher = load_pretraining_model(self.teacher, next_sentence=False)
+            if self.config.distill.logits and getattr(teacher, NEW_WEIGHTS):
+                raise ConfigError(f"distill.teacher: {str(self.teacher)!r} has no head for masked words")
+            objective.distillation = Distillation(self.config.distill, "words", model, Teacher(teacher))
+        return objective
 
     def batches(self) -> tuple[PretrainingBatches | PhasedBatches, BatchSource]:
         """See `TrainingJob`."""
@@ -164,6 +180,19 @@ def _check_vocabulary(corpus: Corpus, start_from: Path) -> None:
             f"corpus: it was tokenised with another vocabulary than the model's; prepare it with "
             f"tokenizer: {start_from}"
         )
+
+
+def teacher_folder(config: PretrainConfig, corpus: Path, context: Context) -> Path | None:
+    """The folder of the model to learn from; None if the settings name none.
+
+    Raises:
+        ConfigError: its vocabulary is not the corpus'.
+    """
+    if config.distill is None:
+        return None
+    folder = model_folder(config.distill.teacher, context.tracking).resolve()
+    _check_vocabulary(Corpus(corpus), folder)
+    return folder
 
 
 def start_from(config: PretrainConfig, context: Context) -> Path | None:

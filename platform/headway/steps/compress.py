@@ -12,7 +12,7 @@ import numpy as np
 
 from headway.compress.quantize import calibrate
 from headway.config.base import ConfigError
-from headway.config.compress import CompressConfig
+from headway.config.compression.compress import CompressConfig
 from headway.data.atomic import atomic_folder, link_or_copy
 from headway.data.sources.documents import read_documents
 from headway.data.sources.splitting import drop_duplicates

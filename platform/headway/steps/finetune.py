@@ -18,6 +18,7 @@ from headway.runs.finetuning import FinetuningJob, task_folder
 from headway.runs.held_out import score_models
 from headway.runs.journal import Entry, first_value
 from headway.runs.repeats import spreads, train_variants
+from headway.runs.teaching import taught_job
 from headway.runs.training import chosen_metrics, run_job, tracked
 from headway.tasks.task import Task
 from headway.tracking import Run
@@ -38,6 +39,7 @@ def run_finetune(config: FinetuneConfig, context: Context) -> StepResult:
     few = config.task.labels_per_class if isinstance(config.task, ClassificationTask) else None
     job = FinetuningJob(config, model, task_folder(config.task, model, context), few)
     check_task(config, job.task.kind)
+    job = taught_job(job, context)
     summary: dict[str, Any] = {}
     with tracked(config, context) as run:
         train, validation = job.rows

@@ -5,7 +5,14 @@ from __future__ import annotations
 from headway.config.pretrain import PretrainConfig
 from headway.runs.context import Context, StepResult
 from headway.runs.journal import first_value, last_value, median_value
-from headway.runs.pretraining import PretrainingJob, corpus_folder, pair_notes, start_from, truncation
+from headway.runs.pretraining import (
+    PretrainingJob,
+    corpus_folder,
+    pair_notes,
+    start_from,
+    teacher_folder,
+    truncation,
+)
 from headway.runs.training import run_job, tracked
 from headway.runs.worker import STARTUP
 
@@ -16,7 +23,8 @@ def run_pretrain(config: PretrainConfig, context: Context) -> StepResult:
         # Checked before anything is written: a run that cannot start leaves no trace.
         context.join_cluster(config.min_workers)
     base = start_from(config, context)
-    job = PretrainingJob(config, corpus_folder(config, base, context), base)
+    corpus = corpus_folder(config, base, context)
+    job = PretrainingJob(config, corpus, base, teacher_folder(config, corpus, context))
     batches = job.batches()[0]
     for note in pair_notes(batches) if job.pairs is not None else []:
         context.display.step(context.step, note)

@@ -6,7 +6,7 @@ from headway.config.pretrain import PretrainConfig
 from headway.engine.training.profiler import profile_steps
 from headway.engine.training.trainer import Trainer
 from headway.runs.context import Context, StepResult
-from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from
+from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from, teacher_folder
 
 RECORDED_STEPS = 5
 
@@ -15,7 +15,8 @@ def run_profile(config: PretrainConfig, context: Context) -> StepResult:
     """Train a few steps as `config` says, write a trace, and show the ten most expensive operations."""
     config = config.model_copy(update={"workers": 0})
     base = start_from(config, context)
-    job = PretrainingJob(config, corpus_folder(config, base, context), base)
+    corpus = corpus_folder(config, base, context)
+    job = PretrainingJob(config, corpus, base, teacher_folder(config, corpus, context))
     trainer = Trainer(job.objective(), job.batches()[0], config)
     trace = context.folder / "trace.json"
     operations = profile_steps(trainer, RECORDED_STEPS, trace)

@@ -23,7 +23,8 @@ from headway.runs.class_counts import tell_class_counts
 from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import FinetuningJob, task_folder
 from headway.runs.held_out import score_models
-from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from
+from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from, teacher_folder
+from headway.runs.teaching import taught_job
 from headway.sweeps.checks import check_sweep
 from headway.sweeps.ended_trials import EndedTrials
 from headway.sweeps.ledger import Ending, Ledger, TrialState
@@ -116,7 +117,7 @@ def _sweep_job(config: SweepConfig, context: Context) -> tuple[SweepJob, list[st
         corpus = corpus_folder(settings, start, context)
         # The corpus is prepared once; every trial opens the same one.
         shared = config.pretrain | {"corpus": str(corpus)}
-        base = PretrainingJob(settings, corpus, start)
+        base = PretrainingJob(settings, corpus, start, teacher_folder(settings, corpus, context))
         return SweepJob(base, shared), given or ["loss"]
     assert config.model is not None and config.task is not None
     model = model_folder(config.model, context.tracking).resolve()
@@ -124,6 +125,7 @@ def _sweep_job(config: SweepConfig, context: Context) -> tuple[SweepJob, list[st
     shared = {"model": str(model), "task": str(prepared)} | config.finetune
     few = config.task.labels_per_class if isinstance(config.task, ClassificationTask) else None
     job = FinetuningJob(trial_settings(FinetuneConfig, shared, {}), model, prepared, few)
+    job = taught_job(job, context)
     return SweepJob(job, shared), given or [open_task(prepared).primary]
 
 

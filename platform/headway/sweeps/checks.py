@@ -34,7 +34,7 @@ def check_sweep(config: SweepConfig) -> None:
         shared = {"model": config.model, "task": config.task} | config.finetune
         name = "finetune"
     for path in space:
-        if path.partition(".")[0] in same:
+        if path.partition(".")[0] in same or path in ("distill", "distill.teacher"):
             raise ConfigError(f"search.{path}: all trials of a sweep have the same; run a sweep for each")
     if config.algorithm == "grid":
         grid_points(space)

@@ -90,6 +90,10 @@ class QuestionAnswering(Task):
             seed=seed,
         )
 
+    def row_keys(self, rows: Rows, batches: PassageBatches) -> list[str]:
+        """See `Task`; each row is a window of a passage."""
+        return ["\n".join([str(window.start), *rows.texts[window.row]]) for window in batches.windows]
+
     def model_settings(self) -> dict[str, Any]:
         """See `Task`; the head has two outputs, whatever head the encoder had."""
         return {"num_labels": 2}

@@ -128,6 +128,10 @@ class Task:
         """Batches of some rows, for the training loop."""
         raise NotImplementedError
 
+    def row_keys(self, rows: Rows, batches: Any) -> list[str]:
+        """What names each row of `batches`, which are made of `rows`, among all rows of the task."""
+        return ["\n".join(texts) for texts in rows.texts]
+
     def objective(self, model: Any, config: FinetuneConfig, rows: Rows) -> TaskObjective:
         """The loss, around a model with this task's head that will be trained on `rows`."""
         raise NotImplementedError

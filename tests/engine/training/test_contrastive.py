@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,11 @@ from tiny_training import (
 )
 from transformers import BertModel
 
+from headway.config.compression.distill import DistillConfig
 from headway.data.sampling import derived_seed, rows_of_step
+from headway.engine.distillation.imitation import Distillation
+from headway.engine.parallel.worker import Worker
+from headway.engine.training.contrastive import ContrastiveStep, loss_among_all
 from headway.engine.training.trainer import Trainer
 
 STEPS, BATCH, RATE = 4, 12, 1e-3
@@ -129,3 +134,29 @@ def test_with_dropout_backward_computes_the_vectors_that_the_loss_saw(settings):
     trainer.add_hook(lambda info: seen.append(info.metrics["gradient_norm"]))
     trainer.run()
     assert seen == [pytest.approx(expected.item(), rel=1e-2 if settings.get("precision") else 1e-4)]
+
+
+def test_what_a_teacher_says_to_each_micro_batch_joins_the_loss_of_the_step():
+    objective = tiny_contrastive_objective(0.0)
+    objective.distillation = Distillation(
+        DistillConfig(teacher="t", labels=0.25), objective.output_kind, objective.model
+    )
+    made = tiny_groups(batch_size=6).micro_batches(0, 0, 1, 2)
+    generator = torch.Generator().manual_seed(0)
+    taught = [F.normalize(torch.randn(len(b.lengths), 8, generator=generator), dim=-1) for b in made]
+    batches = [replace(batch, taught=said) for batch, said in zip(made, taught, strict=True)]
+    with torch.no_grad():
+        vectors = [objective.outputs(batch) for batch in batches]
+    sizes = [len(part) for part in vectors]
+    counts = {"embedding": 6, "distillation": 6}
+    step = ContrastiveStep(objective, Worker(device=torch.device("cpu")), [sum(sizes)], counts)
+    step.see(vectors)
+    first = 0
+    for number, batch in enumerate(batches):
+        found = step(objective, batch, number)
+        whole = loss_among_all(torch.cat(vectors), 3, first, first + sizes[number]).total
+        torch.testing.assert_close(found["embedding"], 0.25 * whole / 6)
+        imitation = objective.distillation(vectors[number], batch) * objective.count(batch) / 6
+        torch.testing.assert_close(found["distillation"], imitation)
+        first += sizes[number]
+    assert objective.predictions(batches[0]) == {"embedding": 3, "distillation": 3}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
@@ -105,8 +106,8 @@ def new_pretraining_model(config: PreTrainedConfig, next_sentence: bool, seed: i
     """An encoder with pretraining heads and random weights, which are the same for the same seed."""
     torch.manual_seed(seed)
     if next_sentence:
-        return _made_ours(BertForPreTraining(config))
-    return _made_ours(AutoModelForMaskedLM.from_config(config))
+        return made_ours(BertForPreTraining(config))
+    return made_ours(AutoModelForMaskedLM.from_config(config))
 
 
 def load_pretraining_model(folder: Path, next_sentence: bool, vocab_size: int = 0) -> PreTrainedModel:
@@ -127,7 +128,7 @@ def load_pretraining_model(folder: Path, next_sentence: bool, vocab_size: int = 
     model = _model_from_folder(auto_class, folder)
     if vocab_size > model.config.vocab_size:
         model.resize_token_embeddings(vocab_size)
-    return _made_ours(model)
+    return made_ours(model)
 
 
 def label_settings(labels: list[str]) -> dict[str, Any]:
@@ -162,9 +163,22 @@ def load_model(
     torch.manual_seed(seed)
     if random_weights:
         config = _from_folder(AutoConfig, folder, **settings)
-        return _made_ours(auto_class.from_config(config))
+        return made_ours(auto_class.from_config(config))
     # A head for other labels than the folder's gets random weights.
-    return _made_ours(_model_from_folder(auto_class, folder, ignore_mismatched_sizes=True, **settings))
+    return made_ours(_model_from_folder(auto_class, folder, ignore_mismatched_sizes=True, **settings))
+
+
+def load_as_saved(folder: Path) -> PreTrainedModel:
+    """The model in a folder, of the class that it was saved from.
+
+    Raises:
+        ConfigError: the folder contains no model, or does not say which class of transformers it is.
+    """
+    names = _from_folder(AutoConfig, folder).architectures or [""]
+    kind = getattr(transformers, names[0], None)
+    if kind is None:
+        raise ConfigError(f"model: {str(folder)!r} has the unknown architecture {names[0]!r}")
+    return made_ours(_model_from_folder(kind, folder))
 
 
 def _model_from_folder(auto_class: Any, folder: Path, **settings: Any) -> Any:
@@ -201,7 +215,12 @@ def quietly() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _made_ours(model: PreTrainedModel) -> PreTrainedModel:
+def made_ours(model: PreTrainedModel) -> PreTrainedModel:
+    """A model of transformers, changed in place to run as Headway runs it.
+
+    Raises:
+        ConfigError: it is an encoder that cannot run unpadded.
+    """
     check_supported(model.config)
     use_fast_dropout(model)
     run_unpadded(model)

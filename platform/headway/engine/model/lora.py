@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import nn
@@ -14,21 +14,32 @@ from headway.config.finetune import LoraConfig
 from headway.engine.model.unpadded import encoder_layers
 
 
-def keep_layers(model: PreTrainedModel, count: int | None) -> None:
-    """Drop all but the `count` lowest layers, in place (Sajjad et al. 2020); None keeps all.
+def keep_layers(model: PreTrainedModel, kept: int | Sequence[int] | None) -> None:
+    """Drop all layers but some, in place (Sajjad et al. 2020).
+
+    Args:
+        model: an encoder, or a model around one.
+        kept: how many of the lowest stay, or the numbers of those that do, counted from 0 and increasing;
+            None for all.
 
     Raises:
-        ConfigError: the encoder has fewer layers.
+        ConfigError: the encoder has fewer layers, or its first layer cannot be dropped.
     """
-    if count is None:
+    if kept is None:
         return
     layers = encoder_layers(model)
-    if count > len(layers):
-        raise ConfigError(f"layers: {count} is not allowed; the encoder has {len(layers)} layers")
-    del layers[count:]
-    model.config.num_hidden_layers = count
+    numbers = range(kept) if isinstance(kept, int) else kept
+    if numbers[-1] >= len(layers):
+        asked = kept if isinstance(kept, int) else list(kept)
+        raise ConfigError(f"layers: {asked} is not allowed; the encoder has {len(layers)} layers")
+    if numbers[0] > 0 and model.config.model_type == "modernbert":
+        raise ConfigError(f"layers: {list(numbers)} is not allowed; ModernBERT's first layer, 0, must stay")
+    for number in reversed(range(len(layers))):
+        if number not in numbers:
+            del layers[number]
+    model.config.num_hidden_layers = len(layers)
     if getattr(model.config, "layer_types", None):
-        model.config.layer_types = model.config.layer_types[:count]
+        model.config.layer_types = [model.config.layer_types[number] for number in numbers]
 
 
 def freeze_layers(model: PreTrainedModel, count: int) -> None:

@@ -79,6 +79,7 @@ def run_trunk(
     *,
     layers: Sequence[Callable[..., Tensor]] | None = None,
     seeds: Tensor | None = None,
+    states: list[Tensor] | None = None,
 ) -> Tensor:
     """`encode_unpadded` with arguments that a compiler can trace: tensors and numbers.
 
@@ -91,6 +92,7 @@ def run_trunk(
         longest: see `SequenceLayout`.
         layers: to run instead of the encoder's own.
         seeds: int64, shape (layers,), from which dropout inside the layers is drawn; see `seeded_dropout`.
+        states: gets the hidden states before the first layer and after each.
     """
     layout = SequenceLayout(cu_seqlens, position_ids, longest, len(cu_seqlens) - 1)
     hidden = _embedded(encoder, input_ids, token_type_ids, position_ids)
@@ -99,7 +101,11 @@ def run_trunk(
     for number, layer in enumerate(run):
         rotation = rotations.get(getattr(layer, "attention_type", None))
         seed = None if seeds is None else seeds[number]
+        if states is not None:
+            states.append(hidden)
         hidden = layer(hidden, layout=layout, rotation=rotation, seed=seed)
+    if states is not None:
+        states.append(hidden)
     return encoder.final_norm(hidden) if hasattr(encoder, "final_norm") else hidden
 
 

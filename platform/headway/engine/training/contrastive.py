@@ -74,8 +74,14 @@ class ContrastiveObjective(EmbeddingObjective):
         return loss_among_all(outputs, self.group_size, 0, len(outputs))
 
     def contrasted(self, batch: Batch) -> tuple[Tensor, dict[str, Term]]:
-        """See `Contrastive`; there are no other losses."""
-        return self.outputs(batch), {}
+        """See `Contrastive`; the other loss, if there is a teacher, is `distillation`."""
+        vectors = self.outputs(batch)
+        if self.distillation is None:
+            return vectors, {}
+        rows = self.count(batch)
+        total = self.imitation(vectors, batch, rows)
+        none = total.new_zeros((), dtype=torch.int64)
+        return vectors, {"distillation": Term(total, none + rows, none)}
 
 
 class ContrastivePretraining(PretrainingObjective):
@@ -159,8 +165,9 @@ class ContrastiveStep:
         if not self._losses:  # it is this worker's only one
             self.see([vectors.detach()])
         loss: Tensor = _WithGradient.apply(vectors, self._losses[index], self._gradients[index])
+        weight = 1.0 if module.distillation is None else module.distillation.labels
         found = {name: term.total / self._counts[name] for name, term in others.items()}
-        return found | {self._objective.name: loss}
+        return found | {self._objective.name: loss * weight}
 
 
 class _WithGradient(torch.autograd.Function):

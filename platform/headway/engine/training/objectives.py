@@ -16,8 +16,15 @@ from transformers import PreTrainedModel
 
 from headway.data.batch import Batch
 from headway.data.pretraining.pairs import PairObjective
+from headway.engine.distillation.imitation import Distillation, OutputKind
+from headway.engine.distillation.teacher import Inside
 from headway.engine.model.cross_entropy import Term, cross_entropy_sum
-from headway.engine.model.heads import aligned_vocabulary_logits, next_sentence_logits, sequence_logits
+from headway.engine.model.heads import (
+    aligned_vocabulary_logits,
+    next_sentence_logits,
+    sequence_logits,
+    vocabulary_logits,
+)
 from headway.engine.model.layout import SequenceLayout, layout_of_batch
 from headway.engine.model.unpadded import run_trunk
 
@@ -47,6 +54,7 @@ class Objective(nn.Module):
         trunk: runs the encoder: `run_trunk`, perhaps compiled.
         is_seeded: whether dropout inside layers is drawn from seeds, as it is if compiled for a GPU.
         is_contrastive: whether the rows of a batch are each other's negatives.
+        distillation: what is learnt from a teacher as well while training, if there is one.
     """
 
     is_contrastive: ClassVar[bool] = False
@@ -56,6 +64,8 @@ class Objective(nn.Module):
         self.model = model
         self.trunk: Callable[..., Tensor] = run_trunk
         self.is_seeded = False
+        self.distillation: Distillation | None = None
+        self._inside: Inside | None = None
 
     @property
     def loss_names(self) -> list[str]:
@@ -69,16 +79,39 @@ class Objective(nn.Module):
         if self.is_seeded and self.training:
             layers = self.model.config.num_hidden_layers
             seeds = torch.randint(2**31 - 1, (layers,), device=batch.input_ids.device)
-        hidden = self.trunk(
-            self.model.base_model,
+        arguments = (
             batch.input_ids,
             batch.token_type_ids,
             batch.position_ids,
             batch.cu_seqlens,
             batch.longest,
-            seeds=seeds,
         )
+        if self.training and self.distillation is not None and self.distillation.looks_inside:
+            # Compiled as one graph, the trunk would not give what is inside.
+            states: list[Tensor] = []
+            hidden = run_trunk(self.model.base_model, *arguments, seeds=seeds, states=states)
+            self._inside = Inside(self.model, states, hidden)
+        else:
+            hidden = self.trunk(self.model.base_model, *arguments, seeds=seeds)
         return hidden, layout
+
+    def imitation(self, outputs: Tensor, batch: Batch, count: int) -> Tensor:
+        """The loss against the teacher on the batch that was encoded last, times `count` predictions."""
+        assert self.distillation is not None
+        inside, self._inside = self._inside, None
+        loss: Tensor = self.distillation(outputs, batch, inside)
+        return loss * count
+
+    def joined(self, terms: dict[str, Term], outputs: Tensor, batch: Batch, count: int) -> dict[str, Term]:
+        """The weighted losses of a task, and that against the teacher as `distillation`."""
+        assert self.distillation is not None
+        weighted = {
+            name: term._replace(total=term.total * self.distillation.labels) for name, term in terms.items()
+        }
+        first = next(iter(terms.values()))
+        total = self.imitation(outputs, batch, count)
+        predictions = first.predictions.new_full((), count)
+        return weighted | {"distillation": Term(total, predictions, torch.zeros_like(first.correct))}
 
     def predictions(self, batch: Batch) -> dict[str, int]:
         """How many predictions each loss is summed over."""
@@ -120,7 +153,11 @@ class PretrainingObjective(Objective):
     def predictions(self, batch: Batch) -> dict[str, int]:
         """See `Objective`."""
         counts = {"mlm": len(batch.masked_labels)}
-        return counts | ({self.pairs: len(batch.labels)} if self.pairs is not None else {})
+        if self.pairs is not None:
+            counts[self.pairs] = len(batch.labels)
+        if self.distillation is not None:
+            counts["distillation"] = counts["mlm"]
+        return counts
 
     def word_term(self, hidden: Tensor, batch: Batch) -> Term:
         """The loss of the masked words, from the last hidden states, shape (tokens, hidden_size)."""
@@ -128,13 +165,18 @@ class PretrainingObjective(Objective):
         return Term(total, batch.masked_labels.new_full((), len(batch.masked_labels)), correct)
 
     def forward(self, batch: Batch) -> dict[str, Term]:
-        """Losses `mlm` and, with pairs, `nsp` or `sop`."""
+        """Losses `mlm`, with pairs `nsp` or `sop`, and while training with a teacher `distillation`."""
         hidden, layout = self.encode(batch)
         terms = {"mlm": self.word_term(hidden, batch)}
         if self.pairs is not None:
             logits = next_sentence_logits(self.model, hidden, layout)
             terms[self.pairs] = cross_entropy(logits, batch.labels)
-        return terms
+        if self.distillation is None or not self.training:
+            return terms
+        words = hidden.index_select(0, batch.masked_positions)
+        if self.distillation.learns_outputs:
+            words = vocabulary_logits(self.model, words)
+        return self.joined(terms, words, batch, len(batch.masked_labels))
 
 
 class TaskObjective(Objective):
@@ -143,10 +185,12 @@ class TaskObjective(Objective):
     Attributes:
         name: of the loss.
         unit: what the first dimension of the outputs counts: sequences, tokens, or positions with a label.
+        output_kind: what the outputs are.
     """
 
     name: ClassVar[str]
     unit: ClassVar[Literal["sequence", "token", "position"]] = "sequence"
+    output_kind: ClassVar[OutputKind]
 
     @property
     def loss_names(self) -> list[str]:
@@ -161,13 +205,22 @@ class TaskObjective(Objective):
         """The summed loss of the model's outputs."""
         raise NotImplementedError
 
+    def count(self, batch: Batch) -> int:
+        """How many predictions a batch has."""
+        return len(batch.masked_positions if self.unit == "position" else batch.lengths)
+
     def predictions(self, batch: Batch) -> dict[str, int]:
         """See `Objective`."""
-        return {self.name: len(batch.masked_positions if self.unit == "position" else batch.lengths)}
+        names = [self.name] + (["distillation"] if self.distillation is not None else [])
+        return dict.fromkeys(names, self.count(batch))
 
     def forward(self, batch: Batch) -> dict[str, Term]:
-        """The loss under its name."""
-        return {self.name: self.loss(self.outputs(batch), batch)}
+        """The loss under its name and, while training with a teacher, that against it as `distillation`."""
+        outputs = self.outputs(batch)
+        terms = {self.name: self.loss(outputs, batch)}
+        if self.distillation is None or not self.training:
+            return terms
+        return self.joined(terms, outputs, batch, self.count(batch))
 
 
 class ClassificationObjective(TaskObjective):
@@ -177,6 +230,7 @@ class ClassificationObjective(TaskObjective):
     """
 
     name = "classification"
+    output_kind = "classes"
     class_weights: Tensor | None
 
     def __init__(

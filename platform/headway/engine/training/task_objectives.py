@@ -23,6 +23,7 @@ class MultiLabelObjective(TaskObjective):
     """Binary cross-entropy for each label, averaged over the labels."""
 
     name = "multi_label"
+    output_kind = "labels"
     positive_weights: Tensor | None
 
     def __init__(self, model: PreTrainedModel, *, positive_weights: Tensor | None = None) -> None:
@@ -47,6 +48,7 @@ class RegressionObjective(TaskObjective):
     """Squared error of one number for each sequence."""
 
     name = "regression"
+    output_kind = "numbers"
 
     def outputs(self, batch: Batch) -> Tensor:
         """Numbers, shape (sequences,)."""
@@ -74,6 +76,7 @@ class WordsObjective(TaskObjective):
 
     name = "tokens"
     unit = "position"
+    output_kind = "classes"
     class_weights: Tensor | None
 
     def __init__(
@@ -99,6 +102,7 @@ class AnswerObjective(TaskObjective):
 
     name = "answer"
     unit = "token"
+    output_kind = "span"
 
     def outputs(self, batch: Batch) -> Tensor:
         """Scores of each token as an answer's first and last, shape (tokens, 2)."""
@@ -120,6 +124,7 @@ class EmbeddingObjective(TaskObjective):
     """Groups of texts, each of which gets a vector; subclasses define the loss."""
 
     name = "embedding"
+    output_kind = "vectors"
 
     def __init__(self, model: PreTrainedModel, *, group_size: int) -> None:
         """Take the number of texts in each row's group: anchor, positive, and negatives."""
@@ -131,9 +136,9 @@ class EmbeddingObjective(TaskObjective):
         hidden, layout = self.encode(batch)
         return F.normalize(mean_pooled(hidden.float(), layout), dim=-1)
 
-    def predictions(self, batch: Batch) -> dict[str, int]:
+    def count(self, batch: Batch) -> int:
         """One prediction for each group."""
-        return {self.name: len(batch.lengths) // self.group_size}
+        return len(batch.lengths) // self.group_size
 
 
 class CosineObjective(EmbeddingObjective):

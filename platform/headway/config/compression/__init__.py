@@ -1,0 +1,1 @@
+"""Settings of what makes models smaller and faster."""

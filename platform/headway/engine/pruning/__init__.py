@@ -1,0 +1,1 @@
+"""Encoders cut down to some of their parts."""
