@@ -62,7 +62,6 @@ SHARED = {
     "replicas": "min and max, or one number for both",
     "samples": "number of trials",
     "schedule": "how the learning rate changes over the run",
-    "scheduler": "`asha` stops trials that lag behind; `fifo` stops none",
     "seed": "random seed of weights, order, masks and dropout",
     "seeds": "runs of each comparison",
     "start": "sequences in the first step",

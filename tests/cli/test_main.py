@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from headway.cli.main import main
 from headway.serving import load_test
 from headway.serving.load_test import LoadResult
+from headway.tracking import Tracking
 from waiting import PATIENCE
 
 Invoke = Callable[..., Result]
@@ -218,6 +219,15 @@ def test_a_step_that_fails_is_exit_code_1_without_a_traceback(
     assert result.exit_code == 1
     assert re.match(r"failed: TrainingError: the gradient of step \d+ is not finite", result.stderr)
     assert "Traceback" not in result.output
+    # The last line names a file with the rest.
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("tracebacks and log: runs/pretrain/")
+    log = (tmp_path / last.removeprefix("tracebacks and log: ")).read_text()
+    assert re.search(r"Traceback.*in run\n.*TrainingError: the gradient of step \d+", log, re.DOTALL)
+    [experiment] = Tracking.at(tmp_path / "runs").client.search_experiments(filter_string="name = 'pretrain'")
+    [run] = Tracking.at(tmp_path / "runs").client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FAILED"
+    assert run.data.tags["headway.reason"].startswith("the gradient of step")
 
 
 def test_version_and_help_name_every_verb(invoke):

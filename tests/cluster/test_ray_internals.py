@@ -23,6 +23,7 @@ from headway.cluster import address, prestart, ray_internals, worker_group
 from headway.cluster.worker_group import WorkerResources
 from headway.config.sweep import SweepConfig
 from headway.sweeps import schedulers
+from headway.sweeps.ledger import Ledger
 from waiting import PATIENCE
 
 PACKAGE = Path(ray_internals.__file__).parents[1]
@@ -114,7 +115,7 @@ def test_each_does_without_each_module_that_it_imports_from(monkeypatch, functio
         assert call() == expected
 
 
-def test_a_trial_is_put_in_no_bracket_of_a_scheduler_that_keeps_them_elsewhere(monkeypatch):
+def test_a_trial_is_put_in_no_bracket_of_a_scheduler_that_keeps_them_elsewhere(monkeypatch, tmp_path):
     trial = SimpleNamespace(trial_id="a", config={"point": {"number": 3}})
     assert not ray_internals.put_in_bracket(SimpleNamespace(_trial_info={}), trial, 0)
     assert not ray_internals.put_in_bracket(SimpleNamespace(_brackets=[1]), trial, 0)
@@ -122,7 +123,7 @@ def test_a_trial_is_put_in_no_bracket_of_a_scheduler_that_keeps_them_elsewhere(m
     config = SweepConfig.model_validate(
         {"model": "m", "task": {"source": "s"}, "search": {"batch_size": [8]}, "scheduler": "hyperband"}
     )
-    scheduler = schedulers.make_scheduler(config, {}, "loss", "min")
+    scheduler = schedulers.make_scheduler(config, {}, Ledger(tmp_path), "loss", "min")
     scheduler.on_trial_add(None, trial)
     assert scheduler.on_trial_result(None, trial, {"round": 1, "loss": 1.0}) == ASHAScheduler.CONTINUE
 

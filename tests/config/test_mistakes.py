@@ -72,6 +72,13 @@ EVALUATE = {"use": "evaluate", "model": "m", "task": {"source": "s"}}
             SWEEP | {"finetune": {"optimizer": {"learning_rat": 1}}},
             "x.finetune.optimizer.learning_rat: unknown setting; did you mean 'learning_rate'?",
         ),
+        (
+            SWEEP | {"points_to_evaluate": []},
+            "x.points_to_evaluate: unknown setting; did you mean 'first_points'?",
+        ),
+        (SWEEP | {"num_samples": 4}, "x.num_samples: unknown setting; did you mean 'samples'?"),
+        (SWEEP | {"time_budget": 60}, "x.time_budget: unknown setting; did you mean 'time_budget_s'?"),
+        (SWEEP | {"scheduler": "ashaa"}, "x.scheduler.name: 'ashaa' is not allowed; it should be 'asha'"),
         (SWEEP | {"finetune": {"epochs": -1}}, "x.finetune.epochs: -1 is not allowed; it should be greater"),
         (
             SWEEP | {"finetune": {"batch_size": 2, "workers": 4}},

@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification
 from headway.config.base import ConfigError
 from headway.config.sweep import SweepConfig
 from headway.steps.sweep import run_sweep
+from headway.sweeps.ledger import Ledger, TrialState
 from headway.tracking import tracking_uri
 
 
@@ -59,10 +60,30 @@ def test_three_trials_are_searched_and_the_best_model_is_handed_on(config, make_
     assert len(rates) == 3
 
 
+def test_a_sweep_whose_time_is_over_ends_with_a_model_and_no_trial_left_running(
+    config, make_context, runs, ray_cluster
+):
+    more = {"samples": 50, "time_budget_s": 0.1, "scheduler": "fifo", "concurrency": 2, "reports": 3}
+    context = make_context("sweep-in-time", runs)
+    result = run_sweep(SweepConfig.model_validate(config.model_dump() | more), context)
+    trials = Ledger(context.folder / "trials").trials()
+    assert 1 <= len(trials) <= 2
+    assert TrialState.DONE in {trial.state for trial in trials}
+    assert all(trial.state.is_terminal for trial in trials)
+    assert (Path(result.output) / "model.safetensors").is_file()
+    client = MlflowClient(tracking_uri(runs))
+    parent = client.get_run(result.summary["mlflow_run_id"])
+    children = client.search_runs(
+        [parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'"
+    )
+    assert len(children) == len(trials)
+    assert "RUNNING" not in {child.info.status for child in children}
+
+
 @pytest.mark.parametrize(
     ("search", "message"),
     [
-        ({"optimizer.learning_rate": "loguniform(0, 1)"}, "not in order, or not above 0"),
+        ({"optimizer.learning_rate": "loguniform(0, 1)"}, "are not above 0, which a logarithm needs"),
         ({"optimizer.learning_rate": "uniform(2, 1)"}, "not in order"),
         ({"optimizer.learning_rate": "uniform(a, b)"}, "are not numbers"),
         ({"optimizer.learning_rate": "normal(0, 1)"}, "is not a search; allowed: loguniform"),

@@ -23,3 +23,34 @@ def test_all_states_but_running_are_final(tmp_path):
     assert [state for state in TrialState if not state.is_terminal] == [TrialState.RUNNING]
     with pytest.raises(AssertionError):
         Ledger(tmp_path).new({}).end(TrialState.RUNNING)
+
+
+def test_to_make_a_trial_takes_no_longer_the_more_there_are(tmp_path, monkeypatch):
+    ledger = Ledger(tmp_path)
+    ledger.new({})
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("all trials are listed")
+
+    monkeypatch.setattr(type(tmp_path), "glob", refuse)
+    assert [ledger.new({}).number for _ in range(3)] == [1, 2, 3]
+    assert [trial.number for trial in ledger.trials()] == [0, 1, 2, 3]
+
+
+def test_after_a_sweep_only_the_winners_model_and_what_was_measured_stay(tmp_path):
+    ledger = Ledger(tmp_path)
+    for trial in (ledger.new({}), ledger.new({})):
+        for name in ("best", "population", "train", "model"):
+            (trial.folder / name).mkdir()
+            (trial.folder / name / "weights").touch()
+        trial.journal.touch()
+        ledger.known_as(f"id {trial.number}", trial.number)
+    ledger.keep_only(ledger.trials()[1])
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {
+        "00000/trial.json",
+        "00000/journal.jsonl",
+        "00001/trial.json",
+        "00001/journal.jsonl",
+        "00001/model/weights",
+    }

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from headway.cluster.worker_group import WorkerResources
 from headway.config.base import ConfigError
 from headway.config.finetune import FinetuneConfig
 from headway.config.sweep import SweepConfig
-from headway.sweeps.resources import TrialResources, trial_resources
+from headway.sweeps.resources import TrialResources, follow_cluster, trial_resources
 
 PC = {"CPU": 8.0}
 GPUS = {"CPU": 16.0, "GPU": 4.0}
@@ -64,3 +66,21 @@ def test_a_trial_that_could_never_start_is_refused(pretend_nodes, settings, mess
     pretend_nodes({"CPU": 8.0, "GPU": 2.0})
     with pytest.raises(ConfigError, match=message):
         resources(**settings)
+
+
+@pytest.mark.parametrize(
+    ("workers", "nodes", "expected"),
+    [(0, [PC], 8), (0, [PC] * 3, 24), (2, [PC] * 3, 12), (0, [GPUS] * 2, 32)],
+)
+def test_nodes_that_join_a_cluster_later_get_trials(pretend_nodes, workers, nodes, expected, monkeypatch):
+    pretend_nodes(PC)
+    begun = resources(workers=workers, trials=1000)
+    limiter = SimpleNamespace(max_concurrent=begun.concurrency)
+    monkeypatch.setattr("headway.sweeps.resources._SECONDS_BETWEEN_LOOKS", 0.0)
+    follow = follow_cluster(limiter, begun)
+    pretend_nodes(*nodes)
+    follow.on_step_begin(0, [])
+    assert limiter.max_concurrent == expected
+    pretend_nodes({"CPU": 1.0})
+    follow.on_step_begin(1, [])
+    assert limiter.max_concurrent == begun.concurrency, "some nodes left"

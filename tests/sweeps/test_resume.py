@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -13,13 +15,16 @@ from ray.tune.schedulers import ASHAScheduler
 
 from headway.api.step import resumed_context
 from headway.config.base import ConfigError
-from headway.config.sweep import SearchSpace, SweepConfig
-from headway.runs.journal import Journal
+from headway.config.finetune import FinetuneConfig
+from headway.config.sweep import AshaConfig, SearchSpace, SweepConfig
+from headway.runs.journal import Journal, read_journal
 from headway.steps.sweep import run_sweep
+from headway.sweeps.ended_trials import EndedTrials
 from headway.sweeps.ledger import Ledger, Trial, TrialState
 from headway.sweeps.schedulers import make_scheduler, replay, rung_steps
-from headway.sweeps.search import Sampler, next_trials
-from headway.sweeps.space import parse_search
+from headway.sweeps.search.sampler import Sampler, next_trials
+from headway.sweeps.search.space import Space, parse_search, trial_settings
+from headway.sweeps.time_budget import TimeBudget
 from headway.tracking import tracking_uri
 
 SEARCH = {"optimizer.learning_rate": "loguniform(1e-3, 6e-3)", "batch_size": [8, 16]}
@@ -28,6 +33,18 @@ SEARCH = {"optimizer.learning_rate": "loguniform(1e-3, 6e-3)", "batch_size": [8,
 def settings(**more) -> SweepConfig:
     base = {"model": "m", "task": {"source": "s"}, "search": SEARCH, "samples": 5}
     return SweepConfig.model_validate(base | more)
+
+
+def space_of(config: SweepConfig) -> Space:
+    return parse_search(config.search, config.trained_class)
+
+
+def settings_of(sampled: dict[str, Any]) -> FinetuneConfig:
+    return trial_settings(FinetuneConfig, {"model": "m", "task": "t"}, sampled)
+
+
+def unlimited(ledger: Ledger) -> TimeBudget:
+    return TimeBudget(ledger, None, "accuracy", "max")
 
 
 def measure(trial: Trial, accuracies: dict[int, float], steps_per_round: int = 1) -> None:
@@ -39,20 +56,22 @@ def measure(trial: Trial, accuracies: dict[int, float], steps_per_round: int = 1
 
 def test_a_restart_proposes_what_would_have_been_proposed(tmp_path):
     config = settings()
-    space = parse_search(config.search)
-    whole = [Sampler(config, space, "max").propose(number) for number in range(5)]
-    again = Sampler(config, space, "max")
+    space = space_of(config)
+    whole = [Sampler(config, space, ["accuracy"]).propose(number) for number in range(5)]
+    again = Sampler(config, space, ["accuracy"])
     assert [again.propose(number) for number in (3, 4)] == whole[3:]
     assert len({json.dumps(point) for point in whole}) == 5
 
 
 def test_unfinished_trials_come_first_then_new_ones_and_ended_ones_never(tmp_path):
     config = settings()
-    sampler, ledger = Sampler(config, parse_search(config.search), "max"), Ledger(tmp_path / "trials")
+    sampler, ledger = Sampler(config, space_of(config), ["accuracy"]), Ledger(tmp_path / "trials")
     made = [ledger.new(sampler.propose(number)) for number in range(3)]
     made[0].end(TrialState.DONE)
     made[2].end(TrialState.STOPPED)
-    left = list(next_trials(Ledger(tmp_path / "trials"), Sampler(config, parse_search(config.search), "max")))
+    ledger = Ledger(tmp_path / "trials")
+    sampler = Sampler(config, space_of(config), ["accuracy"])
+    left = list(next_trials(ledger, sampler, unlimited(ledger)))
     assert [trial.number for trial in left] == [1, 3, 4]
     assert left[0].sampled == made[1].sampled
 
@@ -77,16 +96,16 @@ def test_how_a_trial_ended_is_noted_once(tmp_path):
 
 def test_a_new_scheduler_stops_whom_the_old_one_would_have(tmp_path):
     config = settings(scheduler="asha")
-    space = parse_search(config.search)
+    space = space_of(config)
     ledger = Ledger(tmp_path / "trials")
-    sampler = Sampler(config, space, "max")
+    sampler = Sampler(config, space, ["accuracy"])
     for accuracies in ({2: 0.7, 6: 0.9, 8: 0.9}, {2: 0.8, 6: 0.95, 8: 0.95}):
         trial = ledger.new(sampler.propose(len(ledger.trials())))
         measure(trial, accuracies, steps_per_round=2)
         trial.end(TrialState.DONE)
-    scheduler = make_scheduler(config, space, "accuracy", "max")
+    scheduler = make_scheduler(config, space, ledger, "accuracy", "max")
     assert isinstance(scheduler, ASHAScheduler)
-    replay(ledger.trials(), scheduler, sampler, config, ["accuracy"])
+    replay(ledger.trials(), scheduler, sampler, config, settings_of)
 
     class New:
         trial_id = "new"
@@ -100,13 +119,18 @@ def test_a_new_scheduler_stops_whom_the_old_one_would_have(tmp_path):
     assert scheduler.on_trial_result(None, New(), {"round": 3, "accuracy": 0.92, "loss": 0.1}) == "STOP"
 
 
-def test_a_trial_is_evaluated_where_ray_tunes_scheduler_has_its_rungs():
-    config = settings(scheduler="asha")
-    scheduler = make_scheduler(config, parse_search(config.search), "accuracy", "max")
+@pytest.mark.parametrize(("grace_period", "reduction_factor"), [(1, 3), (2, 4)])
+def test_a_trial_is_evaluated_where_ray_tunes_scheduler_has_its_rungs(
+    grace_period, reduction_factor, tmp_path
+):
+    halving = AshaConfig(grace_period=grace_period, reduction_factor=reduction_factor)
+    config = settings(scheduler=halving)
+    scheduler = make_scheduler(config, space_of(config), Ledger(tmp_path), "accuracy", "max")
     rungs = sorted(milestone for milestone, _ in scheduler._brackets[0]._rungs)
-    assert rung_steps(2, 100) == tuple(2 * rung for rung in rungs if 2 * rung < 100)
-    assert rung_steps(1, 9) == (1, 3)
-    assert rung_steps(1, 1) == ()
+    assert rungs[:2] == [grace_period, grace_period * reduction_factor]
+    assert rung_steps(halving, 2, 100) == tuple(2 * rung for rung in rungs if 2 * rung < 100)
+    assert rung_steps(AshaConfig(), 1, 9) == (1, 3)
+    assert rung_steps(AshaConfig(), 1, 1) == ()
 
 
 def test_the_bracket_of_a_trial_is_the_same_after_a_restart(tmp_path):
@@ -114,7 +138,7 @@ def test_the_bracket_of_a_trial_is_the_same_after_a_restart(tmp_path):
     config = settings(scheduler="hyperband", samples=40)
 
     def stopped_at_once() -> list[int]:
-        scheduler = make_scheduler(config, parse_search(config.search), "accuracy", "max")
+        scheduler = make_scheduler(config, space_of(config), Ledger(tmp_path), "accuracy", "max")
         found = []
         for number in range(40):
             trial = SimpleNamespace(trial_id=str(number), config={"point": {"number": number}})
@@ -135,15 +159,15 @@ def test_tpe_learns_from_trials_of_before_the_restart(tmp_path):
 
     def medians(told: bool) -> float:
         config = settings(search=search, algorithm="tpe", samples=40)
-        sampler, ledger = Sampler(config, parse_search(search), "max"), Ledger(tmp_path / f"told-{told}")
+        sampler, ledger = Sampler(config, space_of(config), ["accuracy"]), Ledger(tmp_path / f"told-{told}")
         for index in range(20):
             rate = 10 ** (-5 + 4 * index / 19)
             trial = ledger.new({"optimizer.learning_rate": rate})
             measure(trial, {1: 1.0 - (math.log10(rate) + 5) / 4})
             trial.end(TrialState.DONE)
         if told:
-            scheduler = make_scheduler(config, parse_search(search), "accuracy", "max")
-            replay(ledger.trials(), scheduler, sampler, config, ["accuracy"])
+            scheduler = make_scheduler(config, space_of(config), ledger, "accuracy", "max")
+            replay(ledger.trials(), scheduler, sampler, config, settings_of)
         rates = sorted(sampler.propose(number)["optimizer.learning_rate"] for number in range(20, 40))
         return rates[10]
 
@@ -220,6 +244,45 @@ def test_every_scheduler_and_algorithm_ends_with_a_trained_winner(
     whole = [2, 6, 8] if scheduler in ("asha", "hyperband") else [2, 4, 6, 8]
     trials = Ledger(Path(result.output).parents[1]).trials()
     assert {entry.step for trial in trials for entry in trial.evaluations()} == set(whole)
+
+
+@pytest.mark.parametrize("scheduler", ["pbt", "median"])
+def test_a_sweep_continues_where_its_driver_died(
+    scheduler, encoder, labelled_file, make_context, runs, ray_cluster, monkeypatch
+):
+    config = SweepConfig.model_validate(
+        {
+            "model": str(encoder),
+            "task": {"source": str(labelled_file), "max_length": 48},
+            "samples": 4,
+            "search": SEARCH,
+            "scheduler": scheduler,
+            "reports": 4,
+            "test": False,
+            "finetune": {"steps": 8},
+        }
+    )
+    context = make_context(f"sweep-died-{scheduler}", runs)
+    with monkeypatch.context() as without:
+        without.setattr(Ledger, "keep_only", lambda *_: None)
+        # What is deleted once a trial's end is recorded.
+        without.setattr(EndedTrials, "delete", lambda *_: None)
+        without.setattr(EndedTrials, "_delete_beaten", lambda *_: None)
+        run_sweep(config, context)
+    ledger = Ledger(context.folder / "trials")
+    died = next(trial for trial in ledger.trials() if trial.state is TrialState.DONE)
+    before = {trial.number: read_journal(trial.journal) for trial in ledger.trials()}
+    # As if the driver had died in its last round.
+    (died.folder / "ended.json").unlink()
+    shutil.rmtree(died.model)
+    result = run_sweep(config, context)
+    after = {trial.number: read_journal(trial.journal) for trial in ledger.trials()}
+    assert result.summary["trials"] == 4
+    assert {number for number in after if after[number] != before[number]} == {died.number}
+    assert [entry.step for entry in died.evaluations()] == [2, 4, 6, 8]
+    kept = [entry for entry in after[died.number] if entry in before[died.number]]
+    # A population saves states, and the trial had one after its third round; others begin from scratch.
+    assert max((entry.step for entry in kept), default=0) == (6 if scheduler == "pbt" else 0)
 
 
 def test_a_sweep_over_pretraining_hands_on_the_lowest_loss(

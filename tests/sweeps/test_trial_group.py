@@ -74,7 +74,9 @@ def test_two_trials_of_two_workers_each(encoder, labelled_file, make_context, ru
     client = MlflowClient(tracking_uri(runs))
     parent = client.get_run(summary["mlflow_run_id"]).info
     children = client.search_runs([parent.experiment_id], f"tags.mlflow.parentRunId = '{parent.run_id}'")
-    assert sorted(child.info.status for child in children) == ["FINISHED", "KILLED"]
+    assert [child.info.status for child in children] == ["FINISHED", "FINISHED"]
+    reasons = [child.data.tags.get("headway.reason") for child in children]
+    assert sorted(map(str, reasons)) == ["None", "stopped by the scheduler"]
     written = {path: path.stat().st_mtime_ns for path in (context.folder / "trials").rglob("*.jsonl")}
     assert run_sweep(config, context).summary["best"] == summary["best"]
     assert {path: path.stat().st_mtime_ns for path in written} == written
@@ -121,6 +123,43 @@ def test_a_trial_whose_actor_was_killed_begins_again_with_the_cores_of_its_group
     spec.paths.stop_sign.touch()
     wait_until(lambda: not (spec.trial.folder / "group").exists())
     ray.kill(again)
+
+
+class Recorder:
+    """Receives what a trial reports; loses the trial at a step."""
+
+    def __init__(self, lost_at: int | None = None) -> None:
+        self.evaluations: dict[int, float] = {}
+        self._lost_at = lost_at
+
+    def __call__(self, step, metrics):
+        if step == self._lost_at:
+            raise ConnectionError("the node died")
+        if "validation_loss" in metrics:
+            self.evaluations[step] = metrics["validation_loss"]
+
+
+def test_a_lost_trial_continues_from_its_newest_state_and_reports_again(make_spec, monkeypatch):
+    monkeypatch.setattr("headway.sweeps.trial_worker.SECONDS_BETWEEN_STATES", 0.0)
+    settings = {"steps": 20, "evaluate_every": 5, "checkpoint_every": 5, "batch_size": 16}
+    spec, untouched = make_spec(**settings), Recorder()
+    train_trial(make_spec(**settings), Worker(), 0.0, untouched)
+    with pytest.raises(ConnectionError):
+        train_trial(spec, Worker(), 0.0, Recorder(lost_at=15))
+    wait_until(lambda: spec.paths.newest_state() == 10)
+    before = [entry for entry in read_journal(spec.paths.journal) if 0 < entry.step <= 10]
+    recorder = Recorder()
+    train_trial(spec, Worker(), 0.0, recorder)
+    assert [entry for entry in read_journal(spec.paths.journal) if 0 < entry.step <= 10] == before
+    assert recorder.evaluations == untouched.evaluations
+    assert list(recorder.evaluations) == [5, 10, 15, 20]
+
+
+def test_a_short_trial_saves_no_states(make_spec):
+    spec = make_spec(steps=4, checkpoint_every=1, batch_size=16)
+    train_trial(spec, Worker(), 0.0, Recorder())
+    assert spec.paths.newest_state() == 0
+    assert spec.trial.model.is_dir()
 
 
 def test_a_trial_whose_loss_is_no_number_has_failed(make_spec):

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 from transformers import AutoConfig
 
+from headway.config.finetune import FinetuneConfig
 from headway.config.loading import validate
 from headway.config.sweep import SweepConfig
+from headway.runs.journal import Journal
 from headway.steps.sweep import run_sweep
-from headway.sweeps.ledger import Trial
-from headway.sweeps.winner import Measured, pareto_front, rule, winner_of
+from headway.sweeps.ledger import Ledger, Trial, TrialState
+from headway.sweeps.search.space import trial_settings
+from headway.sweeps.winner import Measured, finished_trials, pareto_front, rule, winner_of
 from headway.tracking import tracking_uri
 
 BOTH = ["accuracy", "latency_ms"]
@@ -55,6 +59,24 @@ def test_by_one_metric_the_loss_decides_between_equals():
     found = trials((0.9, 1.0), (0.9, 1.0))
     found[0].metrics["loss"] = 0.5
     assert winner_of(found, ["accuracy"], 0.01).trial.number == 1
+
+
+def test_a_trial_that_searches_best_by_is_measured_by_the_model_it_kept(tmp_path):
+    """One trial keeps its best model, the other its last: only the trials' own settings tell which."""
+    ledger = Ledger(tmp_path)
+    for best_by in ("accuracy", None):
+        trial = ledger.new({"best_by": best_by})
+        trial.record_steps_per_round(1)
+        journal = Journal(trial.journal, start_step=0)
+        for step, accuracy in enumerate((0.5, 0.9, 0.6), start=1):
+            journal.append(step, {"validation_accuracy": accuracy, "validation_loss": 1.0})
+        trial.end(TrialState.DONE)
+
+    def settings_of(sampled: dict[str, Any]) -> FinetuneConfig:
+        return trial_settings(FinetuneConfig, {"model": "m", "task": "t"}, sampled)
+
+    found = finished_trials(ledger, settings_of, ["accuracy"])
+    assert [measured.metrics["accuracy"] for measured in found] == [0.9, 0.6]
 
 
 def test_a_scheduler_that_judges_by_one_metric_is_refused_for_several():

@@ -49,13 +49,17 @@ def run_step(verb: str, config: Config, context: Context) -> StepResult:
     """Run a single step in the folder of its context."""
     from headway.cluster import connect
     from headway.engine.checkpoint.storage import Folder
+    from headway.pipeline.failure import failure_kept
     from headway.pipeline.run import step_function, uses_ray
     from headway.runs.lease import Lease
 
     if verb != "profile" and uses_ray(config):
         connect.warm_up(context.address, verb)
     try:
-        with Lease(Folder(context.folder), tell=context.display.line).held():
+        with (
+            failure_kept(context.folder),
+            Lease(Folder(context.folder), tell=context.display.line).held(),
+        ):
             result = step_function(verb)(config, context)
     except BaseException:
         _remove_if_empty(context.folder)

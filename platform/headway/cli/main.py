@@ -47,7 +47,8 @@ class CommandLine(click.Group):
                 click.echo(redacted(traceback.format_exc()), err=True, nl=False)
             lines = str(error).strip().splitlines() or [type(error).__name__]
             click.echo(f"failed: {type(error).__name__}: {redacted(lines[-1])}", err=True)
-            click.echo("set HEADWAY_DEBUG=1 to see the traceback", err=True)
+            for note in getattr(error, "__notes__", ["set HEADWAY_DEBUG=1 to see the traceback"]):
+                click.echo(note, err=True)
             _leave(1)
         finally:
             # Otherwise Python spends seconds at exit on collecting all that torch and MLflow have loaded.

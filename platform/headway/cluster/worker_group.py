@@ -48,19 +48,28 @@ def call_resources(calls: int) -> WorkerResources:
     return worker_resources(max(1, min(calls, connect.available_gpus() or connect.available_cpus())))
 
 
+def fitting_processes(resources: WorkerResources) -> int:
+    """How many processes with these resources fit on all nodes that are there now."""
+    return _capacity(_nodes(), resources.cpus, resources.gpus)
+
+
 def _cpus_of_each(processes: int, gpus: float) -> int:
     """The most cores that each process can have: all are on one node, with its GPU if it has one."""
+    nodes = _nodes()
+    max_cpus = max((int(node.get("CPU", 0)) for node in nodes), default=1)
+    return next((cpus for cpus in range(max_cpus, 1, -1) if _capacity(nodes, cpus, gpus) >= processes), 1)
+
+
+def _capacity(nodes: list[dict[str, float]], cpus: int, gpus: float) -> int:
+    by_cores = [(int(node.get("CPU", 0)) // cpus, node.get("GPU", 0)) for node in nodes]
+    return sum(min(fit, gpu_slots(on_node, gpus)) if gpus else fit for fit, on_node in by_cores)
+
+
+def _nodes() -> list[dict[str, float]]:
+    """What each node has."""
     import ray
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-    def capacity(cpus: int) -> int:
-        """How many processes with this many cores fit on all nodes together."""
-        by_cores = [(int(node.get("CPU", 0)) // cpus, node.get("GPU", 0)) for node in nodes]
-        return sum(min(fit, gpu_slots(on_node, gpus)) if gpus else fit for fit, on_node in by_cores)
-
-    max_cpus = max((int(node.get("CPU", 0)) for node in nodes), default=1)
-    return next((cpus for cpus in range(max_cpus, 1, -1) if capacity(cpus) >= processes), 1)
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def gpu_slots(gpus: float, of_each: float) -> int:

@@ -27,24 +27,30 @@ _OTHER_NAMES = {
     "logging_steps": "log_every",
     "lr": "learning_rate",
     "lr_scheduler_type": "schedule",
+    "max_concurrent_trials": "concurrency",
     "max_seq_length": "max_length",
     "max_steps": "steps",
     "metric_for_best_model": "best_by",
     "mlm_probability": "rate",
     "model_name_or_path": "model",
     "n_gpus": "workers",
+    "n_trials": "samples",
     "num_gpus": "workers",
+    "num_samples": "samples",
     "num_train_epochs": "epochs",
     "num_trials": "samples",
     "num_workers": "workers",
+    "param_space": "search",
     "per_device_eval_batch_size": "batch_size",
     "per_device_train_batch_size": "batch_size",
+    "points_to_evaluate": "first_points",
     "private_key": "ssl_keyfile",
     "rate": "requests_per_second",
     "rate_limit": "requests_per_second",
     "replica_tokens": "target_queued_tokens",
     "save_steps": "checkpoint_every",
     "save_total_limit": "keep_checkpoints",
+    "search_alg": "algorithm",
     "share": "fraction",
     "train_batch_size": "batch_size",
     "warmup_ratio": "warmup",
@@ -135,8 +141,9 @@ def _describe(field: _Field, mistake: dict[str, Any], where: str) -> str:
         return f"{name}: unknown setting{_suggest_setting(field.path[-1], field.group)}"
     if kind == "missing":
         return f"{name}: missing; it must be set"
-    if kind == "unknown_kind" and isinstance(value, dict):
-        name, value = f"{name}.kind", value["kind"]
+    if kind in ("unknown_kind", "unknown_name") and isinstance(value, dict):
+        key = kind.removeprefix("unknown_")
+        name, value = f"{name}.{key}", value[key]
     message = mistake["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         return f"{name}: {message}"

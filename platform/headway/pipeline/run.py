@@ -28,6 +28,7 @@ from headway.data.atomic import flush_to_disk, write_atomically
 from headway.display import Display, duration
 from headway.pipeline.checks import check_inputs
 from headway.pipeline.digest import Inputs, input_names, step_digest
+from headway.pipeline.failure import failure_kept
 from headway.runs.context import Context, StepResult
 from headway.tracking import Tracking
 
@@ -124,7 +125,7 @@ def _run_step(
     if on_ray:
         connect.warm_up(context.address, verb)
     context.display.step(context.step, f"{verb} …")
-    with _lease(folder, context).held():
+    with failure_kept(folder), _lease(folder, context).held():
         result = step_function(verb)(config, _in_folder(context, folder))
         _flush_outputs(result)
         write_atomically(folder / "result.json", json.dumps(asdict(result), indent=2))

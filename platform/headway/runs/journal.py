@@ -11,10 +11,8 @@ driver dies.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import statistics
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,12 +20,7 @@ from typing import Any, NamedTuple
 
 from headway.data.atomic import write_atomically
 from headway.engine.training.trainer import Metrics
-from headway.redaction import redacted
-
-_POLL_SECONDS = 0.3
-_MAX_RETRY_SECONDS = 30.0
-
-logger = logging.getLogger(__name__)
+from headway.tracking.forwarding import Forwarder
 
 
 class Entry(NamedTuple):
@@ -158,43 +151,18 @@ class JournalReader:
         return [_entry(line) for line in whole.splitlines()]
 
 
-class JournalFollower:
+class JournalFollower(Forwarder):
     """Passes entries to `receive`, in order, while the block runs and at its end.
 
-    If `receive` raises, as it does while a server cannot be reached, it is called again later with the same
-    entries, while training continues. Its error is raised only at the end of the block.
+    If `receive` raises, it is called again later with the same entries, while training continues; see
+    `Forwarder`.
     """
 
     def __init__(self, path: Path, receive: Callable[[list[Entry]], None]) -> None:
+        super().__init__(self._pass_on, "headway-journal")
         self._reader = JournalReader(path)
         self._receive = receive
         self._pending: list[Entry] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="headway-journal", daemon=True)
-
-    def __enter__(self) -> JournalFollower:
-        self._thread.start()
-        return self
-
-    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        try:
-            self._pass_on()
-        except Exception as error:
-            if error_type is None:
-                raise
-            logger.warning("the last measurements could not be logged: %s", redacted(error))
-
-    def _follow(self) -> None:
-        wait = _POLL_SECONDS
-        while not self._stop.wait(wait):
-            try:
-                self._pass_on()
-                wait = _POLL_SECONDS
-            except Exception as error:  # whatever the client of an unreachable server raises
-                logger.warning("measurements cannot be logged; trying again: %s", redacted(error))
-                wait = min(2 * wait, _MAX_RETRY_SECONDS)
 
     def _pass_on(self) -> None:
         self._pending += self._reader.unread()

@@ -64,10 +64,14 @@ class RunPaths:
         """A file that exists once training should save its state and stop."""
         return self.folder / "stop"
 
-    def checkpoints(self, worker: Worker, config: TrainingConfig) -> Checkpoints:
-        """The saved states, for one worker."""
+    def checkpoints(self, worker: Worker, config: TrainingConfig, min_seconds: float = 0.0) -> Checkpoints:
+        """The saved states, for one worker; at least so many seconds are between two of them."""
         return Checkpoints(
-            Folder(self.states), worker, keep=config.keep_checkpoints, keep_best=config.keep_best_checkpoints
+            Folder(self.states),
+            worker,
+            keep=config.keep_checkpoints,
+            keep_best=config.keep_best_checkpoints,
+            min_seconds=min_seconds,
         )
 
     def newest_state(self) -> int:

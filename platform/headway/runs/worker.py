@@ -15,6 +15,7 @@ from torch import nn
 from headway.config.training import TrainingConfig
 from headway.data.atomic import atomic_folder
 from headway.data.batches import BatchSource
+from headway.engine.checkpoint.checkpoints import Checkpoints
 from headway.engine.checkpoint.state_dict import whole_weights
 from headway.engine.optimizers.build import use_result_weights, use_training_weights
 from headway.engine.parallel.worker import Worker
@@ -58,6 +59,11 @@ class TrainingJob(Protocol):
 class Observer(Protocol):
     """Watches a worker train: a trial of a sweep, which may be stopped or cloned."""
 
+    @property
+    def seconds_between_states(self) -> float | None:
+        """At least so many seconds are between two saved states; None if the observer saves its own."""
+        ...
+
     def begin(self, trainer: Trainer, validation: BatchSource | None) -> None:
         """Called once, before the first step, with the validation rows."""
         ...
@@ -85,7 +91,7 @@ def train_worker(
         paths: where states, journal and model go.
         worker: which of the workers this process is.
         launched_at: when the driver launched the workers, in seconds since the epoch.
-        observer: watches; a run with an observer saves no states, since it restarts from scratch.
+        observer: watches, and says how often states are saved.
 
     Raises:
         Stopped: a machine is leaving; the group starts again on the others.
@@ -119,7 +125,7 @@ class _Training:
             batches,
             job.config,
             worker=worker,
-            checkpoints=None if observer is not None else paths.checkpoints(worker, job.config),
+            checkpoints=_checkpoints(job, paths, worker, observer),
         )
         evaluator = job.evaluator(worker)
         if evaluator is None and self._validation is not None:
@@ -209,6 +215,13 @@ class _Training:
             objective.load_state_dict(weights)
         with atomic_folder(folder) as draft:
             self._job.save(objective, draft)
+
+
+def _checkpoints(
+    job: TrainingJob, paths: RunPaths, worker: Worker, observer: Observer | None
+) -> Checkpoints | None:
+    seconds = 0.0 if observer is None else observer.seconds_between_states
+    return None if seconds is None else paths.checkpoints(worker, job.config, seconds)
 
 
 def _remove_others(kept: Path) -> None:

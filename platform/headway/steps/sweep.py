@@ -5,37 +5,42 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from headway.cluster import connect, ray_internals
+from headway.cluster.interruption import raised_after_cleanup
 from headway.cluster.worker_group import start_workers_ahead
 from headway.config.finetune import FinetuneConfig
 from headway.config.pretrain import PretrainConfig
-from headway.config.sweep import COSTS, SweepConfig
+from headway.config.sweep import COSTS, SuccessiveHalving, SweepConfig
 from headway.config.tasks import ClassificationTask
 from headway.data.atomic import write_atomically
+from headway.redaction import redacted
 from headway.runs.class_counts import tell_class_counts
 from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import FinetuningJob, task_folder
 from headway.runs.held_out import score_models
 from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from
 from headway.sweeps.checks import check_sweep
-from headway.sweeps.ledger import Ledger
-from headway.sweeps.plots import write_report
-from headway.sweeps.report import Leaderboard
-from headway.sweeps.resources import TrialResources, trial_resources
-from headway.sweeps.schedulers import SUCCESSIVE_HALVING, make_scheduler, replay
-from headway.sweeps.search import Sampler, trial_count, trial_source
-from headway.sweeps.space import parse_search, trial_settings
+from headway.sweeps.ended_trials import EndedTrials
+from headway.sweeps.ledger import Ending, Ledger, TrialState
+from headway.sweeps.report.leaderboard import Leaderboard
+from headway.sweeps.report.plots import write_report
+from headway.sweeps.report.trial_log import TrialLog
+from headway.sweeps.resources import TrialResources, follow_cluster, trial_resources
+from headway.sweeps.schedulers import make_scheduler, replay
+from headway.sweeps.search.sampler import Sampler, TrialSource, trial_count, trial_source
+from headway.sweeps.search.space import Space, parse_search, trial_settings
+from headway.sweeps.time_budget import TimeBudget
 from headway.sweeps.trials import SweepJob, TrialSettings, run_trial
 from headway.sweeps.winner import (
     Measured,
     described,
     finished_trials,
     headline,
-    mode_of,
     pareto_front,
     rule,
     summary_of,
@@ -53,14 +58,14 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
     that are within `tolerance` of the best by the first.
 
     Called again in the same folder after the driver died, it continues the sweep: trials that ended are not
-    run again, and those that had begun start from scratch.
+    run again, and those that had begun continue from their newest state, if they ran long enough to have one.
 
     Raises:
         ConfigError: a search over settings that do not exist or are not allowed.
         RuntimeError: every trial failed.
     """
-    space = parse_search(config.search)
     check_sweep(config)
+    space = parse_search(config.search, config.trained_class)
     job, metrics = _sweep_job(config, context)
     ledger = Ledger(context.folder.resolve() / "trials")
     context.join_cluster()
@@ -68,17 +73,17 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
         context.join_cluster(job.base.config.max_workers)
     resources = trial_resources(config, job.base.config, trial_count(config, space))
     _start_ahead(resources)
-    sampler = Sampler(config, space, *map(mode_of, metrics))
     parent = _parent_run(config, context)
     try:
-        board = Leaderboard(ledger, context, parent, list(space), metrics)
-        board.reconcile()
         if isinstance(job.base, FinetuningJob):
             train, validation = job.base.rows
             splits = {"train": train, "validation": validation, "test": job.base.task.split("test")}
             tell_class_counts(splits, context, parent)
-        _tune(config, context, job, resources, ledger, sampler, board)
-        finished = finished_trials(ledger, job.base.config, metrics)
+        with TrialLog(context, parent) as log, EndedTrials(ledger, job.settings_of, metrics) as ended:
+            board = Leaderboard(ledger, context.display, list(space), metrics, log, ended)
+            board.reconcile()
+            _tune(config, context, job, resources, ledger, space, board)
+        finished = finished_trials(ledger, job.settings_of, metrics)
         winner = winner_of(finished, metrics, config.tolerance)
         summary = summary_of(ledger, winner, metrics[0]) | {"mlflow_run_id": parent.run_id}
         front = pareto_front(finished, metrics) if len(metrics) > 1 else []
@@ -89,8 +94,11 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
         if config.test and isinstance(job.base, FinetuningJob):
             summary["test"] = _test(winner, job.base.task_folder, context, parent)
         write_report(ledger, list(space), metrics, context.folder, parent, winner, front)
-    except BaseException:
-        parent.close("FAILED")
+    except (KeyboardInterrupt, SystemExit):
+        parent.close("KILLED")
+        raise
+    except BaseException as error:
+        parent.close("FAILED", redacted(error))
         raise
     parent.close()
     board.show()
@@ -138,43 +146,73 @@ def _tune(
     job: SweepJob,
     resources: TrialResources,
     ledger: Ledger,
-    sampler: Sampler,
+    space: Space,
     board: Leaderboard,
 ) -> None:
-    """Run the trials that have not ended yet."""
+    """Run the trials that have not ended yet, as long as there is time."""
+    sampler = Sampler(config, space, board.metrics)
+    budget = TimeBudget(ledger, config.time_budget_s, board.metric, board.mode)
     remaining = sampler.total - sum(trial.state.is_terminal for trial in ledger.trials())
-    if remaining == 0:
-        return
-    _set_quiet()
+    if remaining and not budget.is_over():
+        _set_quiet()
+        scheduler = make_scheduler(config, space, ledger, board.metric, board.mode)
+        replay(ledger.trials(), scheduler, sampler, config, job.settings_of)
+        source = trial_source(config, sampler, ledger, job.settings_of, budget, remaining)
+        settings = _trial_settings(config, resources, ledger, board)
+        trial = partial(run_trial, sweep_job=job, settings=settings)
+        _fit(trial, source, scheduler, budget, board, resources, context.folder)
+    if budget.is_over():
+        _stop_rest(ledger, board)
+
+
+def _fit(
+    trial: Callable[..., None],
+    source: TrialSource,
+    scheduler: Any,
+    budget: TimeBudget,
+    board: Leaderboard,
+    resources: TrialResources,
+    folder: Path,
+) -> None:
     from ray import tune
 
     # What Ray Tune recorded for an earlier driver; the ledger is the only record that counts.
-    shutil.rmtree(context.folder / "tune", ignore_errors=True)
-    scheduler = make_scheduler(config, parse_search(config.search), board.metric, board.mode)
-    replay(ledger.trials(), scheduler, sampler, config, board.metrics)
-    trial = partial(run_trial, sweep_job=job, settings=_trial_settings(config, resources, ledger, board))
-    source = trial_source(config, sampler, ledger, board.metrics, remaining)
+    shutil.rmtree(folder / "tune", ignore_errors=True)
+    searcher, callbacks = source.searcher, [board.callback()]
+    if searcher is not None:
+        searcher = tune.search.ConcurrencyLimiter(searcher, max_concurrent=resources.concurrency)
+        if resources.follows_cluster:
+            callbacks.append(follow_cluster(searcher, resources))
     tuner = tune.Tuner(
         tune.with_resources(trial, tune.PlacementGroupFactory([_held_by_trial(resources)])),
         param_space=source.param_space,
         tune_config=tune.TuneConfig(
             num_samples=source.num_samples,
-            max_concurrent_trials=resources.concurrency,
-            search_alg=source.searcher,
+            max_concurrent_trials=resources.concurrency if searcher is None else None,
+            search_alg=searcher,
             scheduler=scheduler,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=str(context.folder.resolve()),
-            callbacks=[board.callback()],
-            # A trial whose process died restarts from scratch.
+            storage_path=str(folder.resolve()),
+            callbacks=callbacks,
+            stop=budget.stopper(),
+            # A trial whose process died restarts from its newest state.
             failure_config=tune.FailureConfig(max_failures=2),
             verbose=0,
         ),
     )
-    tuner.fit()
+    with raised_after_cleanup():
+        tuner.fit()
+
+
+def _stop_rest(ledger: Ledger, board: Leaderboard) -> None:
+    """Record as stopped the trials that still ran when the time was over: Ray Tune calls back for none."""
+    for trial in ledger.trials():
+        if trial.ended is None:
+            board.end(trial, Ending(TrialState.STOPPED, "the time was over"))
 
 
 def _trial_settings(
@@ -184,8 +222,8 @@ def _trial_settings(
         ledger.folder,
         resources.each,
         config.reports,
-        at_rungs_only=config.scheduler in SUCCESSIVE_HALVING,
-        saves_states=config.scheduler == "pbt",
+        halving=config.scheduler if isinstance(config.scheduler, SuccessiveHalving) else None,
+        saves_states=config.scheduler.name == "pbt",
         measures_cost=not set(COSTS).isdisjoint(board.metrics),
     )
 
@@ -213,6 +251,8 @@ def _set_quiet() -> None:
     os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
     # A trial that is stopped ends at its next report; until then its actor is kept for the next trial.
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
+    # How many trials may wait for their actors; how many there may be at all is the searcher's to say.
+    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "200")
 
 
 def _test(winner: Measured, task: Path, context: Context, parent: Run) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import math
 import shutil
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -131,13 +132,19 @@ class Ledger:
 
     def trials(self) -> list[Trial]:
         """All trials that were ever given values, in their order."""
-        return [Trial(path.parent) for path in sorted(self.folder.glob("[0-9]*/trial.json"))]
+        return list(self._trials)
 
     def new(self, sampled: dict[str, Any]) -> Trial:
         """Make the next trial."""
-        trial = Trial(self.folder / f"{len(self.trials()):05d}")
+        trial = Trial(self.folder / f"{len(self._trials):05d}")
         trial.begin(sampled)
+        self._trials.append(trial)
         return trial
+
+    @cached_property
+    def _trials(self) -> list[Trial]:
+        # Looked for once: only the driver makes trials, and a thousand folders take long to list.
+        return [Trial(path.parent) for path in sorted(self.folder.glob("[0-9]*/trial.json"))]
 
     def known_as(self, tune_id: str, number: int) -> Trial:
         """The trial that Ray Tune knows by an id; `number` says which one when the id is first seen.
@@ -152,7 +159,7 @@ class Ledger:
     def keep_only(self, winner: Trial) -> None:
         """Delete what only training needed, and the models of all other trials."""
         for trial in self.trials():
-            names = ["best", "population", "train"]
+            names = ["best", "population", "state", "train"]
             for name in names if trial.folder == winner.folder else [*names, "model"]:
                 shutil.rmtree(trial.folder / name, ignore_errors=True)
         shutil.rmtree(self.folder / "ids", ignore_errors=True)

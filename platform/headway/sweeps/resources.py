@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+import time
+from typing import Any, NamedTuple
 
 from headway.cluster import connect
-from headway.cluster.worker_group import WorkerResources, gpu_slots, worker_resources
+from headway.cluster.worker_group import (
+    WorkerResources,
+    fitting_processes,
+    gpu_slots,
+    worker_resources,
+)
 from headway.config.base import ConfigError
 from headway.config.sweep import SweepConfig
 from headway.config.training import TrainingConfig
+
+_SECONDS_BETWEEN_LOOKS = 10.0
 
 
 class TrialResources(NamedTuple):
@@ -19,11 +27,13 @@ class TrialResources(NamedTuple):
         concurrency: trials at once.
         workers: Ray Train workers of each trial; 0 if it trains in its own process.
         each: what each of a trial's processes gets.
+        follows_cluster: whether there are to be more trials at once if the cluster grows.
     """
 
     concurrency: int
     workers: int
     each: WorkerResources
+    follows_cluster: bool = False
 
 
 def trial_resources(config: SweepConfig, training: TrainingConfig, trials: int) -> TrialResources:
@@ -57,7 +67,33 @@ def trial_resources(config: SweepConfig, training: TrainingConfig, trials: int) 
     each = worker_resources(at_once, gpus_of_each)
     if config.cpus_per_trial is not None:
         each = WorkerResources(config.cpus_per_trial // processes, each.gpus, each.is_local)
-    return TrialResources(concurrency, training.workers, each)
+    follows_cluster = config.concurrency is None and not each.is_local
+    return TrialResources(concurrency, training.workers, each, follows_cluster)
+
+
+def follow_cluster(limiter: Any, resources: TrialResources) -> Any:
+    """A callback of Ray Tune that lets more trials run at once while a cluster has more nodes than at first.
+
+    Args:
+        limiter: Ray Tune's, of how many trials there may be at once; never fewer than when the sweep began.
+        resources: of the trials, which do not change.
+    """
+    from ray import tune
+
+    class Growth(tune.Callback):
+        _looked = time.monotonic()
+
+        def __reduce__(self) -> Any:
+            return tune.Callback, ()
+
+        def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            now = time.monotonic()
+            if now - self._looked > _SECONDS_BETWEEN_LOOKS:
+                self._looked = now
+                fitting = fitting_processes(resources.each) // max(1, resources.workers)
+                limiter.max_concurrent = max(resources.concurrency, fitting)
+
+    return Growth()
 
 
 def _check(config: SweepConfig, processes: int) -> None:

@@ -8,7 +8,6 @@ stop its group, too.
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -17,11 +16,9 @@ from headway.engine.parallel.worker import Worker
 from headway.runs.journal import Journal, JournalReader
 from headway.runs.paths import RunPaths
 from headway.sweeps.ledger import Trial
-from headway.sweeps.population import step_of
 from headway.sweeps.trial_worker import Report, TrialSpec, train_trial
 
 _POLL_SECONDS = 0.3
-_MAX_SECONDS_TO_END = 60.0
 
 
 def train_on_group(spec: TrialSpec, resources: WorkerResources, report: Report) -> None:
@@ -36,13 +33,13 @@ def train_on_group(spec: TrialSpec, resources: WorkerResources, report: Report) 
         report: receives all that is measured, in order; it ignores what it has received before.
 
     Raises:
-        RuntimeError: a worker died; the trial restarts from scratch.
+        RuntimeError: a worker died; the trial restarts from its newest state.
         SystemExit: the scheduler stops the trial.
     """
     paths = spec.paths
     paths.stop_sign.unlink(missing_ok=True)
-    # Drops what an earlier start of this trial measured, so that it is not reported again.
-    Journal(paths.journal, step_of(spec.start))
+    # Drops what this trial will measure again, so that it is not reported twice.
+    Journal(paths.journal, paths.newest_state())
     reader = JournalReader(paths.journal)
 
     def report_new() -> None:
@@ -99,13 +96,13 @@ def _free_leftover_group(group_file: Path) -> None:
         remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(group_id)))
 
 
-def end_group(trial: Trial) -> None:
-    """End the group of a trial that the scheduler stops, and wait until it is gone; a no-op without a group.
+def free_group(trial: Trial) -> None:
+    """Free what the group of a trial that has ended still reserves; a no-op without a group. Does not wait.
 
-    Ray Tune ends the actor of a stopped trial without waiting for what it started. If Ray runs without its
-    dashboard, which Ray Train's cleaner asks, the group's resources would never be freed.
+    Ray Tune may end the actor of a stopped trial without waiting for the group that it started. A stopped
+    trial has nothing left to save, so its workers need not come to the end of their step.
     """
-    deadline = time.monotonic() + _MAX_SECONDS_TO_END
-    while _group_file(trial).exists() and time.monotonic() < deadline:
+    group_file = _group_file(trial)
+    if group_file.exists():
         RunPaths.at(trial.folder).stop_sign.touch()
-        time.sleep(_POLL_SECONDS / 3)
+        _free_leftover_group(group_file)

@@ -11,11 +11,16 @@ from headway.data.batches import BatchSource
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.health import TrainingError
 from headway.engine.training.trainer import Metrics, Trainer
+from headway.runs.journal import read_journal
 from headway.runs.paths import RunPaths
 from headway.runs.worker import TrainingJob, train_worker
 from headway.sweeps.ledger import Trial, TrialState
 from headway.sweeps.model_cost import model_cost
 from headway.sweeps.population import restore_state, save_state, state_path
+
+SECONDS_BETWEEN_STATES = 60.0
+"""Of a trial, at least. Shorter trials begin again if they are lost: no storage would keep up with a thousand
+that save all that they learned every few seconds."""
 
 Report = Callable[[int, Metrics], None]
 """Takes the number of steps done and what was measured then."""
@@ -68,10 +73,19 @@ class _TrialObserver:
         self._report = report
         self._costs: Metrics = {}
         self._trainer: Trainer | None = None
+        # States that others can continue from are saved at each evaluation.
+        self.seconds_between_states = None if spec.saves_states else SECONDS_BETWEEN_STATES
 
     def begin(self, trainer: Trainer, validation: BatchSource | None) -> None:
-        """Measure the model's cost, and load the state to continue from, if there is one."""
+        """Measure the model's cost, and load the state of the trial to continue from, if there is one.
+
+        What a trial had measured before it was lost is reported again: a scheduler that is new does not know.
+        """
         self._trainer = trainer
+        if self._report is not None and not self._spec.saves_states:
+            for entry in read_journal(self._spec.paths.journal):
+                if 0 < entry.step <= trainer.start_step:
+                    self._report(entry.step, entry.metrics)
         if self._spec.measures_cost:
             costs = model_cost(trainer, validation)
             self._costs = {f"validation_{name}": value for name, value in costs.items()}

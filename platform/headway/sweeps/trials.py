@@ -17,6 +17,7 @@ import torch
 
 from headway.cluster.worker_group import WorkerResources
 from headway.config.base import ConfigError
+from headway.config.sweep import SuccessiveHalving
 from headway.config.training import TrainingConfig
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.trainer import Metrics
@@ -24,9 +25,9 @@ from headway.runs.finetuning import FinetuningJob
 from headway.runs.pretraining import PretrainingJob
 from headway.runs.worker import TrainingJob
 from headway.sweeps.ledger import Ledger, Trial, TrialState, validation_metrics
-from headway.sweeps.population import newest_state, state_path, step_of
+from headway.sweeps.population import adopt_state, newest_state, state_path, step_of
 from headway.sweeps.schedulers import rung_steps
-from headway.sweeps.space import trial_settings
+from headway.sweeps.search.space import trial_settings
 from headway.sweeps.trial_group import train_on_group
 from headway.sweeps.trial_worker import TrialSpec, train_trial
 
@@ -48,10 +49,14 @@ class SweepJob:
         """The class of the settings that are searched."""
         return type(self.base.config)
 
+    def settings_of(self, sampled: dict[str, Any]) -> TrainingConfig:
+        """What the trial with these values trains with."""
+        return trial_settings(self.config_class, self.shared, sampled)
+
     def with_values(self, sampled: dict[str, Any]) -> TrainingJob:
         """What the trial with these values trains."""
         job: Any = self.base
-        return replace(job, config=trial_settings(self.config_class, self.shared, sampled))
+        return replace(job, config=self.settings_of(sampled))
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class TrialSettings:
         folder: of the ledger; on storage that the driver and all trials share.
         resources: of each of a trial's processes.
         reports: rounds of a trial, each of which ends with an evaluation that the scheduler may judge.
-        at_rungs_only: whether the scheduler judges only some of them; then only those are evaluated.
+        halving: a scheduler that judges only some of them; then only those are evaluated.
         saves_states: whether trials save states that others can continue from.
         measures_cost: whether to measure what each trial's model costs to run.
     """
@@ -70,7 +75,7 @@ class TrialSettings:
     folder: Path
     resources: WorkerResources
     reports: int
-    at_rungs_only: bool
+    halving: SuccessiveHalving | None
     saves_states: bool
     measures_cost: bool = False
 
@@ -90,6 +95,9 @@ def run_trial(config: dict[str, Any], sweep_job: SweepJob, settings: TrialSettin
 
     point = config["point"]
     trial = Ledger(settings.folder).known_as(tune.get_context().get_trial_id(), point["number"])
+    if trial.ended is not None:
+        # Its process died between the record of its end and the last report.
+        return
     trial.begin(point["sampled"])
     try:
         job, total_steps = _evaluated_by_round(sweep_job.with_values(point["sampled"]), trial, settings)
@@ -119,8 +127,8 @@ def _evaluated_by_round(job: Any, trial: Trial, settings: TrialSettings) -> tupl
     # To keep the best model, or to stop early, a trial needs all of its evaluations.
     selects = config.best_by is not None or config.early_stopping_patience is not None
     if config.evaluate_every is None and config.evaluate_at is None:
-        if settings.at_rungs_only and not selects:
-            update = {"evaluate_at": rung_steps(every, total)}
+        if settings.halving is not None and not selects:
+            update = {"evaluate_at": rung_steps(settings.halving, every, total)}
         else:
             update = {"evaluate_every": every}
     trial.record_steps_per_round(every)
@@ -135,7 +143,7 @@ def _start_state(trial: Trial) -> Path | None:
     if checkpoint is None:
         return newest_state(trial)
     with checkpoint.as_directory() as folder:
-        return Path(json.loads((Path(folder) / "state.json").read_text()))
+        return adopt_state(trial, Path(json.loads((Path(folder) / "state.json").read_text())))
 
 
 class TuneReporter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from headway.config.base import ConfigError
@@ -20,12 +21,42 @@ class Measured(NamedTuple):
     metrics: dict[str, float]
 
 
+class Outcome(NamedTuple):
+    """How a trial ended.
+
+    Attributes:
+        state: trained to its end, stopped, or failed.
+        metrics: on the validation rows: of the model it saved, or, if it was stopped, of the last evaluation;
+            empty if it failed.
+        round: of the last evaluation; 0 without one.
+    """
+
+    state: TrialState
+    metrics: dict[str, float]
+    round: int
+
+
+SettingsOf = Callable[[dict[str, Any]], TrainingConfig]
+"""Takes a trial's values and returns its settings, which say what model it kept."""
+
+
+def outcome_of(trial: Trial, state: TrialState, settings_of: SettingsOf) -> Outcome:
+    """How a trial ended, in a state that may not be recorded yet, from what it measured."""
+    measured = trial.evaluations()
+    if state is TrialState.FAILED or not measured:
+        return Outcome(state, {}, 0)
+    metrics = measured[-1].metrics
+    if state is TrialState.DONE:
+        metrics = measured_by(trial, settings_of(trial.sampled))
+    return Outcome(state, metrics, trial.round_of(measured[-1].step))
+
+
 def mode_of(metric: str) -> str:
     """`min` or `max`: which values of a metric are better."""
     return "min" if metric.endswith(SMALLER_IS_BETTER) else "max"
 
 
-def finished_trials(ledger: Ledger, config: TrainingConfig, metrics: list[str]) -> list[Measured]:
+def finished_trials(ledger: Ledger, settings_of: SettingsOf, metrics: list[str]) -> list[Measured]:
     """The trials that trained to their end, in their order.
 
     Raises:
@@ -36,7 +67,7 @@ def finished_trials(ledger: Ledger, config: TrainingConfig, metrics: list[str]) 
     reasons = []
     for trial in ledger.trials():
         if trial.state is TrialState.DONE:
-            measured = validation_metrics(chosen_metrics(read_journal(trial.journal), config))
+            measured = measured_by(trial, settings_of(trial.sampled))
             for metric in metrics:
                 if metric not in measured:
                     raise ConfigError(f"metric: {metric!r} is not measured; allowed: {', '.join(measured)}")
@@ -70,6 +101,22 @@ def winner_of(trials: list[Measured], metrics: list[str], tolerance: float) -> M
         near = [trial for trial in front if _cost(trial, first) <= limit]
     order = [*others, first, "loss"]
     return min(near, key=lambda trial: [_cost(trial, metric) for metric in order])
+
+
+def contenders(trials: list[Measured], metrics: list[str]) -> list[Measured]:
+    """Those that win now, or may win once more trials have ended; all others are beaten for good.
+
+    With several metrics, any trial on the Pareto front may win: which are within `tolerance` of the best
+    depends on trials to come, but no trial that is off the front ever returns to it.
+    """
+    if not trials:
+        return []
+    return pareto_front(trials, metrics) if len(metrics) > 1 else [winner_of(trials, metrics, 0.0)]
+
+
+def measured_by(trial: Trial, settings: TrainingConfig) -> dict[str, float]:
+    """The validation metrics of the model that a trial with these settings saved."""
+    return validation_metrics(chosen_metrics(read_journal(trial.journal), settings))
 
 
 def rule(metrics: list[str], tolerance: float) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 _MAX_METRICS_PER_CALL = 900
+_MAX_TAG_CHARACTERS = 5000
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,14 @@ class Run:
         """The last step at which a metric was logged; -1 if it never was."""
         return max((entry.step for entry in self.client.get_metric_history(self.run_id, metric)), default=-1)
 
-    def close(self, status: str = "FINISHED") -> None:
-        """End the run: FINISHED, FAILED or KILLED."""
+    def is_open(self) -> bool:
+        """Whether nobody has ended the run yet."""
+        return str(self.client.get_run(self.run_id).info.status) == "RUNNING"
+
+    def close(self, status: str = "FINISHED", reason: str = "") -> None:
+        """End the run: FINISHED, FAILED or KILLED; `reason` says why, as the tag `headway.reason`."""
+        if reason:
+            self.client.set_tag(self.run_id, "headway.reason", reason[:_MAX_TAG_CHARACTERS])
         self.client.set_terminated(self.run_id, status)
 
 

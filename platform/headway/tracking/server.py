@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from headway.config.base import ConfigError
 from headway.data.atomic import atomic_folder
+from headway.redaction import redacted
 from headway.tracking.database import create_database
 from headway.tracking.pyfunc import log_model
 from headway.tracking.run import Run
@@ -154,8 +155,8 @@ class Tracking:
         except KeyboardInterrupt:
             run.close("KILLED")
             raise
-        except BaseException:
-            run.close("FAILED")
+        except BaseException as error:
+            run.close("FAILED", redacted(error))
             raise
         run.close()
 

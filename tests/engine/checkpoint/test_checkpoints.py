@@ -114,6 +114,17 @@ def test_only_the_newest_states_are_kept(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_a_state_that_comes_too_soon_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("headway.engine.checkpoint.checkpoints.time.monotonic", lambda: now)
+    checkpoints = checkpoints_in(tmp_path, keep=9, min_seconds=60.0)
+    for seconds in (59, 61, 100, 120, 121, 200):
+        now = 1000.0 + seconds
+        checkpoints.save(seconds, *model_and_optimizer(1.0))
+        assert checkpoints.wait()
+    assert saved_steps(Folder(tmp_path)) == [61, 121, 200]
+
+
 def test_best_states_are_kept_besides(tmp_path: Path) -> None:
     losses = {1: None, 2: 0.5, 3: 0.9, 4: 0.4, 5: 0.8, 6: 0.7}
     save_steps(tmp_path, losses, keep=1, keep_best=2)

@@ -82,8 +82,18 @@ class Checkpoints:
         keep: int = 2,
         keep_best: int = 0,
         pauses: Sequence[float] = (1.0, 4.0),
+        min_seconds: float = 0.0,
     ) -> None:
-        """Take the folder; `pauses` are the seconds before each further attempt to write a state."""
+        """Look at the folder.
+
+        Args:
+            folder: of the states.
+            worker: which of the workers this process is.
+            keep: how many of the newest states stay.
+            keep_best: how many of the best stay besides.
+            pauses: seconds before each further attempt to write a state.
+            min_seconds: between two states, and before the first; `save` passes over those that come sooner.
+        """
         self.folder = folder
         self.warn: Callable[[str], None] = logger.warning
         self._states = SavedStates(folder)
@@ -109,6 +119,8 @@ class Checkpoints:
         )
         self._in_flight: Future[str | None] | None = None
         self._failures = 0
+        self._min_seconds = min_seconds
+        self._last_save = time.monotonic()
         self._sound: set[str] = set()
         self._damaged: set[str] = set()
 
@@ -122,7 +134,7 @@ class Checkpoints:
     ) -> None:
         """Copy this worker's part of the state after `step` steps and return; a thread writes it.
 
-        Waits first if the previous state is still being written.
+        Passes over a state that comes too soon. Waits first if the previous state is still being written.
 
         Args:
             step: how many steps are done.
@@ -134,6 +146,11 @@ class Checkpoints:
         Raises:
             CheckpointError: several states in a row could not be saved.
         """
+        # All workers decide together, but not in the group that the saving threads use meanwhile.
+        is_due = time.monotonic() - self._last_save >= self._min_seconds
+        if self._min_seconds and not self._worker.any(is_due):
+            return
+        self._last_save = time.monotonic()
         self.wait()
         state = training_state(model, optimizer)
         if self._worker.mesh is None:

@@ -71,7 +71,9 @@ def importances(trials: list[Trial], paths: list[str], metric: str) -> dict[str,
     finals = [_final(trial, metric) for trial in trials]
     if len(trials) < 4 or len(set(finals)) < 2:
         return {}
-    columns = {path: [trial.sampled[path] for trial in trials] for path in paths}
+    # Of a setting that only some trials searched, the rest of the variance tells nothing.
+    searched = [path for path in paths if all(path in trial.sampled for trial in trials)]
+    columns = {path: [trial.sampled[path] for trial in trials] for path in searched}
     columns = {path: values for path, values in columns.items() if len(set(map(str, values))) > 1}
     if not columns:
         return {}
@@ -132,7 +134,7 @@ def _parallel_coordinates(trials: list[Trial], paths: list[str], metric: str) ->
 
     figure = _figure(2.0 + 1.8 * len(paths), 4.5)
     axes = figure.subplots()
-    columns = [[trial.sampled[path] for trial in trials] for path in paths]
+    columns = [[trial.sampled.get(path, math.nan) for trial in trials] for path in paths]
     columns.append([_final(trial, metric) for trial in trials])
     scaled = [_scaled(column) for column in columns]
     for index in range(len(trials)):
@@ -149,16 +151,20 @@ def _parallel_coordinates(trials: list[Trial], paths: list[str], metric: str) ->
 
 
 def _scaled(values: list[Any]) -> tuple[list[float], list[tuple[float, str]]]:
-    """Heights in 0 … 1 of values on one axis, and its ticks."""
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        names = sorted(set(map(str, values)))
+    """Heights in 0 … 1 of values on one axis, and its ticks; NaN has none, and leaves a gap in its line."""
+    present = [value for value in values if not (isinstance(value, float) and math.isnan(value))]
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in present):
+        names = sorted(set(map(str, present)))
         heights = {name: (index + 0.5) / len(names) for index, name in enumerate(names)}
-        return [heights[str(value)] for value in values], [(h, name) for name, h in heights.items()]
-    log = _spans_decades(values)
+        ticks = [(height, name) for name, height in heights.items()]
+        return [heights.get(str(value), math.nan) for value in values], ticks
+    if not present:
+        return values, []
+    log = _spans_decades(present)
     numbers = [math.log(value) if log else float(value) for value in values]
-    low, high = min(numbers), max(numbers)
-    span = (high - low) or 1.0
-    ends = [(low, min(values)), (high, max(values))]
+    ends = [(math.log(end) if log else float(end), end) for end in (min(present), max(present))]
+    low = ends[0][0]
+    span = (ends[1][0] - low) or 1.0
     ticks = [((number - low) / span, f"{value:.3g}") for number, value in ends]
     return [(number - low) / span for number in numbers], ticks
 

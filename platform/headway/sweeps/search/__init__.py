@@ -1,0 +1,1 @@
+"""Search spaces, and the values that the next trial gets."""
