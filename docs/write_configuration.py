@@ -70,7 +70,7 @@ SHARED = {
     "text_column": "column with the text, in files and data sets with columns",
     "vocab_size": "size of the vocabulary of the tokenizer that is trained",
     "weight_decay": "of matrices; biases and norms have none",
-    "whole_words": "mask all pieces of a word together",
+    "whole_words": "mask all pieces of a word together, as the tokenizer parts words",
 }
 
 _OPENING = """# Configuration

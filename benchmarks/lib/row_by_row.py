@@ -16,7 +16,6 @@ from transformers import PreTrainedTokenizerBase
 
 from headway.config.pretrain import MaskingConfig
 from headway.data.corpus.store import TokenStore
-from headway.data.corpus.tokenizer import continuation_table
 from headway.data.pretraining.row_plan import SentenceRows, plan_sentence_rows
 from headway.data.sampling import BatchSizes, deal, random_generator, rows_of_step
 
@@ -25,7 +24,6 @@ class _Vocabulary(NamedTuple):
     size: int
     mask: int
     special: np.ndarray
-    continues: np.ndarray
 
 
 class _Masked(NamedTuple):
@@ -61,8 +59,7 @@ class RowByRowBatches:
         self.budget = max_length - (2 if pairs is None else 3)
         self.cls, self.sep = np.int32(tokenizer.cls_token_id), np.int32(tokenizer.sep_token_id)
         special = np.sort(np.asarray(tokenizer.all_special_ids, dtype=np.int32))
-        continues = continuation_table(tokenizer)
-        self.vocabulary = _Vocabulary(len(tokenizer), tokenizer.mask_token_id, special, continues)
+        self.vocabulary = _Vocabulary(len(tokenizer), tokenizer.mask_token_id, special)
         self.plan = plan_sentence_rows(store, self.budget)
         self.lengths = np.minimum(self.plan.lengths, self.budget)
 

@@ -35,6 +35,9 @@ class RequestError(Exception):
         self.status, self.kind, self.param = status, kind, param
 
 
+_TOO_LARGE = 413
+
+
 class InvalidRequestError(RequestError):
     """The request is wrong, and would fail again: a wrong field, an unknown model, a text too long."""
 
@@ -163,8 +166,19 @@ class Client:
         if isinstance(texts, str):
             raise TypeError("texts must be a list of texts, not a single one")
         for start in range(0, len(texts), MAX_TEXTS):
-            part = list(texts[start : start + MAX_TEXTS])
-            yield from self._post(operation, {"input": part, **settings})["data"]
+            yield from self._part(operation, list(texts[start : start + MAX_TEXTS]), settings)
+
+    def _part(self, operation: str, texts: list[str], settings: dict[str, Any]) -> list[Any]:
+        """The rows of some texts, asked for in two halves if they are too much for one request."""
+        try:
+            rows: list[Any] = self._post(operation, {"input": texts, **settings})["data"]
+            return rows
+        except InvalidRequestError as error:
+            if error.status != _TOO_LARGE or len(texts) == 1:
+                raise
+        half = len(texts) // 2
+        halves = (texts[:half], texts[half:])
+        return [row for part in halves for row in self._part(operation, part, settings)]
 
     def _post(self, operation: str, body: dict[str, Any]) -> Any:
         return self._send("POST", operation, {"model": self._model, **body})

@@ -15,9 +15,11 @@ import pytest
 from ray.cluster_utils import Cluster
 from ray.job_submission import JobSubmissionClient
 
+from ports import deaf_port, free_port
 from waiting import PATIENCE, wait_until
 
-API = "http://127.0.0.1:28265"
+PORT = free_port()
+API = f"http://127.0.0.1:{PORT}"
 
 
 def headway(*arguments: str, folder: Path, expect: int = 0) -> str:
@@ -63,8 +65,8 @@ def cluster() -> Iterator[Cluster]:
     head: dict[str, Any] = {
         "num_cpus": 1,
         "include_dashboard": True,
-        "dashboard_port": 28265,
-        "dashboard_agent_listen_port": 28266,
+        "dashboard_port": PORT,
+        "dashboard_agent_listen_port": free_port(),
     }
     with pytest.MonkeyPatch.context() as patch:
         # As in cluster.yaml: jobs find the Python of Ray and Headway first.
@@ -176,7 +178,8 @@ def test_unknown_job_is_one_line(cluster: Cluster, project: Path) -> None:
 
 
 def test_no_cluster_is_one_line(project: Path) -> None:
-    message = headway("status", "job", "--api", "http://127.0.0.1:28299", folder=project, expect=2)
+    with deaf_port() as port:
+        message = headway("status", "job", "--api", f"http://127.0.0.1:{port}", folder=project, expect=2)
     assert message.startswith("error: --api: no dashboard of a cluster answers")
     assert len(message.splitlines()) == 1
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from headway.cluster.address import address_problem
+from ports import deaf_port, free_port
 from waiting import PATIENCE, wait_until
 
-ADDRESS, OPEN_ADDRESS = "127.0.0.1:28179", "127.0.0.1:28189"
+ADDRESS, OPEN_ADDRESS = (f"127.0.0.1:{free_port()}" for _ in range(2))
 TRACKING = "http://tracking.example:5000"
 TOKEN, OTHER_TOKEN = "a" * 64, "b" * 64
 
@@ -136,5 +137,6 @@ def test_a_cluster_that_refuses_the_token_is_named_in_one_line(
 
 
 def test_an_address_where_nothing_listens_is_a_problem_and_other_forms_are_left_to_ray():
-    assert address_problem("127.0.0.1:28178") == "Connection refused"
+    with deaf_port() as port:
+        assert address_problem(f"127.0.0.1:{port}") == "Connection refused"
     assert address_problem("auto") is None

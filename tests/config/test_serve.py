@@ -27,6 +27,12 @@ def _tried(**challenger):
         ),
         ({"replicas": [3, 2]}, "should be [min, max]"),
         ({"request_timeout_s": 0}, "request_timeout_s: 0 is not allowed"),
+        ({"max_request_tokens": 0}, "max_request_tokens: 0 is not allowed"),
+        ({"max_connections": 0}, "max_connections: 0 is not allowed"),
+        (
+            {"max_body_bytes": 2_000, "waiting_body_bytes": 3_999},
+            "waiting_body_bytes must be at least twice max_body_bytes, 4,000",
+        ),
         ({"precision": "int4"}, "precision: 'int4' is not allowed"),
         ({"replica_gpus": -0.5}, "replica_gpus: -0.5 is not allowed"),
         ({"replica_gpus": 2}, "replica_gpus: 2 is not allowed"),

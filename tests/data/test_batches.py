@@ -263,6 +263,20 @@ def test_at_most_so_many_rows_are_validated(corpus):
     assert pretraining(corpus, max_rows=10**6).rows == pretraining(corpus).rows
 
 
+def test_the_rows_that_are_validated_do_not_depend_on_the_seed(corpus):
+    """So that runs with several seeds are compared on the same rows, which are not just the first ones."""
+
+    def texts(**settings: Any) -> list[list[int]]:
+        source = pretraining(corpus, next_sentence=False, **settings)
+        return [unmasked(batch).tolist() for batch in source.in_order(0, 1, 1)]
+
+    everything = texts()
+    chosen = [texts(seed=seed, max_rows=5) for seed in range(3)]
+    assert chosen[0] == chosen[1] == chosen[2]
+    assert all(text in everything for text in chosen[0])
+    assert sorted(chosen[0]) != sorted(everything[:5])
+
+
 def test_labelled_texts_are_framed_and_cut(corpus):
     tokenizer = corpus.tokenizer
     texts = [np.arange(5, 9), np.arange(5, 60), np.empty(0, np.int64)]

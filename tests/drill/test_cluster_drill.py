@@ -14,8 +14,11 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "cluster_drill.py"
 
 @pytest.mark.drill
 @pytest.mark.timeout(1800)
-def test_struck_job_ends_with_the_bits_of_an_untouched_one() -> None:
-    command = [sys.executable, str(BENCHMARK), "--steps", "100"]
+@pytest.mark.parametrize(
+    "hosts", [pytest.param([], marks=pytest.mark.long, id="hosts"), pytest.param(["--local"], id="nodes")]
+)
+def test_struck_job_ends_with_the_bits_of_an_untouched_one(hosts: list[str]) -> None:
+    command = [sys.executable, str(BENCHMARK), "--steps", "100", *hosts]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1790)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(done.stdout.splitlines()[-1])

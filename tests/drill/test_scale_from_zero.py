@@ -39,6 +39,7 @@ def project(tmp_path, labelled_file, tiny_shape) -> Path:
 
 
 @pytest.mark.drill
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_a_run_starts_from_no_node_grows_and_ends(project):
     with fake_autoscaler(project, head_cpus=0, node_cpus=1, most_nodes=2) as address:

@@ -19,18 +19,9 @@ from headway.tracking import tracking_uri
 from waiting import PATIENCE
 
 
-def start(file: Path, runs: Path, *more: str) -> subprocess.Popen[bytes]:
-    command = [
-        sys.executable,
-        "-m",
-        "headway.cli.main",
-        "sweep",
-        str(file),
-        "--runs",
-        str(runs),
-        "--quiet",
-        *more,
-    ]
+def start(file: Path, runs: Path) -> subprocess.Popen[bytes]:
+    options = ["--runs", str(runs), "--quiet"]
+    command = [sys.executable, "-m", "headway.cli.main", "sweep", str(file), *options]
     log = (runs.parent / "driver.log").open("ab")
     # A group of its own: the kill hits the driver alone, and what outlives it can be cleared away after.
     return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
@@ -58,7 +49,14 @@ def ended_trials(folder: Path) -> dict[str, tuple[str, int]]:
 
 @pytest.mark.drill
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("workers", "trials", "most_kills"), [(1, 14, 10), (2, 4, 4)])
+@pytest.mark.parametrize(
+    ("workers", "trials", "most_kills"),
+    [
+        pytest.param(1, 5, 3, id="short"),
+        pytest.param(1, 14, 10, marks=pytest.mark.long),
+        pytest.param(2, 4, 4, marks=pytest.mark.long),
+    ],
+)
 def test_kills_lose_no_trial_and_repeat_none(workers, trials, most_kills, encoder, labelled_file, tmp_path):
     settings = {
         "model": str(encoder),
@@ -76,7 +74,7 @@ def test_kills_lose_no_trial_and_repeat_none(workers, trials, most_kills, encode
     ended: dict[str, tuple[str, int]] = {}
     while True:
         known = sum(len(path.read_text()) for path in runs.rglob("journal.jsonl"))
-        driver = start(file, runs, *(["--resume"] if list(runs.glob("sweep/*/sweep.json")) else []))
+        driver = start(file, runs)
         if kills < most_kills:
             wait_until_trials_run(runs, known, driver)
             time.sleep(rng.uniform(0.0, 6.0))

@@ -18,7 +18,7 @@ from ports import free_port
 from waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
-PORT = 28130
+PORT = free_port()
 
 
 def tiny(shipped: dict[str, Any], source: Path, shape: dict[str, Any]) -> dict[str, Any]:
@@ -81,7 +81,8 @@ def test_one_command_goes_from_text_to_a_served_encoder(folder, first):
     pretrain, evaluate, sweep = summary["pretrain"], summary["evaluate"], summary["sweep"]
     assert pretrain["validation_loss_end"] < pretrain["validation_loss_start"]
     assert pretrain["tokens_per_second"] > 0
-    assert 0 <= evaluate["accuracy_random_init"] <= 1
+    right = evaluate["accuracy_random_init"] * evaluate["texts"]
+    assert right == pytest.approx(round(right))
     assert evaluate["accuracy_tfidf"] == 1.0
     assert evaluate["accuracy"] > 0.6
     assert set(evaluate["few_labels"]["4"]) == {"pretrained", "random_init", "tfidf"}
@@ -90,7 +91,7 @@ def test_one_command_goes_from_text_to_a_served_encoder(folder, first):
     assert summary["register"]["model_uri"] == "models:/bbc-news@champion"
     assert (summary["serve"]["requests"], summary["serve"]["failed"]) == (5, 0)
     assert list(summary["wall_seconds"]) == ["corpus", "pretrain", "sweep", "evaluate", "register", "serve"]
-    assert all(seconds >= 0 for seconds in summary["wall_seconds"].values())
+    assert summary["wall_seconds"]["pretrain"] > summary["wall_seconds"]["corpus"] > 0
 
 
 def test_it_ends_with_what_was_made_and_how_to_look_further(folder, first):

@@ -81,6 +81,12 @@ def test_no_answer_takes_the_window_that_is_least_sure_of_it():
     assert best_answers(CONTEXT, [of(9.0, 1.0), of(6.0, 5.0)], settings)[0].text == ""
 
 
+def test_a_model_that_scores_all_tokens_alike_gives_no_answer_if_it_may():
+    alike = ScoredWindow(np.ones((4, 2), np.float32), 2, np.asarray([[0, 1], [1, 2]]))
+    assert best_answers(CONTEXT, [alike], AnswerSettings(may_be_empty=True))[0].text == ""
+    assert best_answers(CONTEXT, [alike], AnswerSettings())[0].text == "a"
+
+
 def test_a_window_without_context_has_no_answer():
     nothing = ScoredWindow(np.zeros((4, 2), np.float32), 0, np.empty((0, 2), np.int64))
     assert best_answers("", [nothing], AnswerSettings()) == []

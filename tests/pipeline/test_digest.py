@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import headway
 from headway.config.base import ConfigError
 from headway.config.loading import step_config
 from headway.inference import golden
@@ -169,3 +170,10 @@ def test_settings_a_result_depends_on_are_those_without_the_mark():
     settings = result_settings(config)
     assert "workers" not in settings
     assert settings["model"]["preset"] == "bert-tiny"
+
+
+@pytest.mark.parametrize("step", [PRETRAIN, FINETUNE, SWEEP])
+def test_what_another_version_of_headway_made_is_made_again(step, inputs, monkeypatch):
+    before = digest(step, inputs)
+    monkeypatch.setattr(headway, "__version__", "0.0.0")
+    assert digest(step, inputs) != before

@@ -116,8 +116,8 @@ def test_run_that_was_ended_goes_on_exactly(
     assert first.folder and not (first.folder / "model").exists()
     states = sorted(path.parent.name for path in first.folder.glob("state/*/manifest.json"))
     if number == signal.SIGTERM:
-        step = int(states[-1].split("-")[1])
-        assert step % 20, "a state was saved where none was due"
+        # Every third step is in the journal, and only every twentieth has a state by itself.
+        assert 0 <= int(states[-1].split("-")[1]) - first.step() < 3, "no state was saved where it stopped"
     second = Drive(pipeline, tmp_path)
     assert second.finish() == 0, second.output
     assert second.folder and untouched.folder

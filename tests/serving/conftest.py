@@ -27,6 +27,7 @@ from headway.serving.scheduling.dispatch import Dispatcher
 from headway.serving.scheduling.messages import LoadedRelease, Release, ReplicaLostError, Reply
 from headway.serving.scheduling.queue import Stage, TokenQueue
 from headway.serving.scheduling.service import ModelService
+from headway.serving.settings import BodyLimits
 from ports import free_port
 from unready import nothing_missing
 
@@ -38,6 +39,7 @@ SENTENCES = [
     "Quiet!",
     "Who anchors the ferry? The pilot does, once more.",
 ]
+BODIES = BodyLimits(max_bytes=100_000, timeout=2.0)
 HEADS = {
     "embeddings": "BertModel",
     "classify": "BertForSequenceClassification",
@@ -144,7 +146,7 @@ def live(folders: dict[str, Path]) -> Iterator[str]:
             running.append(asyncio.create_task(dispatcher.run()))
         metrics = Metrics()
         app = build_app(rollouts, metrics, 20.0, nothing_missing)
-        whole = add_middleware(app, metrics, None, max_body=2_000_000, body_timeout=2.0)
+        whole = add_middleware(app, metrics, None, BodyLimits(2_000_000, timeout=2.0))
         # As the gateway does: what a client leaves hanging does not keep the server from its end.
         config = uvicorn.Config(
             whole, port=port, log_level="error", lifespan="off", timeout_graceful_shutdown=5
@@ -174,6 +176,7 @@ def serving(folders: dict[str, Path]) -> Callable[..., Any]:
         keys: Keys | None = None,
         timeout: float = 20.0,
         missing: Missing = nothing_missing,
+        bodies: BodyLimits = BODIES,
         **queue: int,
     ) -> AsyncIterator[LocalServer]:
         release = Release("tiny", "7", str(folder or folders[ability]))
@@ -190,7 +193,7 @@ def serving(folders: dict[str, Path]) -> Callable[..., Any]:
         service = ModelService(LoadedRelease.open(release), tokens)
         rollout = Rollout(service, replica.check, lambda: dispatcher.idle, pause_s=0.0)
         app = build_app({"tiny": rollout}, metrics, timeout, missing)
-        whole = add_middleware(app, metrics, keys, max_body=100_000, body_timeout=2.0)
+        whole = add_middleware(app, metrics, keys, bodies)
         running = asyncio.create_task(dispatcher.run())
         try:
             transport = httpx.ASGITransport(whole, raise_app_exceptions=False)

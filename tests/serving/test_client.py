@@ -37,6 +37,17 @@ def test_embeddings_are_those_of_the_server(live):
     np.testing.assert_allclose(vectors, np.tile(expected, (100, 1)), atol=1e-5)
 
 
+def test_what_is_too_much_for_one_request_is_asked_for_in_parts(live):
+    """By its tokens, and by its bytes."""
+    for texts in ([*TEXTS, "boat " * 100] * 60, [TEXTS[0], "boat " * 19_000] * 20):
+        with headway.Client(live, model="embeddings") as client:
+            vectors = client.embeddings(texts)
+            one_by_one = client.embeddings(texts[:4])
+        assert vectors.shape == (len(texts), 32)
+        np.testing.assert_allclose(vectors[:4], one_by_one, atol=1e-5)
+        np.testing.assert_allclose(vectors[-4:], one_by_one, atol=1e-5)
+
+
 def test_no_texts_have_no_vectors(live):
     with headway.Client(live, model="embeddings") as client:
         vectors = client.embeddings([])

@@ -40,9 +40,10 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def tracking(tmp_path_factory: pytest.TempPathFactory) -> Tracking:
-    return Tracking.at(tmp_path_factory.mktemp("runs"))
+@pytest.fixture
+def tracking(tmp_path: Path) -> Tracking:
+    """With a registry of the test's own: versions count from 1."""
+    return Tracking.at(tmp_path / "runs")
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def expected(classifiers: list[Path]) -> dict[str, dict[str, list[float]]]:
 
 
 @pytest.fixture(scope="module")
-def cluster(runs: Path) -> Iterator[None]:
+def ray_with_serve(runs: Path) -> Iterator[None]:
     import ray
 
     from headway.cluster import connect
@@ -88,14 +89,22 @@ def cluster(runs: Path) -> Iterator[None]:
         connect.disconnect()
 
 
+@pytest.fixture
+def cluster(ray_with_serve: None) -> Iterator[None]:
+    """A cluster that serves nothing of ours, before the test and after it."""
+    undeploy()
+    yield
+    undeploy()
+
+
 def register(tracking: Tracking, path: Path, name: str = "topics") -> None:
     with tracking.run("test", "train") as run:
         tracking.register_model(run, "test", path, name, "champion", TEXTS[0], "label")
 
 
-@pytest.fixture(scope="module")
-def server(cluster: None, tracking: Tracking, classifiers: list[Path]) -> Iterator[str]:
-    """The address of two replicas that follow an alias."""
+@pytest.fixture
+def server(cluster: None, tracking: Tracking, classifiers: list[Path]) -> str:
+    """The address of two replicas that follow an alias, which serve the first version."""
     register(tracking, classifiers[0])
     config = ServeConfig(
         model="models:/topics@champion",
@@ -109,8 +118,7 @@ def server(cluster: None, tracking: Tracking, classifiers: list[Path]) -> Iterat
     folder = tracking.download_weights("models:/topics@champion")
     url = deploy(config, [Release(name, version, str(folder))], 1)
     follow_aliases(config, tracking)
-    yield url
-    undeploy()
+    return url
 
 
 class Checked:
@@ -224,6 +232,7 @@ def test_the_served_version_follows_the_alias(server, expected, classifiers, tra
 
 
 def test_a_version_that_fails_its_check_is_refused(server, expected, classifiers, tracking):
+    register(tracking, classifiers[1])
     wait_for_version(server, "2")
     register(tracking, classifiers[2])
     wait_until(lambda: first_model(server)["refused"])
@@ -237,7 +246,6 @@ def test_a_version_that_fails_its_check_is_refused(server, expected, classifiers
 
 
 def test_a_second_alias_is_tried_on_a_share_of_requests(cluster, expected, classifiers, tracking):
-    undeploy()
     for path in classifiers[:2]:
         register(tracking, path, "tried")
     tracking.client.set_registered_model_alias("tried", "champion", 1)
@@ -280,7 +288,6 @@ def test_a_second_alias_is_tried_on_a_share_of_requests(cluster, expected, class
 
 
 def test_several_models_scale_on_their_own_and_requests_choose(cluster, expected, classifiers, folders):
-    undeploy()
     models = {"one": {"model": "x"}, "words": {"model": "x", "replicas": [0, 1]}}
     settings = {"replicas": 1, "port": free_port(), "precision": "fp32", "downscale_delay_s": 1.0}
     # A replica that has to start first may take long if other tests run at the same time.
@@ -312,7 +319,6 @@ def test_several_models_scale_on_their_own_and_requests_choose(cluster, expected
 
 
 def test_requests_in_flight_are_answered_when_the_server_stops(cluster, expected, classifiers):
-    undeploy()
     config = ServeConfig(model="x", replicas=(1, 1), port=free_port(), precision="fp32", max_batch_tokens=64)
     url = deploy(config, [Release("topics", "1", str(classifiers[0]))], 1)
     answers: list[httpx.Response] = []
@@ -345,7 +351,6 @@ def test_it_serves_beside_others_and_takes_down_nothing_but_its_own(cluster, cla
         def __call__(self) -> str:
             return "still here"
 
-    undeploy()
     theirs = serve.deployment(Others, ray_actor_options={"num_cpus": 0}).bind()
     serve.run(theirs, name="theirs", route_prefix=None)
     configs = [ServeConfig(model="x", replicas=(1, 1), port=free_port()) for _ in range(2)]
@@ -378,7 +383,6 @@ def test_its_name_is_that_of_the_settings_or_of_its_address(cluster):
 def test_a_replica_that_loses_its_gpu_is_replaced_and_costs_no_request(
     cluster, expected, classifiers, tmp_path, monkeypatch
 ):
-    undeploy()
     lost = tmp_path / "lost"
 
     class LosesItsGpuOnce(replica.Encoder):
@@ -411,8 +415,6 @@ def test_a_replica_that_loses_its_gpu_is_replaced_and_costs_no_request(
 def test_a_gateway_that_restarts_serves_what_it_served_and_refuses_what_it_refused(
     cluster, expected, classifiers, monkeypatch
 ):
-    undeploy()
-
     class DiesOfVersion9(replica.Encoder):
         def _load(self, release: Release) -> Any:
             if release.version == "9":
@@ -470,11 +472,9 @@ def gateway_log() -> str:
 
 
 def test_a_version_that_departs_from_its_stored_answers_is_not_deployed(cluster, classifiers):
-    undeploy()
     config = ServeConfig(model="x", replicas=(1, 1), port=free_port(), precision="fp32")
     with pytest.raises(RuntimeError, match=r"did not start:(?s:.*)away from the stored one"):
         deploy(config, [Release("topics", "3", str(classifiers[2]))], 1)
-    undeploy()
 
 
 def test_a_config_file_of_ray_serve_can_name_it(cluster, classifiers, tracking):

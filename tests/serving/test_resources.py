@@ -164,3 +164,10 @@ def test_the_gateway_runs_where_a_load_balancer_points_to_or_where_the_driver_is
     assert list(resources) == [f"node:{address}"]
     other["Resources"] = {"gateway": 1.0}
     assert gateway_node() == ("10.0.0.2", {"gateway": 0.001})
+
+
+def test_a_request_may_not_have_more_tokens_than_one_client_gets_of_the_queue():
+    assert load_of(config(max_request_tokens=131_072), 0.0).queue == 262_144
+    message = "max_request_tokens: 451 is more than half of queue_tokens, 450, "
+    with pytest.raises(ConfigError, match=message):
+        load_of(config(max_request_tokens=451, queue_tokens=900), 0.0)

@@ -10,7 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, TextClassificationPipeline
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    TextClassificationPipeline,
+    pipeline,
+)
 
 from headway.config.base import ConfigError
 from headway.config.finetune import FinetuneConfig
@@ -20,6 +25,7 @@ from headway.display import Display
 from headway.engine.parallel.worker import Worker
 from headway.runs.finetuning import FinetuningJob, task_folder
 from headway.steps.finetune import run_finetune
+from headway.tasks.task import open_task
 
 
 def settings(encoder, labelled_file, **more) -> FinetuneConfig:
@@ -229,11 +235,25 @@ def test_test_rows_of_their_own_are_scored_once_at_the_end(
 
 
 def test_folds_give_a_score_for_each_part(encoder, labelled_file, make_context, runs, ray_cluster):
-    summary = run_finetune(
-        settings(encoder, labelled_file, steps=3, folds=3), make_context("finetune-folds", runs)
-    ).summary
-    assert summary["cross_validation"]["folds"] == 3
-    assert len(summary["cross_validation"]["validation_accuracy"]["values"]) == 3
+    """That of the model trained on the other parts; together the parts are all rows that are not held out."""
+    config, context = settings(encoder, labelled_file, steps=3, folds=3), make_context("finetune-folds", runs)
+    found = run_finetune(config, context).summary["cross_validation"]
+    assert found["folds"] == 3
+    task = open_task(task_folder(config.task, encoder, context))
+    rows = task.split("train").joined(task.split("validation"))
+    held_out, expected = [], []
+    for number in range(3):
+        part = rows.fold(number, 3, config.seed)[1]
+        folder = context.folder / "variants" / f"fold-{number}" / "model"
+        classifier = pipeline("text-classification", str(folder))
+        answers = classifier([texts[0] for texts in part.texts], truncation=True, max_length=48)
+        expected.append(
+            np.mean([a["label"] == label for a, label in zip(answers, part.targets, strict=True)])
+        )
+        held_out += part.texts
+    assert sorted(held_out) == sorted(rows.texts)
+    assert found["validation_accuracy"]["values"] == pytest.approx(expected)
+    assert found["validation_accuracy"]["mean"] == pytest.approx(np.mean(expected))
 
 
 def test_lora_and_frozen_layers_leave_the_rest_as_it_was(encoder, labelled_file, make_context, runs):

@@ -12,8 +12,9 @@ from headway.config.base import ConfigError
 from headway.config.serve import ServeConfig
 from headway.inference.predictor import Predictor
 from headway.steps.serve import run_serve
+from ports import free_port
 
-PORT = 28120
+PORT = free_port()
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +88,9 @@ def test_the_server_says_that_it_is_ready(client):
 
 def test_a_port_that_is_taken_is_refused(classifier, make_context, runs):
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 28121))
+        taken.bind(("127.0.0.1", 0))
         taken.listen()
-        config = ServeConfig(model=str(classifier), port=28121)
-        with pytest.raises(ConfigError, match=r"port: cannot listen on 127\.0\.0\.1:28121"):
+        port = taken.getsockname()[1]
+        config = ServeConfig(model=str(classifier), port=port)
+        with pytest.raises(ConfigError, match=rf"port: cannot listen on 127\.0\.0\.1:{port}"):
             run_serve(config, make_context("serve", runs))

@@ -82,3 +82,14 @@ def test_distinct_vectors_are_ranked_by_their_cosines():
     ]
     found = retrieval_scores(anchors, seconds, [str(i) for i in range(40)])
     assert found["mrr"] == pytest.approx(np.mean([1 / rank for rank in ranks]))
+
+
+@pytest.mark.parametrize("rank", range(1, 14))
+def test_of_a_ranking_the_first_ten_count(rank):
+    """Mean average precision sees all of it."""
+    truth = np.zeros(14, int)
+    truth[rank - 1] = 1
+    found = ranking_scores(truth, -np.arange(14.0))
+    assert found.reciprocal_rank == (pytest.approx(1 / rank) if rank <= 10 else 0.0)
+    assert found.ndcg == (pytest.approx(1 / np.log2(rank + 1)) if rank <= 10 else 0.0)
+    assert found.average_precision == pytest.approx(1 / rank)

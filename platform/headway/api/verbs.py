@@ -6,6 +6,8 @@ import headway
 result = headway.pretrain(train_texts, validation_texts, epochs=2, learning_rate=1e-3, batch_size=64)
 result.validation_loss, result.model
 ```
+
+A call that was interrupted is continued by the same call: with equal settings, on the same data and `runs`.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any
 
 from headway.api.inputs import finetune_config, plain, pretrain_config, reference
 from headway.api.results import TrainedModel
-from headway.api.step import make_context, resumed_context, run_step
+from headway.api.step import make_context, run_step
 from headway.config.compress import CompressConfig
 from headway.config.finetune import FinetuneConfig
 from headway.config.loading import load_pipeline, validate
@@ -122,7 +124,6 @@ def sweep(
     config: SweepConfig | None = None,
     runs: Path | str = RUNS,
     quiet: bool = False,
-    resume: bool = False,
     **settings: Any,
 ) -> TrainedModel:
     """Search settings of fine-tuning on Ray Tune; returns the best trial's model.
@@ -133,15 +134,12 @@ def sweep(
         config: all settings at once, instead of `settings`.
         runs: folder for everything that is made.
         quiet: show no progress.
-        resume: continue the newest sweep with the same settings.
         **settings: of `SweepConfig`.
     """
     context = make_context("sweep", Path(runs), Display(quiet))
     if config is None:
         given = {"model": reference(model) or None, "task": plain(task)}
         config = validate(SweepConfig, settings | {k: v for k, v in given.items() if v is not None})
-    if resume:
-        context = resumed_context("sweep", config, context)
     result = run_step("sweep", config, context)
     return TrainedModel(Path(result.output), result.summary["best"]["loss"], result.summary)
 

@@ -26,6 +26,9 @@ from headway.config.loading import load_config, load_pipeline
 from headway.config.pipeline import STEP_CONFIGS
 from headway.redaction import redacted
 
+_CONTINUED = ("run", "pretrain", "finetune", "sweep", "evaluate", "compress", "predict")
+"""The commands that begin where an interrupted one of the same settings ended."""
+
 
 class CommandLine(click.Group):
     """A group of commands whose errors end in one line and an exit code."""
@@ -40,7 +43,9 @@ class CommandLine(click.Group):
             click.echo("\n".join(f"error: {line}" for line in str(error).splitlines()), err=True)
             _leave(2)
         except KeyboardInterrupt:
-            click.echo("interrupted; run the same command again to continue", err=True)
+            continues = ctx.invoked_subcommand in _CONTINUED
+            hint = "; run the same command again to continue" if continues else ""
+            click.echo(f"interrupted{hint}", err=True)
             _leave(130)
         except Exception as error:
             if os.environ.get("HEADWAY_DEBUG"):
@@ -119,7 +124,6 @@ def finetune(**options: Any) -> None:
 
 @click.command()
 @file_options
-@click.option("--resume", is_flag=True, help="Continue the newest sweep with the same settings.")
 def sweep(**options: Any) -> None:
     """Search settings as FILE says; prints the best model's folder."""
     _run_step("sweep", **options)
@@ -153,18 +157,15 @@ def _run_step(
     runs: Path,
     address: str | None,
     quiet: bool,
-    resume: bool = False,
     settings_of: str | None = None,
 ) -> None:
     """Run one step with the settings in a file, which are those of the step `settings_of` if it is given."""
     config = load_config(STEP_CONFIGS[settings_of or verb], file, overrides)
-    from headway.api.step import make_context, resumed_context, run_step
+    from headway.api.step import make_context, run_step
     from headway.cluster import connect
     from headway.display import Display
 
     context = make_context(verb, runs, Display(quiet), address)
-    if resume:
-        context = resumed_context(verb, config, context)
     click.echo(run_step(verb, config, context).output)
     connect.shut_down()
 

@@ -26,7 +26,8 @@ class CorpusConfig(SourceConfig):
         None, description="folder of a tokenizer, instead of training one", json_schema_extra=INPUT
     )
     extend_tokenizer: Annotated[int, Field(ge=0)] = Field(
-        0, description="how many of the corpus' words that `tokenizer` splits are added to it whole"
+        0,
+        description="how many of the corpus' words are added whole that `tokenizer` splits or does not know",
     )
 
     @model_validator(mode="after")

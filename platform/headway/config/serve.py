@@ -86,6 +86,23 @@ class ServeConfig(Config):
         description="tokens that may wait; a request beyond that is answered with 503; "
         "if not set, 262,144, or 1,048,576 on GPUs",
     )
+    max_request_tokens: Positive | None = Field(
+        None,
+        description="tokens of one request, after texts are cut or read in windows; a larger one is answered "
+        "with 413; if not set, half of `queue_tokens`, which is also the most",
+    )
+    max_body_bytes: Positive = Field(
+        8 * 1024 * 1024, description="bytes of a request's body; a larger one is answered with 413"
+    )
+    waiting_body_bytes: Positive = Field(
+        256 * 1024 * 1024,
+        description="bytes of the bodies of all requests in progress; one beyond that is answered with 503; "
+        "at least twice `max_body_bytes`",
+    )
+    max_connections: Positive = Field(
+        2000,
+        description="open connections; one more closes the one that has kept the server waiting longest",
+    )
     target_queued_tokens: Positive | None = Field(
         None,
         description="tokens that wait or are being computed, per replica, above which another one is "
@@ -152,6 +169,11 @@ class ServeConfig(Config):
             )
         if self.requests_per_second is not None and self.api_keys_file is None:
             raise ValueError("requests_per_second limits each key; set api_keys_file too")
+        if self.waiting_body_bytes < 2 * self.max_body_bytes:
+            raise ValueError(
+                f"waiting_body_bytes must be at least twice max_body_bytes, {2 * self.max_body_bytes:,}: one "
+                "client gets half of them"
+            )
         return self
 
     @property

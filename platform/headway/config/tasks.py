@@ -138,6 +138,8 @@ class EmbeddingTask(TaskConfig):
     def _scored(self) -> EmbeddingTask:
         if self.score_column is None and (self.loss == "cosine" or self.min_score is not None):
             raise ValueError("loss cosine and min_score need a score_column")
+        if self.loss == "cosine" and self.min_score is not None:
+            raise ValueError("min_score does nothing with loss cosine, which trains on all pairs")
         return self
 
     @property

@@ -25,6 +25,9 @@ _HEADS: dict[str, Ability] = {
     "ForTokenClassification": "tokens",
     "ForQuestionAnswering": "answer",
 }
+_CONFIG_KEY = "task_specific_params"
+_TASK = "text-classification"
+_DEFAULT_THRESHOLD = 0.5
 _POSITIONS_START_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
 
 
@@ -43,6 +46,7 @@ class Description:
         heads: attention heads in each layer.
         sentence: what makes the embedding of the tokens' hidden states.
         multi_label: whether classes are independent of each other.
+        threshold: the lowest probability at which one of several independent classes is predicted.
         score_activation: what the score of a head with one output goes through: a class of PyTorch's.
         answers: how answers to questions are decoded.
     """
@@ -57,6 +61,7 @@ class Description:
     heads: int
     sentence: SentenceModules
     multi_label: bool
+    threshold: float
     score_activation: str
     answers: AnswerSettings
 
@@ -104,9 +109,20 @@ def describe(folder: Path) -> Description:
         heads=int(config.get("num_attention_heads") or config["n_heads"]),
         sentence=sentence,
         multi_label=config.get("problem_type") == "multi_label_classification",
+        threshold=_threshold(config),
         score_activation=_score_activation(folder, config),
         answers=AnswerSettings.of_config(config),
     )
+
+
+def threshold_for_config(threshold: float) -> dict[str, Any]:
+    """What to add to a `config.json`, so that whoever predicts with the model knows the threshold."""
+    return {_CONFIG_KEY: {_TASK: {"threshold": threshold}}}
+
+
+def _threshold(config: dict[str, Any]) -> float:
+    stored = (config.get(_CONFIG_KEY) or {}).get(_TASK) or {}
+    return float(stored.get("threshold", _DEFAULT_THRESHOLD))
 
 
 def _score_activation(folder: Path, config: dict[str, Any]) -> str:

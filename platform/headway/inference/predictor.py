@@ -26,7 +26,6 @@ Kind = Literal["label", "labels", "score", "entities", "masks", "answers", "embe
 
 _PACK_TOKENS = {"cpu": 4096, "cuda": 16_384}
 _CANDIDATES = 5
-_LIKELY = 0.5
 
 _OPERATIONS: dict[Kind, Operation] = {
     "label": Operation("classify"),
@@ -87,7 +86,7 @@ class Predictor:
         Returns:
             For each text, by kind:
             `label`: `label` and its probability, `score`;
-            `labels`: the `labels` that are likelier than not, and the probabilities of all, `scores`;
+            `labels`: the `labels` whose probability reaches the task's threshold, and those of all, `scores`;
             `score`: the number that a regression or a cross-encoder gives, `score`;
             `entities`: `entities`, each with label, text, start, end and score;
             `masks`: `masks`, for each hidden word the likeliest, each with token and score;
@@ -128,7 +127,8 @@ class Predictor:
                 return {"label": labels[best], "score": float(found[best])}
             case "labels":
                 scores = dict(zip(labels, found.tolist(), strict=True))
-                return {"labels": [label for label, p in scores.items() if p > _LIKELY], "scores": scores}
+                threshold = self._model.description.threshold
+                return {"labels": [label for label, p in scores.items() if p >= threshold], "scores": scores}
             case "score":
                 return {"score": float(found[0])}
             case "entities":

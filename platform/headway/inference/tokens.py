@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,9 +16,43 @@ from headway.inference.sentence_modules import transformer_settings
 
 _OVERLAP = 0.25
 
+_CHARACTERS_PER_TOKEN = 8
+"""Twice the average of English. Of a text that will be cut, so many are read first; more if need be."""
+
+_MARGIN = 128
+"""Characters before the end of a beginning whose tokens may not be those of the whole text."""
+
 
 class TextTooLongError(ValueError):
     """A text has more tokens than the model reads, and must not be cut."""
+
+
+class RequestTooLargeError(ValueError):
+    """A request asks for more than is computed for one request."""
+
+
+class TokenBudget:
+    """What is left of the tokens that a request may have.
+
+    Args:
+        total: tokens that it may have.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = self.left = total
+
+    def spend(self, tokens: int) -> None:
+        """Count some tokens.
+
+        Raises:
+            RequestTooLargeError: there are not so many left.
+        """
+        if tokens > self.left:
+            raise RequestTooLargeError(
+                f"the texts have more than {self.total:,} tokens, the most of one request; "
+                "send fewer at a time"
+            )
+        self.left -= tokens
 
 
 class Piece(NamedTuple):
@@ -51,6 +86,10 @@ class TextTokenizer:
         """The id of the mask; None if the tokenizer has none."""
         return next((i for i in map(self.backend.token_to_id, ("[MASK]", "<mask>")) if i is not None), None)
 
+    def characters(self, text: str, overlong: str) -> int:
+        """About how many characters of a text are read."""
+        return len(text) if overlong == "window" else min(len(text), self.max_length * _CHARACTERS_PER_TOKEN)
+
     def pieces(
         self,
         texts: Sequence[str],
@@ -58,6 +97,8 @@ class TextTokenizer:
         *,
         overlong: str = "truncate",
         limit: int | None = None,
+        budget: TokenBudget | None = None,
+        first: int = 0,
     ) -> list[Piece]:
         """Tokenize texts, or pairs of texts.
 
@@ -67,30 +108,78 @@ class TextTokenizer:
             overlong: what to do with tokens that do not fit: `truncate` drops them, `window` makes several
                 overlapping pieces, `reject` raises.
             limit: tokens of a piece at most, if that is less than `max_length`.
+            budget: tokens that all pieces may have together; any number if None.
+            first: index of the first text, if others came before it.
 
         Raises:
             TextTooLongError: a text does not fit and `overlong` is `reject`, or the first text of a pair
                 leaves no space for the second.
+            RequestTooLargeError: the budget is spent.
         """
         limit = min(limit or self.max_length, self.max_length)
+        budget = budget or TokenBudget(sys.maxsize)
+        read = budget.left if overlong == "window" else limit
         if seconds is None:
-            whole = self.backend.encode_batch(list(texts))
-            return [
-                piece for i, e in enumerate(whole) for piece in self._single(i, texts[i], e, overlong, limit)
-            ]
-        firsts = self.backend.encode_batch(list(texts), add_special_tokens=False)
-        others = self.backend.encode_batch(list(seconds), add_special_tokens=False)
-        return [
-            piece
-            for i, (first, second) in enumerate(zip(firsts, others, strict=True))
-            for piece in self._cut(i, second, first, overlong, limit)
-        ]
+            found = self._singles(texts, overlong, limit, read, first)
+        else:
+            found = self._pairs(texts, seconds, overlong, limit, read, first)
+        pieces = []
+        for piece in found:
+            budget.spend(len(piece.sequence.ids))
+            pieces.append(piece)
+        return pieces
 
-    def _single(self, index: int, text: str, whole: Encoding, overlong: str, limit: int) -> list[Piece]:
-        """The pieces of a text. Nearly all texts fit, so the first encoding is nearly always the last."""
-        if len(whole.ids) <= limit:
-            return [Piece(index, _sequence(whole), whole)]
-        return self._cut(index, self.backend.encode(text, add_special_tokens=False), None, overlong, limit)
+    def _singles(
+        self, texts: Sequence[str], overlong: str, limit: int, read: int, first: int
+    ) -> Iterator[Piece]:
+        """The pieces of texts. Nearly all texts fit, so the first encoding is nearly always the last."""
+        short = [text for text in texts if not _is_long(text, limit)]
+        encodings = iter(self.backend.encode_batch(short))
+        for i, text in enumerate(texts, first):
+            if _is_long(text, limit):
+                yield from self._cut(i, self._beginning(text, read), None, overlong, limit)
+            elif len((whole := next(encodings)).ids) <= limit:
+                yield Piece(i, _sequence(whole), whole)
+            else:
+                (whole,) = self.backend.encode_batch([text], add_special_tokens=False)
+                yield from self._cut(i, whole, None, overlong, limit)
+
+    def _pairs(
+        self,
+        texts: Sequence[str],
+        seconds: Sequence[str],
+        overlong: str,
+        limit: int,
+        read: int,
+        first: int,
+    ) -> Iterator[Piece]:
+        queries = {text: self._beginning(text, limit) for text in dict.fromkeys(texts)}
+        short = [text for text in seconds if not _is_long(text, limit)]
+        encodings = iter(self.backend.encode_batch(short, add_special_tokens=False))
+        for i, (text, second) in enumerate(zip(texts, seconds, strict=True), first):
+            other = self._beginning(second, read) if _is_long(second, limit) else next(encodings)
+            yield from self._cut(i, other, queries[text], overlong, limit)
+
+    def _beginning(self, text: str, tokens: int) -> Encoding:
+        """The encoding of a text, or of its beginning if that has more than `tokens` tokens; no special ones.
+
+        Its first `tokens` tokens are those of the text. A beginning may end inside a word or a special token,
+        so what it has near its end does not count.
+        """
+        # `encode_batch` also for one text: `encode` holds the interpreter's lock meanwhile.
+        characters = tokens * _CHARACTERS_PER_TOKEN
+        while characters < len(text):
+            (beginning,) = self.backend.encode_batch([text[:characters]], add_special_tokens=False)
+            words, offsets = beginning.word_ids, beginning.offsets  # each makes a list when read
+            certain = sum(
+                word != words[-1] and end <= characters - _MARGIN
+                for word, (_, end) in zip(words, offsets, strict=True)
+            )
+            if certain > tokens:
+                return beginning
+            characters *= 2
+        (whole,) = self.backend.encode_batch([text], add_special_tokens=False)
+        return whole
 
     def _cut(
         self, index: int, encoding: Encoding, before: Encoding | None, overlong: str, limit: int
@@ -103,7 +192,7 @@ class TextTokenizer:
             )
         if len(encoding.ids) > capacity and overlong == "reject":
             raise TextTooLongError(
-                f"text {index} has {len(encoding.ids)} tokens; the model reads at most {capacity}"
+                f"text {index} has more than {capacity} tokens, the most that the model reads of it"
             )
         if len(encoding.ids) > capacity:
             encoding.truncate(capacity, stride=int(capacity * _OVERLAP) if overlong == "window" else 0)
@@ -116,6 +205,11 @@ class TextTokenizer:
         else:
             whole = self.backend.post_process(before, encoding)
         return Piece(index, _sequence(whole), whole)
+
+
+def _is_long(text: str, tokens: int) -> bool:
+    """Whether a text probably has many times more tokens than so many."""
+    return len(text) > tokens * _CHARACTERS_PER_TOKEN
 
 
 def _sequence(encoding: Encoding) -> TokenSequence:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from headway.runs.lease import Lease
 
 _REFERENCE = re.compile(r"^\$\{([^.}]+)(?:\.([^}]+))?\}$")
+RESULT = "result.json"
+"""The file that a step's folder has once it is done."""
 _NEVER_CACHED = {"serve"}
 _WITHOUT_RAY = (CorpusConfig, RegisterConfig, CompressConfig)
 
@@ -127,8 +129,7 @@ def _run_step(
     context.display.step(context.step, f"{verb} …")
     with failure_kept(folder), _lease(folder, context).held():
         result = step_function(verb)(config, _in_folder(context, folder))
-        _flush_outputs(result)
-        write_atomically(folder / "result.json", json.dumps(asdict(result), indent=2))
+        write_result(folder, result)
     seconds = time.monotonic() - started
     context.display.step(context.step, f"{result.headline}  ({duration(seconds)})")
     return FinishedStep(result, seconds, cached=False)
@@ -142,11 +143,15 @@ def _lease(folder: Path, context: Context) -> Lease:
     return Lease(Folder(folder), tell=context.display.line)
 
 
-def _flush_outputs(result: StepResult) -> None:
-    """Bring to disk what a result vouches for: a machine may fail right after the result is written."""
+def write_result(folder: Path, result: StepResult) -> None:
+    """Say in a step's folder that it is done.
+
+    What the result vouches for is brought to disk first: a machine may fail right after it is written.
+    """
     for output in {result.output, *result.outputs.values()}:
         if Path(output).exists():
             flush_to_disk(Path(output))
+    write_atomically(folder / RESULT, json.dumps(asdict(result), indent=2))
 
 
 def _in_folder(context: Context, folder: Path) -> Context:
@@ -155,7 +160,7 @@ def _in_folder(context: Context, folder: Path) -> Context:
 
 def cached_result(folder: Path, tracking: Tracking) -> StepResult | None:
     """The result of a finished step, if what it made still exists."""
-    path = folder / "result.json"
+    path = folder / RESULT
     if not path.exists():
         return None
     result = StepResult(**json.loads(path.read_text(encoding="utf-8")))

@@ -21,12 +21,20 @@ from headway.serving.http.auth import Keys
 from headway.serving.resources import gateway_node, gpus_per_replica, load_of, require_replicas
 from headway.serving.rollout.watch import AliasWatch, ChallengerWatch
 from headway.serving.scheduling.messages import Release
-from headway.serving.settings import GatewaySettings, ReplicaSettings
+from headway.serving.settings import (
+    BodyLimits,
+    ConnectionLimits,
+    GatewaySettings,
+    ReplicaSettings,
+    pack_timeout_s,
+)
 from headway.serving.start_up import wait_until_running
 from headway.tracking import Tracking
 
 _QUIET = {"log_level": "ERROR", "enable_access_log": False}
 _DRAIN_S = 30.0
+_HEALTH_CHECK_TIMEOUT_S = 10.0
+"""The third time in a row that a replica does not answer within this time, Ray Serve replaces it."""
 _watches: list[AliasWatch] = []
 _applications: list[str] = []
 """On Ray Serve, that this process has deployed; others may serve on the same cluster."""
@@ -174,6 +182,9 @@ def _settings(config: ServeConfig, gpus: float, scale_to_zero: tuple[str, ...]) 
         queue_tokens=load.queue,
         request_timeout_s=config.request_timeout_s,
         cache_size=config.cache_size,
+        max_request_tokens=config.max_request_tokens,
+        bodies=BodyLimits(config.max_body_bytes, config.waiting_body_bytes),
+        connections=ConnectionLimits(config.max_connections),
         key_digests=tuple(digests),
         api_keys_file=_absolute(config.api_keys_file),
         requests_per_second=config.requests_per_second,
@@ -197,7 +208,8 @@ def _encoder(config: ServeConfig, release: Release, cores: int, gpus: float, num
 
     minimum, maximum = config.replicas
     versions = 2 if config.challenger is None else 3
-    settings = ReplicaSettings(cores, config.precision, versions, config.cuda_graphs)
+    timeout = pack_timeout_s(config.request_timeout_s)
+    settings = ReplicaSettings(cores, config.precision, versions, config.cuda_graphs, timeout)
     scaling = AutoscalingConfig(
         min_replicas=minimum,
         max_replicas=maximum,
@@ -218,6 +230,7 @@ def _encoder(config: ServeConfig, release: Release, cores: int, gpus: float, num
         max_ongoing_requests=3,
         autoscaling_config=scaling,
         health_check_period_s=2,
+        health_check_timeout_s=_HEALTH_CHECK_TIMEOUT_S,
         graceful_shutdown_timeout_s=_DRAIN_S,
         graceful_shutdown_wait_loop_s=0.2,
     ).bind(release, settings)

@@ -34,8 +34,18 @@ _ON_GPU = Load(16_384, 1_048_576, 32_768)
 
 
 def load_of(config: ServeConfig, gpus: float) -> Load:
-    """The settings, or what suits the device if they are not set."""
+    """The settings, or what suits the device if they are not set.
+
+    Raises:
+        ConfigError: a request may have more tokens than one client gets of the queue.
+    """
     default = _ON_GPU if gpus else _ON_CPU
+    half = (config.queue_tokens or default.queue) // 2
+    if config.max_request_tokens is not None and config.max_request_tokens > half:
+        raise ConfigError(
+            f"max_request_tokens: {config.max_request_tokens:,} is more than half of queue_tokens, {half:,}, "
+            "which is what one client gets of the queue"
+        )
     return Load(
         config.max_batch_tokens or default.pack,
         config.queue_tokens or default.queue,

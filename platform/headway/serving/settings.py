@@ -6,6 +6,46 @@ from dataclasses import dataclass
 
 from headway.config.serve import Precision
 
+_PACKS_IN_TIMEOUT = 3
+"""So many replicas can have a client's pack, one after the other, before the client stops waiting."""
+
+
+def pack_timeout_s(request_timeout_s: float) -> float:
+    """Seconds that a replica has for a pack, by what a client waits at most."""
+    return request_timeout_s / _PACKS_IN_TIMEOUT
+
+
+@dataclass(frozen=True)
+class BodyLimits:
+    """Limits on the bodies of requests.
+
+    Attributes:
+        max_bytes: of one body.
+        waiting_bytes: of all requests in progress together; see `SharedBuffer` for how many of one client.
+        timeout: seconds in which a body must arrive.
+    """
+
+    max_bytes: int = 8 * 1024 * 1024
+    waiting_bytes: int = 256 * 1024 * 1024
+    timeout: float = 10.0
+
+
+@dataclass(frozen=True)
+class ConnectionLimits:
+    """Limits on connections, from the moment that one is opened.
+
+    Attributes:
+        max_connections: open at the same time.
+        max_head_bytes: of a request's head.
+        head_timeout: seconds for a handshake of TLS, and for a request's head.
+        write_timeout: seconds for which a client may leave an answer unread.
+    """
+
+    max_connections: int = 2000
+    max_head_bytes: int = 32 * 1024
+    head_timeout: float = 10.0
+    write_timeout: float = 30.0
+
 
 @dataclass(frozen=True)
 class GatewaySettings:
@@ -18,8 +58,9 @@ class GatewaySettings:
         queue_tokens: tokens that may wait for a replica.
         request_timeout_s: seconds that a client waits at most.
         cache_size: embeddings kept for texts that come again.
-        max_body: bytes of a request's body.
-        body_timeout: seconds in which a body must arrive.
+        max_request_tokens: of one request; half of `queue_tokens` if None.
+        bodies: limits on the bodies of requests.
+        connections: limits on connections.
         key_digests: SHA-256 digests of the keys that may ask; without any, everybody may.
         api_keys_file: with the digests, read again when it changes, if the gateway's machine has it.
         requests_per_second: that each key may send; None for any number.
@@ -35,8 +76,9 @@ class GatewaySettings:
     queue_tokens: int
     request_timeout_s: float
     cache_size: int = 0
-    max_body: int = 32 * 1024 * 1024
-    body_timeout: float = 10.0
+    max_request_tokens: int | None = None
+    bodies: BodyLimits = BodyLimits()
+    connections: ConnectionLimits = ConnectionLimits()
     key_digests: tuple[str, ...] = ()
     api_keys_file: str | None = None
     requests_per_second: float | None = None
@@ -55,9 +97,11 @@ class ReplicaSettings:
         precision: of weights and products.
         versions: of the model, kept in memory at most.
         cuda_graphs: whether small packs run as CUDA graphs on a GPU.
+        pack_timeout_s: seconds after which a pack that should be done long ago ends the replica.
     """
 
     threads: int
     precision: Precision = "auto"
     versions: int = 2
     cuda_graphs: bool = True
+    pack_timeout_s: float = 10.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from headway.config.base import ConfigError
 from headway.config.finetune import FinetuneConfig
 from headway.data.sources.rows import Row, list_of
 from headway.engine.training.task_objectives import MultiLabelObjective
+from headway.inference.description import threshold_for_config
 from headway.tasks.item import Splits
 from headway.tasks.rows import Rows
 from headway.tasks.texts import TextTask
@@ -74,6 +76,17 @@ class MultiLabel(TextTask):
             weights = torch.from_numpy(np.where(both, missing / np.maximum(counts, 1.0), 1.0)).float()
         return MultiLabelObjective(model, positive_weights=weights)
 
+    def save(self, model: Any, tokenizer_folder: Path, folder: Path) -> None:
+        """See `Task`; the threshold goes with the model, for whoever predicts with it."""
+        for name, value in threshold_for_config(self.threshold).items():
+            setattr(model.config, name, value)
+        super().save(model, tokenizer_folder, folder)
+
+    @property
+    def threshold(self) -> float:
+        """The lowest probability at which a label is predicted."""
+        return float(self.settings.get("threshold", 0.5))
+
     def scores(self, rows: Rows, predictions: list[np.ndarray], batches: Any) -> dict[str, float]:
         """Micro- and macro-F1, the fraction of rows with all labels right, and mean average precision.
 
@@ -82,7 +95,7 @@ class MultiLabel(TextTask):
         from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 
         truth, scores = self.label_array(rows), expit(np.stack(predictions))
-        predicted = scores >= self.settings.get("threshold", 0.5)
+        predicted = scores >= self.threshold
         scores = np.where(np.isnan(scores), -1.0, scores)  # what is not a number ranks last
         known = truth.any(0)
         precision = average_precision_score(truth[:, known], scores[:, known]) if known.any() else np.nan

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from tokenizers import ByteLevelBPETokenizer
+from transformers import RobertaTokenizerFast
 
 from headway.config.base import ConfigError
 from headway.config.corpus import CorpusConfig
@@ -28,6 +30,23 @@ def test_the_stores_hold_the_texts_of_their_side(config, tmp_path):
             assert tokens.tolist() == expected
         assert corpus.facts["tokens"][split] == len(store.tokens)
         assert store.num_sentences == 6 * len(documents)
+
+
+def test_byte_level_tokens_of_a_document_are_those_of_its_whole_text(config, texts, tmp_path):
+    """In running text a sentence's first word follows a space, which changes its token."""
+    trainer = ByteLevelBPETokenizer()
+    trainer.train_from_iterator(
+        texts, vocab_size=400, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"], show_progress=False
+    )
+    trainer.save_model(str(tmp_path))
+    RobertaTokenizerFast.from_pretrained(tmp_path).save_pretrained(tmp_path / "tokenizer")
+    config = config.model_copy(update={"tokenizer": tmp_path / "tokenizer"})
+    train, held_out, _ = read_splits(config)
+    corpus = prepare_corpus(train, held_out, config, tmp_path)
+    store = corpus.store("train")
+    for number, document in enumerate(train):
+        tokens = store.span(store.documents[number], store.documents[number + 1])
+        assert tokens.tolist() == corpus.tokenizer(document.text, add_special_tokens=False)["input_ids"]
 
 
 def test_duplicates_are_dropped_and_counted(config, labelled_file, tmp_path):
@@ -70,6 +89,22 @@ def test_a_tokenizer_may_be_given(config, corpus, tmp_path):
     given = config.model_copy(update={"tokenizer": corpus.folder / "tokenizer", "vocab_size": 64})
     prepared = prepare_corpus(train, held_out, given, tmp_path)
     assert prepared.tokenizer.get_vocab() == corpus.tokenizer.get_vocab()
+
+
+def test_a_tokenizer_that_is_given_may_be_extended_by_the_training_texts_words(config, corpus, tmp_path):
+    train, held_out, _ = read_splits(config)
+    train = [document._replace(text=document.text + " A zyxgloop.") for document in train]
+    held_out = [document._replace(text=document.text + " A quixworth.") for document in held_out]
+    folder = corpus.folder / "tokenizer"
+    given = config.model_copy(update={"tokenizer": folder, "extend_tokenizer": 1})
+    prepared = prepare_corpus(train, held_out, given, tmp_path)
+    size = len(corpus.tokenizer)
+    assert set(prepared.tokenizer.get_vocab()) - set(corpus.tokenizer.get_vocab()) == {"zyxgloop"}
+    assert prepared.facts["vocab_size"] == size + 1
+    assert (prepared.store("train").tokens == size).sum() == len(train)
+    assert prepared.store("validation").tokens.max() < size
+    plain = config.model_copy(update={"tokenizer": folder})
+    assert prepare_corpus(train, held_out, plain, tmp_path).folder != prepared.folder
 
 
 def test_preparation_that_fails_leaves_nothing(config, tmp_path, monkeypatch):

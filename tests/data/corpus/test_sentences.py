@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from headway.data.corpus.sentences import split_sentences
+from headway.data.corpus.sentences import spaced_sentences, split_sentences
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,16 @@ def test_scripts_do_not_depend_on_the_language():
 def test_no_word_is_lost_or_doubled():
     text = 'He said "Stop." She did not! "Why?" asked Dr. Who. Then (at last) it ended.\n\nNew paragraph'
     assert " ".join(split_sentences(text)).split() == text.split()
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "sentences"),
+    [
+        (" One.  Two!\nThree? ", "en", ["One.", " Two!", " Three?"]),
+        ("Title\n\nFirst sentence. Second.", "en", ["Title", " First sentence.", " Second."]),
+        ("你好。世界很大。\n\n真的吗？", "zh", ["你好。", "世界很大。", " 真的吗？"]),
+        ("\n\n One.", "en", ["One."]),
+    ],
+)
+def test_a_sentence_keeps_the_space_before_it_if_there_is_one(text, language, sentences):
+    assert spaced_sentences(text, language) == sentences

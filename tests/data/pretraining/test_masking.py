@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from headway.config.pretrain import MaskingConfig
+from headway.data.corpus.words import WordTable
 from headway.data.pretraining.counter_random import row_keys
 from headway.data.pretraining.masking import Masked, Vocabulary, mask_rows
 from headway.data.pretraining.ragged import Ragged
@@ -15,9 +16,8 @@ SPECIAL = np.arange(5)
 
 
 def vocabulary_of(size: int, continues: np.ndarray | None = None) -> Vocabulary:
-    return Vocabulary(
-        size, MASK, np.arange(size) < 5, np.zeros(size, bool) if continues is None else continues
-    )
+    words = WordTable.of_pieces(np.zeros(size, bool) if continues is None else continues)
+    return Vocabulary(size, MASK, np.arange(size) < 5, words)
 
 
 PLAIN = vocabulary_of(SIZE)
@@ -159,6 +159,15 @@ def test_a_row_is_masked_alone_as_in_any_batch(whole_words, rate):
         if number >= 300 - 77:
             for one, other in zip(masked, turned[number - 300 + 77], strict=True):
                 assert np.array_equal(one, other)
+
+
+def test_a_word_ends_with_its_row_even_if_no_special_token_stands_between():
+    rows, keys = [sequence(9, seed)[1:-1] for seed in range(200)], keys_of(1, 200)
+    config = MaskingConfig(rate=0.3, whole_words=True)
+    together = mask_together(rows, config, WORD_PIECES, keys)
+    for number, (row, masked) in enumerate(zip(rows, together, strict=True)):
+        [alone] = mask_together([row], config, WORD_PIECES, keys[number : number + 1])
+        assert np.array_equal(masked.positions, alone.positions)
 
 
 @pytest.mark.parametrize("rate", [0.15, 0.4])

@@ -253,6 +253,32 @@ def test_a_run_that_is_asked_to_stop_does_not_say_that_it_saved_what_it_could_no
         train(checkpoints, stop_after=3)
 
 
+class DyingFolder(SlowFolder):
+    """That of a worker that is gone before its state is complete."""
+
+    def write(self, name: str, content: bytes) -> None:
+        super().write(name, content)
+        if not name.endswith((".distcp", ".metadata")):
+            raise OSError("the machine is gone")
+
+
+def test_what_an_earlier_start_still_writes_does_not_mix_with_a_new_state(tmp_path: Path) -> None:
+    """Both save the same step, and the earlier one's files come last."""
+    dying = DyingFolder(tmp_path)
+    earlier = Checkpoints(dying, Worker(device=torch.device("cpu")), pauses=[])
+    earlier.save(3, *model_and_optimizer(1.0))
+    wait_until(lambda: dying.writing, poll=0.01)
+    later = checkpoints_in(tmp_path)
+    later.save(3, *model_and_optimizer(2.0))
+    assert later.wait()
+    dying.may_write.set()
+    assert not earlier.wait()
+    model, optimizer = model_and_optimizer(0.0)
+    restored = checkpoints_in(tmp_path).restore(model, optimizer)
+    assert (restored.step, list(restored.notes)) == (3, [])
+    assert same(model.state_dict(), model_and_optimizer(2.0)[0].state_dict())
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 

@@ -10,7 +10,14 @@ from transformers import AutoModelForSequenceClassification, BertConfig, DistilB
 
 from headway.config.base import ConfigError
 from headway.config.finetune import LoraConfig
-from headway.engine.model.lora import add_lora, encoder_layers, freeze_layers, keep_layers, merged
+from headway.engine.model.lora import (
+    add_lora,
+    encoder_layers,
+    freeze_layers,
+    keep_layers,
+    merged,
+    without_additions,
+)
 
 CONFIGS = {
     "bert": BertConfig(
@@ -75,6 +82,43 @@ def test_lora_trains_additions_and_the_head_and_starts_as_the_model_was(model):
     assert all("lora_" in name or ("encoder" not in name and "layers" not in name) for name in trained)
     assert any("lora_A" in name for name in trained)
     assert any("classifier" in name for name in trained)
+
+
+@pytest.mark.parametrize("modules", [[], ["dense", "out_lin", "Wo"]])
+def test_frozen_layers_get_no_additions(model, modules):
+    freeze_layers(model, 2)
+    add_lora(model, LoraConfig(rank=4, modules=modules))
+    layers = encoder_layers(model)
+    added = [any("lora_" in name for name, _ in layer.named_parameters()) for layer in layers]
+    assert added == [False, False, True]
+    trained = {name for name, parameter in layers[:2].named_parameters() if parameter.requires_grad}
+    assert trained == set()
+
+
+def test_additions_to_no_layer_are_refused(model):
+    freeze_layers(model, 3)
+    with pytest.raises(ConfigError, match="frozen_layers: 3 leaves lora no layer to adapt"):
+        add_lora(model, LoraConfig(rank=4))
+
+
+def test_without_its_additions_a_model_is_what_it_was_and_has_them_again_after(model):
+    names, ids = [name for name, _ in model.named_parameters()], torch.arange(5, 17)[None]
+    before = model(input_ids=ids).logits
+    add_lora(model, LoraConfig(rank=4))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    parameters = list(model.named_parameters())
+    trained = [parameter.requires_grad for _, parameter in parameters]
+    with without_additions(model.eval()):
+        assert [name for name, _ in model.named_parameters()] == names
+        assert model(input_ids=ids).logits.equal(before)
+    assert all(
+        name == other_name and parameter is other
+        for (name, parameter), (other_name, other) in zip(model.named_parameters(), parameters, strict=True)
+    )
+    assert [parameter.requires_grad for _, parameter in parameters] == trained
+    assert not model(input_ids=ids).logits.allclose(before)
 
 
 def test_merged_weights_give_the_same_answers_without_peft(model, tmp_path):

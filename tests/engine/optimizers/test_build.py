@@ -12,6 +12,8 @@ from transformers import (
     get_constant_schedule_with_warmup,
     get_cosine_schedule_with_warmup,
     get_linear_schedule_with_warmup,
+    get_polynomial_decay_schedule_with_warmup,
+    get_wsd_schedule,
 )
 
 from headway.config.training import OptimizerConfig, ScheduleConfig
@@ -92,6 +94,8 @@ def rates(schedule, optimizer) -> list[float]:
         ("linear", lambda opt: get_linear_schedule_with_warmup(opt, 0, TOTAL)),
         ("cosine", lambda opt: get_cosine_schedule_with_warmup(opt, 0, TOTAL)),
         ("constant", lambda opt: get_constant_schedule_with_warmup(opt, 0)),
+        ("polynomial", lambda opt: get_polynomial_decay_schedule_with_warmup(opt, 0, TOTAL, 0.0, power=2.0)),
+        ("wsd", lambda opt: get_wsd_schedule(opt, 0, TOTAL // 5, TOTAL, decay_type="linear")),
     ],
 )
 def test_without_warmup_a_schedule_is_that_of_transformers(name, theirs):
@@ -113,6 +117,28 @@ def test_after_warmup_a_schedule_is_that_of_transformers(name, theirs):
     )
 
 
+@pytest.mark.parametrize("power", [0.5, 1.0, 3.0])
+def test_a_polynomial_decay_is_that_of_transformers_whatever_its_power(power):
+    warmup = 10
+    ours, reference = (torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5) for _ in range(2))
+    config = ScheduleConfig(name="polynomial", warmup=warmup / TOTAL, power=power)
+    theirs = get_polynomial_decay_schedule_with_warmup(reference, warmup, TOTAL, 0.0, power=power)
+    seen = rates(build_schedule(ours, config, TOTAL), ours)
+    assert seen[warmup:] == pytest.approx(rates(theirs, reference)[warmup:], abs=1e-9)
+
+
+@pytest.mark.parametrize(("decay", "falling"), [(0.25, 10), (0.5, 20), (1.0, 40)])
+def test_wsd_stays_at_the_peak_and_falls_as_transformers_does_over_the_last_steps(decay, falling):
+    """A fraction of the 40 steps after warm-up."""
+    warmup = 10
+    ours, reference = (torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5) for _ in range(2))
+    config = ScheduleConfig(name="wsd", warmup=warmup / TOTAL, decay=decay)
+    theirs = get_wsd_schedule(reference, warmup, falling, TOTAL, decay_type="linear")
+    seen = rates(build_schedule(ours, config, TOTAL), ours)
+    assert seen[warmup:] == pytest.approx(rates(theirs, reference)[warmup:], abs=1e-9)
+    assert seen[warmup : TOTAL - falling] == [0.5] * (TOTAL - falling - warmup)
+
+
 def test_warmup_rises_in_equal_steps_and_wastes_none_at_zero():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     seen = rates(build_schedule(optimizer, ScheduleConfig(warmup=0.2), TOTAL), optimizer)
@@ -131,11 +157,11 @@ def test_a_resumed_schedule_goes_on_with_the_rates_of_an_untouched_one(step):
     assert rates(schedule, resumed)[: TOTAL - step] == expected[step:]
 
 
-def test_a_run_all_of_warmup_or_of_one_step_has_a_schedule():
-    for total in (1, 2):
-        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-        build_schedule(optimizer, ScheduleConfig(warmup=0.9), total)
-        assert 0 < optimizer.param_groups[0]["lr"] <= 1.0
+@pytest.mark.parametrize(("total", "first"), [(1, 1 / 2), (2, 1 / 3)])
+def test_a_run_all_of_warmup_or_of_one_step_has_a_schedule(total, first):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    build_schedule(optimizer, ScheduleConfig(warmup=0.9), total)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(first)
 
 
 def with_a_new_head(hidden: int = 6) -> Any:

@@ -100,3 +100,42 @@ def test_each_bucket_is_averaged_once_in_a_fixed_order_while_backward_runs(dtype
     ]
     for weight, *parts in zip(model.parameters(), *expected, strict=True):
         torch.testing.assert_close(weight.grad, (parts[0].float() + parts[1].float()) / 2, rtol=0, atol=1e-7)
+
+
+class _Averages:
+    """Keeps what is to be averaged, as if there were no other worker."""
+
+    def __init__(self) -> None:
+        self.seen: list[torch.Tensor] = []
+
+    def __call__(self, flat: torch.Tensor) -> None:
+        self.seen.append(flat.clone())
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_buckets_are_averaged_in_the_order_of_the_weights_whichever_backward_fills_first(order, monkeypatch):
+    """Workers would otherwise average different buckets with each other, or round differently next time."""
+    monkeypatch.setattr(gradients, "_BUCKET_NUMBERS", 1)  # a bucket each
+    weights = [torch.ones(size, requires_grad=True) for size in (3, 4, 5)]
+    averages = _Averages()
+    collected = Gradients(weights, weights, averages)
+    with collected.collected(is_last=True):
+        total = torch.zeros(())
+        for index in order:  # backward reaches the last one first
+            total = (total + index + 1) * weights[index].sum()
+        total.backward()
+    assert [len(flat) for flat in averages.seen] == [5, 4, 3]
+
+
+def test_a_weight_that_backward_does_not_reach_adds_nothing_of_the_step_before():
+    weights = [torch.ones(2, requires_grad=True) for _ in range(2)]
+    averages = _Averages()
+    collected = Gradients(weights, weights, averages)
+    for reached in (weights, weights[:1]):
+        with collected.collected(is_last=True):
+            (3 * torch.stack([weight.sum() for weight in reached])).sum().backward()
+        collected.give()
+        for weight in weights:
+            weight.grad = None
+    # The last weights come first.
+    assert [flat.tolist() for flat in averages.seen] == [[3.0] * 4, [0.0, 0.0, 3.0, 3.0]]

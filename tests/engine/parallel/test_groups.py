@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +15,13 @@ Results = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    folder = tmp_path_factory.mktemp("groups")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of what the groups leave; their states are in folders in it."""
+    return tmp_path_factory.mktemp("groups")
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path) -> Results:
     of_three, resized = str(folder / "of_three"), str(folder / "resized")
     elastic = {"workers": [1, 3], "batch_size": 13}
     muon = {"optimizer": {"name": "muon", "learning_rate": 1e-3}, "dropout": 0.0}
@@ -36,6 +44,25 @@ def test_stopped_group_resumes_bit_identical(results: Results) -> None:
     assert results["resumed"]["start"] == 7
     assert same(results["resumed"]["weights"], results["untouched"]["weights"])
     assert results["stopped"]["history"] + results["resumed"]["history"] == results["untouched"]["history"]
+
+
+def test_damage_that_only_one_worker_of_a_group_finds_sends_all_to_the_state_before(
+    results: Results, folder: Path, tmp_path: Path
+) -> None:
+    """Each of three workers verifies every third file."""
+    states = tmp_path / "states"
+    shutil.copytree(folder / "of_three", states)
+    newest = max(states.iterdir())
+    files = sorted(json.loads((newest / "manifest.json").read_text())["body"]["files"])
+    damaged = newest / files[1]
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    again = train_in_processes(
+        [{"name": "again", "world": 3, "batch_size": 13, "states": str(states)}], tmp_path
+    )["again"]
+    assert again["start"] == 8
+    assert same(again["weights"], results["untouched"]["weights"])
 
 
 def test_workers_that_share_muons_work_have_the_losses_of_one(results: Results) -> None:

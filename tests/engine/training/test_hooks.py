@@ -123,3 +123,13 @@ def test_a_hook_stops_the_run_once_all_hooks_were_called_and_the_state_is_saved(
         run.run()
     assert steps == [1, 2]
     assert saved_steps(Folder(tmp_path)) == [2]
+
+
+def test_a_run_is_evaluated_ten_times_and_saved_five_times_if_nothing_else_is_said(tmp_path):
+    evaluated: list[int] = []
+    run = trainer(tmp_path, steps=20, evaluate_every=None, checkpoint_every=None)
+    run.add_evaluation(lambda module: {"validation_loss": 1.0})
+    run.add_hook(lambda info: evaluated.append(info.step) if "validation_loss" in info.metrics else None)
+    run.run()
+    assert evaluated == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20]
+    assert saved_steps(Folder(tmp_path)) == [4, 8, 12, 16, 20]

@@ -79,13 +79,16 @@ def same_gradients(model, reference) -> None:
         torch.testing.assert_close(parameter.grad, theirs[name].grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_pretraining_losses_equal_transformers_forward_and_backward(config, batch):
+@pytest.mark.parametrize("pairs", ["nsp", "sop"])
+def test_pretraining_losses_equal_transformers_forward_and_backward(pairs, config, batch):
+    """The order of sentences is a label of two classes, as whether one follows the other is."""
     model = new_pretraining_model(config, next_sentence=True, seed=1).double()
     reference = BertForPreTraining(plain(config)).double()
     reference.load_state_dict(model.state_dict())
-    terms = PretrainingObjective(model, pairs="nsp")(batch)
+    terms = PretrainingObjective(model, pairs=pairs)(batch)
+    assert list(terms) == ["mlm", pairs]
     expected = reference(**padded(batch), next_sentence_label=batch.labels)
-    total = mean(terms["mlm"]) + mean(terms["nsp"])
+    total = mean(terms["mlm"]) + mean(terms[pairs])
     torch.testing.assert_close(total.double(), expected.loss, rtol=1e-6, atol=1e-7)
     total.backward()
     expected.loss.backward()

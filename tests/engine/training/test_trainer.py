@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -16,9 +17,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import BertForPreTraining
 
 from headway.config.pretrain import PretrainConfig
 from headway.engine.checkpoint.checkpoints import Checkpoints
+from headway.engine.checkpoint.saved_states import saved_steps
 from headway.engine.checkpoint.storage import Folder
 from headway.engine.hardware.device import use_tf32
 from headway.engine.parallel.worker import Worker
@@ -27,9 +30,9 @@ from headway.engine.training.health import TrainingError
 from headway.engine.training.hooks import StepInfo
 from headway.engine.training.trainer import Evaluator, Metrics, Trainer
 from headway.runs.pretraining import PretrainingJob
+from ports import free_port
 from waiting import PATIENCE
 
-PORT = 28110
 Reports = list[tuple[int, Metrics]]
 
 
@@ -144,11 +147,12 @@ def test_two_workers_learn_what_one_does(job, tmp_path):
     alone, alone_reports = train(job)
     path = tmp_path / "job.pickle"
     path.write_bytes(pickle.dumps(job))
+    port = free_port()
     processes = [
         subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("train_on_two_workers.py")), path, tmp_path / "w"],
             env=os.environ
-            | {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(PORT)},
+            | {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -172,7 +176,7 @@ def test_the_loss_on_held_out_text_falls(job):
     reports = train(changed(job, steps=60))[1]
     held_out = [metrics["validation_mlm_loss"] for _, metrics in reports if "validation_mlm_loss" in metrics]
     # At first every token of the vocabulary is as likely as any other.
-    vocabulary = len(job.batches()[0].vocabulary.continues)
+    vocabulary = job.batches()[0].vocabulary.size
     assert held_out[0] == pytest.approx(math.log(vocabulary), rel=0.1)
     assert held_out[-1] < 0.8 * held_out[0]
 
@@ -186,7 +190,27 @@ def test_reports_carry_what_a_user_watches(job):
     assert last["validation_loss"] == pytest.approx(
         last["validation_mlm_loss"] + last["validation_nsp_loss"], rel=1e-9
     )
-    assert 0.0 <= last["validation_nsp_accuracy"] <= 1.0
+
+
+def test_accuracies_are_those_of_transformers_on_the_same_rows(job):
+    weights, reports = train(changed(job, steps=40, evaluate_every=40))
+    ours = job.objective().model
+    config = copy.deepcopy(ours.config)
+    config._attn_implementation = "eager"
+    model = BertForPreTraining(config).eval()
+    model.load_state_dict({name.removeprefix("model."): weight for name, weight in weights.items()})
+    right, words, sentences = torch.zeros(2), 0, 0
+    for batch in job.batches()[1].in_order(0, 1, 1):
+        with torch.inference_mode():
+            said = model(input_ids=batch.input_ids[None], token_type_ids=batch.token_type_ids[None])
+        guessed = said.prediction_logits[0, batch.masked_positions].argmax(-1)
+        right[0] += (guessed == batch.masked_labels).sum()
+        right[1] += (said.seq_relationship_logits.argmax(-1) == batch.labels).sum()
+        words, sentences = words + len(guessed), sentences + 1
+    last = reports[-1][1]
+    assert last["validation_mlm_accuracy"] == pytest.approx(float(right[0]) / words, abs=1.01 / words)
+    assert last["validation_nsp_accuracy"] == pytest.approx(float(right[1]) / sentences, abs=1.01 / sentences)
+    assert last["validation_mlm_accuracy"] > reports[0][1]["validation_mlm_accuracy"]
 
 
 def test_validation_does_not_depend_on_the_batch_size(job):
@@ -220,6 +244,24 @@ def test_a_loss_that_explodes_ends_the_run_with_the_step(job):
     trainer = Trainer(_Exploding(), job.batches()[0], job.config, worker=Worker())
     with pytest.raises(TrainingError, match="step 1 is not finite; try a lower learning_rate"):
         trainer.run()
+
+
+def test_a_run_goes_on_from_before_a_gradient_that_was_not_finite(job, tmp_path):
+    """No state is due before the eighth step, whose gradient is broken."""
+    job = changed(job, checkpoint_every=100)
+    whole, _ = train(job)
+    checkpoints = Checkpoints(Folder(tmp_path), Worker())
+    trainer = Trainer(job.objective(), job.batches()[0], job.config, checkpoints=checkpoints)
+    steps: list[int] = []
+    trainer.add_hook(lambda info: steps.append(info.step))
+    weight = next(trainer.objective.parameters())
+    weight.register_hook(lambda gradient: gradient * (math.nan if len(steps) == 7 else 1.0))
+    with pytest.raises(TrainingError, match="step 8 is not finite"):
+        trainer.run()
+    assert saved_steps(checkpoints.folder) == [7]
+    resumed, reports = train(job, tmp_path)
+    assert reports[0][0] == 8
+    assert_equal(whole, resumed)
 
 
 @pytest.mark.parametrize("before", ["ieee", "tf32"])

@@ -237,7 +237,7 @@ def test_limits_on_bodies_and_deadlines(serving):
 
 def test_a_full_queue_is_503_with_the_time_to_come_back(serving):
     async def run():
-        async with serving("embeddings", pack_tokens=16, max_tokens=40) as server:
+        async with serving("embeddings", pack_tokens=16, max_tokens=80) as server:
             server.replica.gate.clear()
             texts = [f"{TEXTS[0]} {word} boat" for word in ("bread", "rose", "apple", "ferry", "whale")]
             waiting = []

@@ -6,7 +6,7 @@ import hashlib
 import pytest
 
 from headway.config.base import ConfigError
-from headway.serving.http.auth import Keys
+from headway.serving.http.auth import Authentication, Keys
 
 
 def digest(key: str) -> str:
@@ -51,7 +51,7 @@ def test_each_key_has_its_own_rate(serving):
 def test_keys_are_read_from_digests_only(tmp_path):
     path = tmp_path / "keys"
     path.write_text(f"{digest('one')} alice\n\n{digest('two')}\n")
-    assert Keys.read(path, None).admit(b"Bearer one") == (200, 0.0)
+    assert Keys.read(path, None).admit(b"Bearer one").status == 200
     path.write_text("a-plain-key\n")
     with pytest.raises(ConfigError, match=r"line 1 .* is not a SHA-256 digest"):
         Keys.read(path, None)
@@ -60,3 +60,32 @@ def test_keys_are_read_from_digests_only(tmp_path):
         Keys.read(path, None)
     with pytest.raises(ConfigError, match="cannot be read"):
         Keys.read(tmp_path / "none", None)
+
+
+@pytest.mark.parametrize(
+    ("keys", "path", "headers", "caller"),
+    [
+        (True, "/v1/models", bearer("one"), digest("one")),
+        (True, "/v1/models", bearer("three"), None),
+        (True, "/v1/models", {}, None),
+        (True, "/health/live", {}, None),
+        (False, "/v1/models", {}, "10.0.0.1 4000"),
+    ],
+)
+def test_who_is_let_in_has_a_name(keys, path, headers, caller):
+    """By which shares are fair, and connections are told from those of strangers."""
+
+    async def let_in(scope, receive, send):
+        assert scope["state"].get("caller") == caller
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        pass
+
+    known = Keys(frozenset({digest("one")}), None) if keys else None
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "path": path, "headers": raw, "client": ("10.0.0.1", 4000), "state": {}}
+    asyncio.run(Authentication(let_in, known)(scope, receive, send))
+    assert scope["state"].get("caller") == caller

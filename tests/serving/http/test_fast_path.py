@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
@@ -108,7 +109,8 @@ def test_an_unexpected_exception_is_500_and_reaches_the_servers_log(serving):
                 status.append(message.get("status", 0))
 
             headers = [(b"content-type", b"application/json")]
-            scope = {"type": "http", "method": "POST", "path": "/v1/embeddings", "headers": headers}
+            scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/v1/embeddings"}
+            scope |= {"headers": headers, "state": {"arrived": time.monotonic()}}
             with pytest.raises(KeyError, match="broken"):
                 await fast_path(scope | {"query_string": b""}, receive, send)
             assert status[0] == 500

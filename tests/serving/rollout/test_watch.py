@@ -1,4 +1,4 @@
-"""What a reference to a model stands for when it begins to be served."""
+"""What a reference to a model stands for when it begins to be served, and how its aliases are followed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
 
 from headway.config.base import ConfigError
 from headway.config.serve import ServeConfig
@@ -44,6 +45,58 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
     config = ServeConfig.model_validate({"model": str(tmp_path / "none")})
     with pytest.raises(ConfigError, match="is not a folder with a transformers model"):
         current_releases(config, Tracking.at(tmp_path))
+
+
+@pytest.fixture
+def registry(tmp_path, monkeypatch) -> Tracking:
+    """A registry with two versions of `topics`, whose weights lie in folders named after them."""
+    tracking = Tracking.at(tmp_path)
+    tracking.client.create_registered_model("topics")
+    for _ in range(2):
+        tracking.client.create_model_version("topics", source=str(tmp_path))
+    tracking.client.set_registered_model_alias("topics", "champion", "1")
+
+    def fetch(_: Tracking, reference: str) -> Path:
+        return tmp_path / reference.rpartition("/")[2]
+
+    monkeypatch.setattr(Tracking, "download_weights", fetch)
+    return tracking
+
+
+def challenger_watch(tracking: Tracking) -> tuple[ChallengerWatch, list[tuple[str, Release | None]]]:
+    """A watch of the alias `challenger`, and what it asks to be tried, in order."""
+    told: list[tuple[str, Release | None]] = []
+    watch = ChallengerWatch(
+        "models:/topics@champion",
+        "challenger",
+        tracking,
+        1.0,
+        lambda name, release: told.append((name, release)),
+        "news",
+    )
+    return watch, told
+
+
+def test_a_challenger_is_tried_while_a_version_has_the_alias_and_ends_with_it(registry, tmp_path):
+    watch, told = challenger_watch(registry)
+    watch.look()
+    registry.client.set_registered_model_alias("topics", "challenger", "2")
+    watch.look()
+    registry.client.delete_registered_model_alias("topics", "challenger")
+    watch.look()
+    assert told == [("news", None), ("news", Release("news", "2", str(tmp_path / "2"))), ("news", None)]
+
+
+def test_a_challenger_goes_on_while_the_registry_does_not_answer(registry, monkeypatch):
+    watch, told = challenger_watch(registry)
+
+    def away(*_: object) -> None:
+        raise MlflowException("the server is away")
+
+    monkeypatch.setattr(type(registry.client), "get_registered_model", away)
+    with pytest.raises(MlflowException):
+        watch.look()
+    assert told == []
 
 
 def test_a_promoted_challenger_is_the_version_that_was_tried_and_not_a_second_copy(

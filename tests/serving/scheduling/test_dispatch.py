@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from headway.inference.packing import TokenSequence
+from headway.serving.scheduling.caller import Caller
 from headway.serving.scheduling.dispatch import Dispatcher
 from headway.serving.scheduling.messages import LethalSequenceError, ReplicaLostError, Reply
 from headway.serving.scheduling.queue import TokenQueue
@@ -14,6 +15,10 @@ from headway.serving.scheduling.queue import TokenQueue
 
 def sequence(length: int, fill: int = 0) -> TokenSequence:
     return TokenSequence(np.full(length, fill, np.int32), np.zeros(length, np.uint8))
+
+
+async def ask(queue: TokenQueue, one: TokenSequence, name: str = "someone", seconds: float = 5.0):
+    return await queue.compute("k", [one], Caller.starting_now(name, seconds))
 
 
 async def run_with(call, work, **settings):
@@ -40,7 +45,7 @@ def test_a_dead_replica_costs_no_answer():
         return Reply("r", sums(pack))
 
     async def work(queue, dispatcher):
-        answers = await asyncio.gather(*(queue.compute("k", [sequence(2, i)], 5.0) for i in range(4)))
+        answers = await asyncio.gather(*(ask(queue, sequence(2, i)) for i in range(4)))
         assert answers == [[0], [2], [4], [6]]
         assert len(retries) == 3
 
@@ -58,7 +63,7 @@ def test_a_replica_that_hangs_is_given_up():
         return Reply("r", sums(pack))
 
     async def work(queue, dispatcher):
-        assert await queue.compute("k", [sequence(3, 2)], 5.0) == [6]
+        assert await ask(queue, sequence(3, 2)) == [6]
 
     asyncio.run(run_with(call, work, pack_timeout=0.05))
 
@@ -70,7 +75,7 @@ def test_one_bad_input_fails_alone():
         return Reply("r", sums(pack))
 
     async def work(queue, dispatcher):
-        tasks = [queue.compute("k", [sequence(1, i)], 5.0) for i in (6, 7, 8)]
+        tasks = [ask(queue, sequence(1, i)) for i in (6, 7, 8)]
         good, bad, also_good = await asyncio.gather(*tasks, return_exceptions=True)
         assert good == [6] and also_good == [8]
         assert isinstance(bad, ValueError)
@@ -92,7 +97,7 @@ def test_a_new_replica_is_found_while_work_waits():
 
     async def work(queue, dispatcher):
         assert dispatcher.capacity == 2
-        await asyncio.gather(*(queue.compute("k", [sequence(8, i)], 5.0) for i in range(40)))
+        await asyncio.gather(*(ask(queue, sequence(8, i)) for i in range(40)))
         assert dispatcher.replicas == 2
         assert 4 <= peak <= 5
 
@@ -104,11 +109,11 @@ def test_an_idle_replica_gets_work_at_once():
         return Reply("r", sums(pack))
 
     async def work(queue, dispatcher):
-        await queue.compute("k", [sequence(1)], 5.0)
+        await ask(queue, sequence(1))
         now, waits = asyncio.get_running_loop().time, []
         for i in range(50):
             started = now()
-            await queue.compute("k", [sequence(1, i)], 5.0)
+            await ask(queue, sequence(1, i))
             waits.append(now() - started)
         # A wait for company (Ray Serve's default is 10 ms) would be in each of them, also on a busy machine.
         assert min(waits) < 0.005
@@ -129,7 +134,7 @@ def test_what_comes_while_a_replica_computes_leaves_together():
         queue.tokens_per_second = 5.0
         asking = []
         for i in range(4):
-            asking.append(asyncio.create_task(queue.compute("k", [sequence(1, i)], 5.0)))
+            asking.append(asyncio.create_task(ask(queue, sequence(1, i))))
             await asyncio.sleep(0.02)
         assert await asyncio.gather(*asking) == [[0], [1], [2], [3]]
 
@@ -144,9 +149,26 @@ def test_a_replica_that_always_dies_ends_in_an_error():
 
     async def work(queue, dispatcher):
         with pytest.raises(ReplicaLostError):
-            await queue.compute("k", [sequence(1)], 20.0)
+            await ask(queue, sequence(1), seconds=20.0)
 
     asyncio.run(run_with(call, work, pause=0.001))
+
+
+def test_a_slow_replica_gets_smaller_packs_until_it_is_in_time():
+    sizes = []
+
+    async def call(kind, pack):
+        sizes.append(len(pack.ids))
+        await asyncio.sleep(len(pack.ids) * 0.05)
+        return Reply("r", sums(pack))
+
+    async def work(queue, dispatcher):
+        asking = [ask(queue, sequence(1, i), seconds=60.0) for i in range(16)]
+        assert await asyncio.gather(*asking) == [[i] for i in range(16)]
+
+    # A full pack takes 0.4 s, longer than it may.
+    asyncio.run(run_with(call, work, pack_timeout=0.3, pause=0.001))
+    assert sizes[0] == 8 and max(sizes[-4:]) < 6
 
 
 def test_a_sequence_that_kills_its_replicas_is_given_up_and_costs_no_other_its_answer():
@@ -160,10 +182,10 @@ def test_a_sequence_that_kills_its_replicas_is_given_up_and_costs_no_other_its_a
 
     async def work(queue, dispatcher):
         with pytest.raises(LethalSequenceError, match=r"^3 replicas died while they computed this$"):
-            await queue.compute("k", [sequence(1, 7)], 20.0)
+            await ask(queue, sequence(1, 7), seconds=20.0)
         assert len(dead) == 3
         dead.clear()
-        tasks = [queue.compute("k", [sequence(1, i)], 20.0) for i in (6, 7, 8)]
+        tasks = [ask(queue, sequence(1, i), seconds=20.0) for i in (6, 7, 8)]
         good, lethal, also_good = await asyncio.gather(*tasks, return_exceptions=True)
         assert good == [6] and also_good == [8] and isinstance(lethal, LethalSequenceError)
         assert len(dead) == 4  # twice in a pack with others
@@ -189,7 +211,7 @@ def test_what_is_computed_beside_a_sequence_that_kills_replicas_is_not_blamed_fo
         return Reply("r", sums(pack))
 
     async def work(queue, dispatcher):
-        tasks = [queue.compute("k", [sequence(8, i)], 20.0) for i in (6, 7, 8)]
+        tasks = [ask(queue, sequence(8, i), seconds=20.0) for i in (6, 7, 8)]
         good, lethal, also_good = await asyncio.gather(*tasks, return_exceptions=True)
         assert good == [48] and also_good == [64] and isinstance(lethal, LethalSequenceError)
         assert replicas == 3
@@ -207,6 +229,35 @@ def test_a_sequence_is_not_blamed_for_one_replica_that_is_still_called_after_its
         return Reply("r", sums(pack))
 
     async def work(queue, dispatcher):
-        assert await queue.compute("k", [sequence(1, 3)], 20.0) == [3]
+        assert await ask(queue, sequence(1, 3), seconds=20.0) == [3]
 
     asyncio.run(run_with(call, work, pause=0.001))
+
+
+def test_replicas_are_counted_from_zero_once_one_is_lost():
+    """Which of them is gone is not known; those that are left answer again."""
+    lost, counts = False, []
+
+    async def call(kind, pack):
+        nonlocal lost
+        if lost:
+            lost = False
+            raise ReplicaLostError("died")
+        counts.append(dispatcher.replicas)
+        return Reply(f"r{int(pack.ids[0]) % 2}", sums(pack))
+
+    async def work():
+        nonlocal lost
+        running = asyncio.create_task(dispatcher.run())
+        for fill in (0, 1):
+            await dispatcher.queue.compute("k", [sequence(1, fill)], Caller.starting_now("someone", 5.0))
+        lost = True
+        assert await dispatcher.queue.compute("k", [sequence(1, 2)], Caller.starting_now("someone", 5.0)) == [
+            2
+        ]
+        running.cancel()
+
+    dispatcher = Dispatcher(TokenQueue(pack_tokens=8, max_tokens=1000), call, pause=0.001)
+    asyncio.run(work())
+    assert counts == [0, 1, 0]
+    assert dispatcher.replicas == 1 and dispatcher.capacity == 2

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from headway.inference.packing import TokenSequence
-from headway.serving.scheduling.queue import DeadlinePassedError, QueueFullError, TokenQueue
+from headway.serving.scheduling.caller import Caller, DeadlinePassedError
+from headway.serving.scheduling.queue import QueueFullError, TokenQueue
 
 
 def sequence(length: int, fill: int = 0) -> TokenSequence:
@@ -23,10 +24,23 @@ def serve(queue: TokenQueue) -> list[int]:
     return [job.tokens for job in jobs]
 
 
-async def ask(queue: TokenQueue, *sequences: TokenSequence, kind: str = "a", **options):
-    task = asyncio.create_task(queue.compute(kind, sequences, 5.0, **options))
+def caller(name: str = "someone", seconds: float = 5.0) -> Caller:
+    return Caller.starting_now(name, seconds)
+
+
+async def ask(
+    queue: TokenQueue, *sequences: TokenSequence, kind: str = "a", name: str = "someone", **options
+):
+    task = asyncio.create_task(queue.compute(kind, sequences, caller(name), **options))
     await asyncio.sleep(0)
     return task
+
+
+async def done(*tasks):
+    """The tasks, once those have run on whose results there are."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+    return tasks
 
 
 def test_packs_hold_what_came_first_up_to_the_budget():
@@ -82,7 +96,7 @@ def test_a_passed_deadline_is_told_and_the_work_dropped():
     async def run():
         queue = TokenQueue(pack_tokens=100, max_tokens=1000)
         with pytest.raises(DeadlinePassedError, match=r"0\.01 s"):
-            await queue.compute("a", [sequence(5)], 0.01)
+            await queue.compute("a", [sequence(5)], caller(seconds=0.01))
         assert queue.take() == [] and queue.waiting_tokens == 0
 
     asyncio.run(run())
@@ -91,13 +105,127 @@ def test_a_passed_deadline_is_told_and_the_work_dropped():
 def test_a_full_queue_refuses_at_once_and_says_when_to_come_back():
     async def run():
         queue = TokenQueue(pack_tokens=10, max_tokens=20, tokens_per_second=5.0)
-        await ask(queue, sequence(15))
+        await ask(queue, sequence(10))
         with pytest.raises(QueueFullError) as refusal:
-            await queue.compute("a", [sequence(6, 1)], 5.0)
-        assert refusal.value.retry_after == 3
+            await queue.compute("a", [sequence(6, 1)], caller("another"))
+        assert refusal.value.retry_after == 2
+        assert queue.waiting_tokens == 10
+        await ask(queue, sequence(5, 1), name="another")
         assert queue.waiting_tokens == 15
-        await ask(queue, sequence(5, 1))
-        assert queue.waiting_tokens == 20
+
+    asyncio.run(run())
+
+
+def test_one_caller_fills_no_more_than_half_of_the_queue():
+    async def run():
+        queue = TokenQueue(pack_tokens=100, max_tokens=1000)
+        assert queue.request_limit == 500
+        with pytest.raises(QueueFullError):
+            await queue.compute("a", [sequence(501)], caller())  # though nothing waits
+        await ask(queue, sequence(500))
+        with pytest.raises(QueueFullError):
+            await queue.compute("a", [sequence(1, 1)], caller())
+        await ask(queue, sequence(250, 2), name="another")
+        await ask(queue, sequence(125, 3), name="a third")
+        assert queue.waiting_tokens == 875
+
+    asyncio.run(run())
+
+
+def test_few_small_requests_are_not_behind_all_of_a_large_one():
+    async def run():
+        queue = TokenQueue(pack_tokens=2048, max_tokens=100_000)
+        large = await ask(queue, *(sequence(512, i) for i in range(40)), name="much")
+        assert serve(queue) == [512] * 4
+        small = [await ask(queue, sequence(9, 100 + i), name=f"little {i}") for i in range(3)]
+        # The large one gets its share of the pack, and no more.
+        assert sorted(serve(queue)) == [9, 9, 9, 512]
+        assert all(task.done() for task in await done(*small)) and not large.done()
+
+    asyncio.run(run())
+
+
+def test_a_small_request_is_not_spread_over_packs():
+    async def run():
+        queue = TokenQueue(pack_tokens=400, max_tokens=10_000)
+        tasks = [
+            await ask(queue, *(sequence(100, 4 * i + k) for k in range(4)), name=str(i)) for i in range(5)
+        ]
+        for task in tasks:
+            assert not task.done()
+            assert serve(queue) == [100] * 4
+            await done(task)
+
+    asyncio.run(run())
+
+
+def test_a_kind_that_one_caller_fills_does_not_keep_other_kinds_waiting():
+    async def run():
+        queue = TokenQueue(pack_tokens=600, max_tokens=100_000)
+        await ask(queue, *(sequence(600, i) for i in range(20)), kind="a", name="much")
+        assert serve(queue) == [600]
+        await ask(queue, sequence(7), kind="b", name="little")
+        assert [serve(queue), serve(queue)] in ([[7], [600]], [[600], [7]])
+
+    asyncio.run(run())
+
+
+def test_what_a_small_request_shares_with_a_large_one_does_not_wait_for_the_rest_of_that():
+    async def run():
+        queue = TokenQueue(pack_tokens=600, max_tokens=100_000)
+        await ask(queue, *(sequence(600, i) for i in range(20)), name="much")
+        await ask(queue, sequence(600, 19), name="little")
+        assert serve(queue) == [600]
+        (item,) = queue.take()
+        assert item.sequence.ids[0] == 19 and queue.waiting_tokens == 18 * 600
+        queue.finish(item, 0)
+        assert [serve(queue) for _ in range(19)] == [[600]] * 18 + [[]]
+        assert queue.waiting_tokens == 0
+
+    asyncio.run(run())
+
+
+def test_a_caller_alone_gets_whole_packs():
+    async def run():
+        queue = TokenQueue(pack_tokens=4096, max_tokens=100_000)
+        await ask(queue, *(sequence(512, i) for i in range(16)))
+        assert queue.holds_pack() and serve(queue) == [512] * 8
+
+    asyncio.run(run())
+
+
+def test_a_request_longer_than_the_queue_is_accepted_if_nothing_waits():
+    """It would never be otherwise."""
+
+    async def run():
+        queue = TokenQueue(pack_tokens=10, max_tokens=20)
+        long = [sequence(8, fill) for fill in (1, 2, 3)]
+        first = await ask(queue, sequence(5))
+        with pytest.raises(QueueFullError):
+            await queue.compute("a", long, caller())
+        assert serve(queue) == [5] and await first == [0]
+        asked = await ask(queue, *long)
+        assert queue.waiting_tokens == 24
+        with pytest.raises(QueueFullError):
+            await queue.compute("a", [sequence(1)], caller())
+        assert [serve(queue) for _ in range(3)] == [[8]] * 3
+        assert await asked == [8, 16, 24]
+
+    asyncio.run(run())
+
+
+def test_a_failed_pack_that_nobody_waits_for_takes_no_space():
+    async def run():
+        queue = TokenQueue(pack_tokens=20, max_tokens=20)
+        gone = await ask(queue, sequence(15))
+        jobs = queue.take()
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        queue.put_back(jobs)
+        assert queue.waiting_tokens == 0
+        stays = await ask(queue, sequence(18, 1))
+        assert serve(queue) == [18] and await stays == [18]
+        assert queue.waiting_tokens == 0 and not queue.work_waits.is_set()
 
     asyncio.run(run())
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -116,13 +117,74 @@ def test_a_replica_without_an_assigned_gpu_uses_none_that_it_sees(outside_ray, m
 def test_a_replica_ends_if_its_gpu_is_lost_and_only_then(outside_ray, folders, monkeypatch, error, ends):
     encoder, release = replica_of(folders["embeddings"])
 
-    def fail(operation, pack):
-        raise error
+    compute = encoder._models[release].run
+
+    def fail(operation, computed):
+        if len(computed.ids) == len(pack.ids):
+            raise error
+        return compute(operation, computed)
 
     monkeypatch.setattr(encoder._models[release], "run", fail)
     pack = Pack(np.asarray([2, 3], np.int32), np.zeros(2, np.uint8), np.asarray([2]))
     with pytest.raises(Ended if ends else type(error)):
         asyncio.run(encoder.compute(release, Operation("embed"), pack, 0))
+
+
+SOME = Pack(np.asarray([2, 3], np.int32), np.zeros(2, np.uint8), np.asarray([2]))
+
+
+def test_a_replica_ends_if_it_can_compute_nothing_more(outside_ray, folders, monkeypatch):
+    encoder, release = replica_of(folders["embeddings"])
+
+    def fail(operation, pack):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(encoder._models[release], "run", fail)
+    with pytest.raises(Ended):
+        asyncio.run(encoder.compute(release, Operation("embed"), SOME, 0))
+
+
+def test_a_health_check_computes_what_a_broken_replica_cannot(outside_ray, folders, monkeypatch):
+    encoder, release = replica_of(folders["embeddings"])
+    computed: list[int] = []
+    compute = encoder._models[release].run
+
+    def count(operation, pack):
+        computed.append(len(pack.ids))
+        return compute(operation, pack)
+
+    monkeypatch.setattr(encoder._models[release], "run", count)
+    asyncio.run(encoder.check_health())
+    assert len(computed) == 1
+    asyncio.run(encoder.check_health())  # it has computed a moment ago
+    assert len(computed) == 1
+
+    def spoil(operation, pack):
+        return [np.full_like(row, np.nan) for row in compute(operation, pack)]
+
+    monkeypatch.setattr(encoder._models[release], "run", spoil)
+    encoder._computed_at = 0.0
+    with pytest.raises(Ended):
+        asyncio.run(encoder.check_health())
+
+
+def test_a_replica_whose_pack_hangs_ends_even_if_the_gateway_has_given_the_pack_up(
+    outside_ray, folders, monkeypatch
+):
+    encoder, release = replica_of(folders["embeddings"])
+    go = threading.Event()
+    monkeypatch.setattr(encoder._models[release], "run", lambda operation, pack: go.wait(PATIENCE))
+
+    async def run():
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(encoder.compute(release, Operation("embed"), SOME, 0), 0.1)
+        await encoder.check_health()  # it is not so late yet
+        monkeypatch.setattr(encoder, "_max_seconds", lambda tokens: 0.0)
+        with pytest.raises(Ended):
+            await encoder.check_health()
+        go.set()
+
+    asyncio.run(run())
 
 
 def test_the_autoscaler_hears_of_a_pack_until_it_is_computed(outside_ray, folders, monkeypatch):

@@ -7,11 +7,15 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import pytest
 
+from headway.serving.scheduling.caller import Caller, DeadlinePassedError
 from headway.serving.scheduling.thread_batcher import ThreadBatcher
 from waiting import PATIENCE
+
+CALLER = Caller.starting_now("someone", PATIENCE)
 
 
 class CountingThread(ThreadPoolExecutor):
@@ -34,7 +38,7 @@ def while_busy(
     async def run() -> None:
         with CountingThread() as thread:
             batcher, go = ThreadBatcher(thread, max_size), threading.Event()
-            first = asyncio.create_task(batcher.run(lambda: go.wait(PATIENCE), 1))
+            first = asyncio.create_task(batcher.run(lambda: go.wait(PATIENCE), 1, CALLER))
             await asyncio.sleep(0)
             await check(batcher, thread, go)  # type: ignore[misc]
             assert await first
@@ -42,7 +46,7 @@ def while_busy(
     asyncio.run(run())
 
 
-def append(numbers: list[int], number: int) -> int:
+def append(numbers: list[Any], number: Any) -> Any:
     numbers.append(number)
     return number
 
@@ -50,7 +54,7 @@ def append(numbers: list[int], number: int) -> int:
 def test_calls_that_arrive_meanwhile_run_together_and_in_order():
     async def check(batcher, thread, go):
         done: list[int] = []
-        calls = [asyncio.create_task(batcher.run(partial(append, done, i), 1)) for i in range(20)]
+        calls = [asyncio.create_task(batcher.run(partial(append, done, i), 1, CALLER)) for i in range(20)]
         await asyncio.sleep(0)
         go.set()
         assert await asyncio.gather(*calls) == done == list(range(20))
@@ -63,7 +67,7 @@ def test_a_batch_is_no_larger_than_its_maximum():
     async def check(batcher, thread, go):
         seen: list[tuple[int, int]] = []
         sizes = [5, 5, 3, 50, 10, 1]
-        calls = [batcher.run(lambda size=s: seen.append((thread.submitted, size)), s) for s in sizes]
+        calls = [batcher.run(lambda size=s: seen.append((thread.submitted, size)), s, CALLER) for s in sizes]
         waiting = asyncio.gather(*calls)
         await asyncio.sleep(0)
         go.set()
@@ -81,7 +85,7 @@ def test_a_call_that_fails_or_is_cancelled_harms_no_other():
 
         computed: list[str] = []
         failing, leaving, last = (
-            asyncio.create_task(batcher.run(call, 1))
+            asyncio.create_task(batcher.run(call, 1, CALLER))
             for call in (fail, lambda: computed.append("left"), lambda: "good")
         )
         await asyncio.sleep(0)
@@ -91,7 +95,7 @@ def test_a_call_that_fails_or_is_cancelled_harms_no_other():
         with pytest.raises(ValueError, match="too long"):
             await failing
         assert await last == "good" and computed == []
-        assert await batcher.run(lambda: "again", 1) == "again"
+        assert await batcher.run(lambda: "again", 1, CALLER) == "again"
 
     while_busy(check)
 
@@ -105,12 +109,38 @@ def test_a_panic_fails_its_call_and_hangs_no_other():
         raise Panic("index out of bounds")
 
     async def check(batcher, thread, go):
-        calls = [asyncio.create_task(batcher.run(call, 1)) for call in (panic, lambda: "beside it")]
+        calls = [asyncio.create_task(batcher.run(call, 1, CALLER)) for call in (panic, lambda: "beside it")]
         await asyncio.sleep(0)
         go.set()
         failed, beside = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), PATIENCE)
         assert isinstance(failed, RuntimeError) and "index out of bounds" in str(failed)
         assert beside == "beside it"
-        assert await asyncio.wait_for(batcher.run(lambda: "after it", 1), PATIENCE) == "after it"
+        assert await asyncio.wait_for(batcher.run(lambda: "after it", 1, CALLER), PATIENCE) == "after it"
+
+    while_busy(check)
+
+
+def test_short_calls_are_not_behind_all_long_ones_of_another():
+    async def check(batcher, thread, go):
+        order: list[str] = []
+        much, little = (Caller.starting_now(name, PATIENCE) for name in ("much", "little"))
+        calls = [batcher.run(partial(append, order, f"long {i}"), 50, much) for i in range(6)]
+        calls += [batcher.run(partial(append, order, f"short {i}"), 1, little) for i in range(3)]
+        waiting = asyncio.gather(*calls)
+        await asyncio.sleep(0)
+        go.set()
+        await waiting
+        assert order[:4] == ["long 0", "short 0", "short 1", "short 2"]
+
+    while_busy(check)
+
+
+def test_a_call_that_comes_too_late_is_not_run():
+    async def check(batcher, thread, go):
+        order: list[str] = []
+        with pytest.raises(DeadlinePassedError, match=r"0\.01 s"):
+            await batcher.run(partial(append, order, "late"), 1, Caller.starting_now("someone", 0.01))
+        go.set()
+        assert await batcher.run(lambda: "next", 1, CALLER) == "next" and not order
 
     while_busy(check)

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from headway.config.base import ConfigError
 from headway.config.corpus import CorpusConfig
 from headway.data.atomic import atomic_folder
-from headway.data.corpus.sentences import split_sentences
+from headway.data.corpus.sentences import spaced_sentences
 from headway.data.corpus.store import TokenStore, open_store, write_store
 from headway.data.corpus.tokenizer import extend_tokenizer, load_tokenizer, tokenize, train_tokenizer
 from headway.data.sources.documents import Document, read_documents
@@ -135,7 +135,7 @@ def _tokenizer_for(train: Sequence[Document], config: CorpusConfig) -> PreTraine
 def _write_split(
     folder: Path, documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase, language: str
 ) -> int:
-    sentences = [split_sentences(document.text, language) for document in documents]
+    sentences = [spaced_sentences(document.text, language) for document in documents]
     rows = iter(tokenize(tokenizer, [text for document in sentences for text in document]))
     write_store(folder, ([next(rows) for _ in document] for document in sentences))
     return int(open_store(folder).sentences[-1])

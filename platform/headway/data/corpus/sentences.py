@@ -18,6 +18,21 @@ def split_sentences(text: str, language: str = "en") -> list[str]:
         text: the document.
         language: its ISO 639 code. The abbreviations of that language do not end a sentence.
     """
-    paragraphs = (" ".join(paragraph.split()) for paragraph in _PARAGRAPH.split(text))
-    found = (sentence.strip() for paragraph in paragraphs for sentence in segment(language, paragraph))
-    return [sentence for sentence in found if sentence]
+    return [sentence.strip() for sentence in spaced_sentences(text, language)]
+
+
+def spaced_sentences(text: str, language: str = "en") -> list[str]:
+    """The sentences of a document, each after the space that parts it from the one before, if any does.
+
+    Byte-level BPE and SentencePiece have one token for a word after a space, and another for one at the start
+    of a text. A blank line counts as a space.
+    """
+    sentences: list[str] = []
+    space = ""
+    for paragraph in _PARAGRAPH.split(text):
+        for sentence in segment(language, " ".join(paragraph.split())):
+            if sentence.strip():
+                sentences.append(space + sentence.strip())
+                space = " " if sentence.endswith(" ") else ""
+        space = " " if sentences else ""
+    return sentences

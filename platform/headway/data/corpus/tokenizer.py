@@ -76,14 +76,19 @@ def vocabulary_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], words: int) -> None:
-    """Add the words whose splitting into pieces costs the texts the most tokens."""
+    """Add the words whose splitting into pieces costs the texts the most tokens.
+
+    A word that the tokenizer does not know at all is lost: it counts as if each character were a piece.
+    """
     backend = tokenizer.backend_tokenizer
     counts: Counter[str] = Counter()
     for text in texts:
         normal = backend.normalizer.normalize_str(text) if backend.normalizer else text
         counts.update(re.findall(r"\w+", normal))
     candidates = sorted(counts)
-    pieces = [len(row) for row in tokenize(tokenizer, candidates)]
+    unknown = -1 if tokenizer.unk_token_id is None else tokenizer.unk_token_id
+    rows = tokenize(tokenizer, candidates)
+    pieces = [len(word) if unknown in row else len(row) for word, row in zip(candidates, rows, strict=True)]
     saved = {word: counts[word] * (n - 1) for word, n in zip(candidates, pieces, strict=True) if n > 1}
     best = sorted(saved, key=lambda word: (-saved[word], word))[:words]
     tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=True) for word in best])
@@ -103,11 +108,3 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[n
         encodings = backend.encode_batch_fast(chunk, add_special_tokens=False)
         rows += [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
     return rows
-
-
-def continuation_table(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """Which tokens continue a word: bool, shape (vocab_size,), True for WordPiece's `##` pieces."""
-    table = np.zeros(len(tokenizer), dtype=bool)
-    for token, index in tokenizer.get_vocab().items():
-        table[index] = token.startswith("##")
-    return table

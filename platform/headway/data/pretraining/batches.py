@@ -12,7 +12,7 @@ from headway.config.pretrain import MaskingConfig
 from headway.data.batch import Batch
 from headway.data.batches import DealtBatches
 from headway.data.corpus.store import TokenStore
-from headway.data.corpus.tokenizer import continuation_table
+from headway.data.corpus.words import word_table
 from headway.data.pretraining.counter_random import row_keys
 from headway.data.pretraining.masking import Vocabulary, mask_rows
 from headway.data.pretraining.pairs import PairObjective, PairSplitter, Segments, check_pairable
@@ -25,7 +25,7 @@ Plan = TypeVar("Plan", TokenRows, SentenceRows)
 
 
 class PretrainingBatches(DealtBatches):
-    """Masked sequences, single or in pairs, with new pairs in each epoch, and new masks unless `static`.
+    """Masked sequences, single or in pairs, with new pairs and masks in each epoch unless masks are `static`.
 
     Without pairs, an epoch holds every token of the store exactly once. With pairs, segments are truncated as
     Devlin et al. do, and half of them are random. In two parts, a row is two sequences that follow each other
@@ -57,7 +57,7 @@ class PretrainingBatches(DealtBatches):
             check_pairable(store)
         self.max_length = max_length
         self.masking = masking
-        self.vocabulary = _vocabulary(tokenizer)
+        self.vocabulary = _vocabulary(tokenizer, masking)
         self.cls, self.sep = tokenizer.cls_token_id, tokenizer.sep_token_id
         self._store = store
         self._segments: Segments | None = None
@@ -128,10 +128,11 @@ class PretrainingBatches(DealtBatches):
         return input_ids, np.repeat(types, framed.lengths), lengths.sum(1)
 
 
-def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
+def _vocabulary(tokenizer: PreTrainedTokenizerBase, masking: MaskingConfig) -> Vocabulary:
     special = np.zeros(len(tokenizer), bool)
     special[tokenizer.all_special_ids] = True
-    return Vocabulary(len(tokenizer), tokenizer.mask_token_id, special, continuation_table(tokenizer))
+    words = word_table(tokenizer) if masking.whole_words else None
+    return Vocabulary(len(tokenizer), tokenizer.mask_token_id, special, words)
 
 
 def _some(plan: Plan, limit: int | None) -> Plan:

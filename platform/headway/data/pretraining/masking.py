@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from headway.config.pretrain import MaskingConfig
+from headway.data.corpus.words import WordTable
 from headway.data.pretraining.counter_random import Purpose, random_bits
 from headway.data.pretraining.ragged import Ragged
 
@@ -28,13 +29,13 @@ class Vocabulary(NamedTuple):
         size: how many tokens it has.
         mask: id of [MASK].
         special: bool, shape (size,), True for tokens that are never hidden and never replace another.
-        continues: bool, shape (size,), True for tokens that continue a word.
+        words: tells which tokens continue a word; None if only single tokens are hidden.
     """
 
     size: int
     mask: int
     special: np.ndarray
-    continues: np.ndarray
+    words: WordTable | None = None
 
 
 class Masked(NamedTuple):
@@ -67,7 +68,9 @@ def mask_rows(
     counts = np.bincount(rows.owners[maskable], minlength=len(rows.lengths))
     wanted = np.minimum(counts, np.maximum(1, np.rint(config.rate * counts).astype(np.int64)))
     if config.whole_words:
-        positions = _choose_words(input_ids, rows, keys, maskable, wanted, vocabulary.continues)
+        assert vocabulary.words is not None
+        continues = vocabulary.words.continues(input_ids)
+        positions = _choose_words(continues, rows, keys, maskable, wanted)
     else:
         order = _random_order(rows, keys, maskable, Purpose.MASKED_TOKEN)
         positions = np.sort(_first_of_each(order, Ragged(counts), Ragged(wanted)))
@@ -106,19 +109,14 @@ def _random_order(rows: Ragged, keys: np.ndarray, tokens: np.ndarray, purpose: P
 
 
 def _choose_words(
-    input_ids: np.ndarray,
-    rows: Ragged,
-    keys: np.ndarray,
-    maskable: np.ndarray,
-    wanted: np.ndarray,
-    continues: np.ndarray,
+    continues: np.ndarray, rows: Ragged, keys: np.ndarray, maskable: np.ndarray, wanted: np.ndarray
 ) -> np.ndarray:
     """Whole words, in random order, while they fit into `wanted` tokens; at least one word of each row."""
-    is_continued = continues[input_ids[maskable]] & (np.diff(maskable, prepend=-2) == 1)
+    is_continued = continues[maskable] & (np.diff(maskable, prepend=-2) == 1)
     is_continued &= rows.positions[maskable] > 0
     first = np.flatnonzero(~is_continued)
     sizes = np.diff(first, append=len(maskable))
-    word_of_token = np.empty(len(input_ids), np.int64)
+    word_of_token = np.empty(len(continues), np.int64)
     word_of_token[maskable[first]] = np.arange(len(first))
     order = word_of_token[_random_order(rows, keys, maskable[first], Purpose.MASKED_WORD)]
     words = Ragged(np.bincount(rows.owners[maskable[first]], minlength=len(rows.lengths)))

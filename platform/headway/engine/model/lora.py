@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -47,8 +49,10 @@ def freeze_layers(model: PreTrainedModel, count: int) -> None:
 def add_lora(model: PreTrainedModel, config: LoraConfig) -> None:
     """Change a model, in place, so that only its head and low-rank additions to linear layers are trained.
 
+    Layers that are frozen already get none.
+
     Raises:
-        ConfigError: peft is not installed, or no linear layer has any of the names.
+        ConfigError: peft is not installed, all layers are frozen, or no linear layer has any of the names.
     """
     try:
         import peft
@@ -68,12 +72,17 @@ def add_lora(model: PreTrainedModel, config: LoraConfig) -> None:
 
 
 def _targets(model: PreTrainedModel, names: list[str]) -> list[str]:
-    """Full names of the encoder's linear layers whose last part is in `names`; of all if `names` is empty."""
+    """Full names of the encoder's linear layers whose last part is in `names`; of all if `names` is empty.
+
+    Layers that are frozen are left out.
+    """
     layers = encoder_layers(model)
-    inside = {id(part) for part in layers.modules()}
+    inside = {id(part) for part in layers.modules() if isinstance(part, nn.Linear)}
     linear = [
-        name for name, part in model.named_modules() if isinstance(part, nn.Linear) and id(part) in inside
+        name for name, part in model.named_modules() if id(part) in inside and part.weight.requires_grad
     ]
+    if not linear:
+        raise ConfigError(f"frozen_layers: {len(layers)} leaves lora no layer to adapt")
     chosen = [name for name in linear if not names or name.rpartition(".")[2] in names]
     if not chosen:
         known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
@@ -101,3 +110,19 @@ def merged(model: PreTrainedModel) -> PreTrainedModel:
             part.merge(safe_merge=True)
             result.set_submodule(name, part.get_base_layer())
     return result
+
+
+@contextmanager
+def without_additions(module: nn.Module) -> Iterator[None]:
+    """While the block runs, a module has no low-rank additions: as large and as fast as once they are merged.
+
+    Its answers are those of the weights that it had before training.
+    """
+    added = {name: part for name, part in module.named_modules() if hasattr(part, "lora_A") and name}
+    for name, part in added.items():
+        module.set_submodule(name, part.get_base_layer())
+    try:
+        yield
+    finally:
+        for name, part in added.items():
+            module.set_submodule(name, part)

@@ -13,13 +13,15 @@ from headway.serving.http.asgi import App
 from headway.serving.http.auth import Authentication, Keys
 from headway.serving.http.errors import STATUSES, add_errors
 from headway.serving.http.fast_path import FastPath
-from headway.serving.http.limits import BodyLimit
+from headway.serving.http.limits import BodyLimit, CloseUnread
 from headway.serving.http.page import add_page
 from headway.serving.http.request_log import RequestLog
 from headway.serving.http.request_metrics import RequestMetrics
 from headway.serving.http.routes import router
 from headway.serving.metrics import Metrics
 from headway.serving.rollout.rollout import Rollout
+from headway.serving.scheduling.fair_share import SharedBuffer
+from headway.serving.settings import BodyLimits
 
 Rollouts = Mapping[str, Rollout]
 """By the names that requests give to models."""
@@ -54,20 +56,18 @@ def build_app(rollouts: Rollouts, metrics: Metrics, timeout: float, missing: Mis
     return app
 
 
-def add_middleware(
-    app: FastAPI, metrics: Metrics, keys: Keys | None, max_body: int, body_timeout: float
-) -> App:
+def add_middleware(app: FastAPI, metrics: Metrics, keys: Keys | None, limits: BodyLimits) -> App:
     """The application as a server runs it: counted, logged, protected, and with the fast path.
 
     Args:
         app: from `build_app`.
         metrics: where requests are counted.
         keys: who may ask; None lets everybody in.
-        max_body: bytes of a request's body.
-        body_timeout: seconds in which a body must arrive.
+        limits: on the bodies of requests.
     """
-    limited = BodyLimit(FastPath(app), max_body, body_timeout)
-    return RequestMetrics(RequestLog(Authentication(limited, keys)), metrics)
+    bodies = SharedBuffer(limits.waiting_bytes)
+    limited = BodyLimit(FastPath(app), limits.max_bytes, limits.timeout, bodies)
+    return RequestMetrics(CloseUnread(RequestLog(Authentication(limited, keys))), metrics)
 
 
 def _add_status(app: FastAPI, rollouts: Rollouts, metrics: Metrics, missing: Missing) -> None:

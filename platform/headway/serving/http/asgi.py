@@ -21,6 +21,22 @@ def request_id(scope: Message) -> str:
     return str(scope.get("state", {}).get("request_id", ""))
 
 
+def arrived(scope: Message) -> float:
+    """When a request's head was there, by the monotonic clock; `RequestLog` has noted it."""
+    return float(scope["state"]["arrived"])
+
+
+def caller_name(scope: Message) -> str:
+    """Whose request it is: the digest of its key if `Authentication` wanted one, else its connection."""
+    return str(scope["state"].get("caller") or connection_name(scope))
+
+
+def connection_name(scope: Message) -> str:
+    """The address and the port at the client's end."""
+    host, port = scope.get("client") or ("", 0)
+    return f"{host} {port}"
+
+
 def route_path(scope: Message) -> str:
     """The route that answered, once it has; `other` if none did, since any path could be asked for."""
     return str(getattr(scope.get("route"), "path", "other"))

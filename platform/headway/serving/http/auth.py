@@ -5,15 +5,30 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from headway.config.base import ConfigError
-from headway.serving.http.asgi import App, Message, Receive, Send, header
+from headway.serving.http.asgi import App, Message, Receive, Send, connection_name, header
 from headway.serving.http.errors import error_response
 from headway.serving.http.limits import RateLimit
 
 _OPEN = ("/", "/docs", "/openapi.json", "/health/live", "/health/ready")
 _OPEN_FOLDER = "/page/"
 _DIGEST_LENGTH = 64
+
+
+class Admission(NamedTuple):
+    """Whether a request may pass.
+
+    Attributes:
+        status: 200, 401 (no such key) or 429 (too many requests).
+        digest: of the key; empty if there is no such key.
+        wait: seconds to wait after a 429.
+    """
+
+    status: int
+    digest: str = ""
+    wait: float = 0.0
 
 
 class Keys:
@@ -54,25 +69,24 @@ class Keys:
         """Let other keys ask from now on; those that may already go on at the rate that they have."""
         self._limits = {digest: self._limits.get(digest, limit) for digest, limit in others._limits.items()}
 
-    def admit(self, authorization: bytes) -> tuple[int, float]:
-        """Count a request with this header.
-
-        Returns:
-            200, 401 (no such key) or 429 (too many requests), and the seconds to wait after a 429.
-        """
+    def admit(self, authorization: bytes) -> Admission:
+        """Count a request with this header."""
         scheme, _, key = authorization.partition(b" ")
         # How long the look-up takes tells of digests that begin alike, which says nothing about their keys.
         digest = hashlib.sha256(key.strip()).hexdigest()
         if scheme.lower() != b"bearer" or digest not in self._limits:
-            return 401, 0.0
+            return Admission(401)
         limit = self._limits[digest]
         wait = limit.wait() if limit else 0.0
-        return (429, wait) if wait else (200, 0.0)
+        return Admission(429, digest, wait) if wait else Admission(200, digest)
 
 
 @dataclass
 class Authentication:
     """ASGI middleware that lets known keys in, at their rate; the page and health checks need no key.
+
+    A request that is let in has `caller` in its state: the digest of its key, or its connection if no keys
+    are needed.
 
     Attributes:
         app: what it protects.
@@ -84,10 +98,16 @@ class Authentication:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or self.keys is None or _is_open(scope["path"]):
+        if scope["type"] != "http" or _is_open(scope["path"]):
             await self.app(scope, receive, send)
             return
-        status, wait = self.keys.admit(header(scope, b"authorization"))
+        if self.keys is None:
+            scope["state"]["caller"] = connection_name(scope)
+            await self.app(scope, receive, send)
+            return
+        status, digest, wait = self.keys.admit(header(scope, b"authorization"))
+        if digest:
+            scope["state"]["caller"] = digest
         if status == 401:
             message = "a valid bearer key is needed"
             response = error_response(401, "unauthorized", message, headers={"www-authenticate": "Bearer"})

@@ -9,10 +9,11 @@ from fastapi.exceptions import RequestValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
-from headway.inference.tokens import TextTooLongError
+from headway.inference.tokens import RequestTooLargeError, TextTooLongError
 from headway.serving.http.asgi import request_id
+from headway.serving.scheduling.caller import DeadlinePassedError
 from headway.serving.scheduling.messages import LethalSequenceError, ReplicaLostError
-from headway.serving.scheduling.queue import DeadlinePassedError, QueueFullError
+from headway.serving.scheduling.queue import QueueFullError
 from headway.serving.scheduling.service import NotAbleError
 
 STATUSES = (400, 401, 404, 408, 413, 422, 429, 499, 500, 503, 504)
@@ -26,6 +27,7 @@ class ClientGoneError(Exception):
 _EXPECTED: dict[type[Exception], tuple[int, str]] = {
     NotAbleError: (422, "not_able"),
     TextTooLongError: (422, "text_too_long"),
+    RequestTooLargeError: (413, "request_too_large"),
     DeadlinePassedError: (504, "deadline_passed"),
     ClientGoneError: (499, "client_gone"),
     ReplicaLostError: (503, "no_replica"),

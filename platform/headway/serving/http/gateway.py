@@ -8,10 +8,9 @@ replica is computing, and so can send it again if the replica dies.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,8 +25,10 @@ from headway.inference.packing import Pack
 from headway.serving.address import listener
 from headway.serving.http.app import add_middleware, build_app
 from headway.serving.http.auth import Keys
+from headway.serving.http.connections import Server
 from headway.serving.http.log_files import log_beside_ray_serve
 from headway.serving.http.replica_counts import ReplicaCounts
+from headway.serving.memory import return_memory
 from headway.serving.metrics import Metrics
 from headway.serving.reloading import followed_files
 from headway.serving.rollout.kept_state import dump_states, load_states
@@ -36,7 +37,7 @@ from headway.serving.scheduling.dispatch import Dispatcher
 from headway.serving.scheduling.messages import Kind, LoadedRelease, Release, ReplicaLostError, Reply
 from headway.serving.scheduling.queue import Stage, TokenQueue
 from headway.serving.scheduling.service import ModelService
-from headway.serving.settings import GatewaySettings
+from headway.serving.settings import GatewaySettings, pack_timeout_s
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class Gateway:
         encoders: Mapping[str, DeploymentHandle[Any]],
     ) -> None:
         # First, since Ray Serve calls `__del__` even if a version cannot be read.
-        self._server: _Server | None = None
+        self._server: Server | None = None
         self._settings = settings
         self._encoders = dict(encoders)
         self._kept = load_states(ray_internals.kept(self._key))
@@ -117,6 +118,7 @@ class Gateway:
             asyncio.create_task(self._server.serve([socket])),
             *(asyncio.create_task(model.dispatcher.run()) for model in self._models.values()),
             asyncio.create_task(self._update_metrics()),
+            asyncio.create_task(return_memory()),
         ]
         while not self._server.started:
             if self._tasks[0].done():
@@ -129,7 +131,7 @@ class Gateway:
         settings = self._settings
         rollouts = {name: model.rollout for name, model in self._models.items()}
         app = build_app(rollouts, self._metrics, settings.request_timeout_s, self._missing)
-        return add_middleware(app, self._metrics, self._keys, settings.max_body, settings.body_timeout)
+        return add_middleware(app, self._metrics, self._keys, settings.bodies)
 
     def _make(self, first: LoadedRelease) -> _Model:
         settings, name = self._settings, first.release.name
@@ -138,7 +140,11 @@ class Gateway:
             self._metrics.stages.labels(name, stage).observe(seconds)
 
         queue = TokenQueue(
-            settings.pack_tokens, settings.queue_tokens, settings.cache_size, on_stage=on_stage
+            settings.pack_tokens,
+            settings.queue_tokens,
+            settings.cache_size,
+            on_stage=on_stage,
+            max_request_tokens=settings.max_request_tokens,
         )
         retries = self._metrics.retries.labels(name)
 
@@ -147,7 +153,8 @@ class Gateway:
             self._metrics.pack_tokens.labels(name).observe(tokens)
 
         compute = partial(_compute, self._encoders[name], queue)
-        dispatcher = Dispatcher(queue, compute, on_pack=on_pack, on_retry=retries.inc)
+        timeout = pack_timeout_s(settings.request_timeout_s)
+        dispatcher = Dispatcher(queue, compute, timeout, on_pack=on_pack, on_retry=retries.inc)
         service = ModelService(first, queue)
         refused = self._kept[name].refused if name in self._kept else None
         rollout = Rollout(service, self._check, lambda: dispatcher.idle, refused, self._keep)
@@ -228,15 +235,7 @@ def _collect_seldom() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-class _Server(uvicorn.Server):
-    """Uvicorn inside a Ray actor, which handles signals itself."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _server(settings: GatewaySettings, app: Any) -> _Server:
+def _server(settings: GatewaySettings, app: Any) -> Server:
     config = uvicorn.Config(
         app,
         log_level="error",
@@ -248,5 +247,6 @@ def _server(settings: GatewaySettings, app: Any) -> _Server:
         ssl_certfile=settings.ssl_certfile,
         ssl_keyfile=settings.ssl_keyfile,
         lifespan="off",
+        ws="none",  # a connection that becomes a WebSocket would be without limits
     )
-    return _Server(config)
+    return Server(config, settings.connections)

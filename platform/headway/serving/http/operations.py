@@ -24,6 +24,7 @@ from headway.serving.rollout.comparison import (
     compare_masked_words,
     compare_rankings,
 )
+from headway.serving.scheduling.caller import Caller
 from headway.serving.scheduling.messages import Answer
 from headway.serving.scheduling.service import ModelService
 
@@ -39,7 +40,7 @@ class ServedOperation(Generic[_Body]):
         description: for people.
         request: type of the body.
         response: type of the answer, for the OpenAPI description.
-        ask: asks one version what the body says, with a timeout in seconds.
+        ask: asks one version what the body says, for a caller.
         content: the answer's fields besides `model` and `version`.
         comparison: makes an empty comparison of two versions' results; None if they are never compared.
     """
@@ -48,7 +49,7 @@ class ServedOperation(Generic[_Body]):
     description: str
     request: type[_Body]
     response: type[BaseModel]
-    ask: Callable[[_Body, ModelService, float], Coroutine[Any, Any, Answer]]
+    ask: Callable[[_Body, ModelService, Caller], Coroutine[Any, Any, Answer]]
     content: Callable[[_Body, Answer], dict[str, Any]]
     comparison: Callable[[], Comparison] | None
 
@@ -131,7 +132,7 @@ OPERATIONS: tuple[ServedOperation[Any], ...] = (
         description="A vector of unit length for each text, as in OpenAI's API.",
         request=schemas.EmbeddingsRequest,
         response=schemas.EmbeddingsResponse,
-        ask=lambda body, service, timeout: service.embed(body.texts(), body.overlong, timeout),
+        ask=lambda body, service, caller: service.embed(body.texts(), body.overlong, caller),
         content=_embeddings,
         comparison=VectorComparison,
     ),
@@ -140,7 +141,7 @@ OPERATIONS: tuple[ServedOperation[Any], ...] = (
         description="The most probable class of each text, and the probabilities of all classes.",
         request=schemas.TextsRequest,
         response=schemas.ClassifyResponse,
-        ask=lambda body, service, timeout: service.classify(body.texts(), body.overlong, timeout),
+        ask=lambda body, service, caller: service.classify(body.texts(), body.overlong, caller),
         content=_classes,
         comparison=compare_classes,
     ),
@@ -149,7 +150,7 @@ OPERATIONS: tuple[ServedOperation[Any], ...] = (
         description="Documents, ordered by how well they fit the query.",
         request=schemas.RerankRequest,
         response=schemas.RerankResponse,
-        ask=lambda body, service, timeout: service.rerank(body.query, body.documents, timeout),
+        ask=lambda body, service, caller: service.rerank(body.query, body.documents, caller),
         content=_ranking,
         comparison=compare_rankings,
     ),
@@ -158,8 +159,8 @@ OPERATIONS: tuple[ServedOperation[Any], ...] = (
         description="The likeliest words for each mask.",
         request=schemas.FillMaskRequest,
         response=schemas.FillMaskResponse,
-        ask=lambda body, service, timeout: service.fill_mask(
-            body.texts(), body.candidates, body.overlong, timeout
+        ask=lambda body, service, caller: service.fill_mask(
+            body.texts(), body.candidates, body.overlong, caller
         ),
         content=_masked_words,
         comparison=compare_masked_words,
@@ -169,7 +170,7 @@ OPERATIONS: tuple[ServedOperation[Any], ...] = (
         description="The entities in each text.",
         request=schemas.TextsRequest,
         response=schemas.TokensResponse,
-        ask=lambda body, service, timeout: service.tokens(body.texts(), body.overlong, timeout),
+        ask=lambda body, service, caller: service.tokens(body.texts(), body.overlong, caller),
         content=_entities,
         comparison=compare_entities,
     ),
@@ -178,8 +179,8 @@ OPERATIONS: tuple[ServedOperation[Any], ...] = (
         description="The likeliest answers to a question in a context.",
         request=schemas.AnswerRequest,
         response=schemas.AnswerResponse,
-        ask=lambda body, service, timeout: service.answer(
-            body.question, body.context, body.candidates, timeout
+        ask=lambda body, service, caller: service.answer(
+            body.question, body.context, body.candidates, caller
         ),
         content=_answers,
         comparison=compare_answers,
@@ -189,7 +190,7 @@ OPERATIONS: tuple[ServedOperation[Any], ...] = (
         description="How much each token attends to every other, in each layer and head.",
         request=schemas.AttentionRequest,
         response=schemas.AttentionResponse,
-        ask=lambda body, service, timeout: service.attention(body.input, body.tokens, timeout),
+        ask=lambda body, service, caller: service.attention(body.input, body.tokens, caller),
         content=_attention,
         comparison=None,
     ),

@@ -44,7 +44,8 @@ class RequestLog:
             return
         given = header(scope, ID_HEADER)
         name = given.decode() if _ALLOWED_ID.fullmatch(given) else uuid.uuid4().hex
-        scope["state"] = {**scope.get("state", {}), "request_id": name}
+        state = {"request_id": name, "arrived": time.monotonic()}
+        scope["state"] = {**scope.get("state", {}), **state}
         started, status = time.perf_counter(), None
 
         async def named_send(message: Message) -> None:

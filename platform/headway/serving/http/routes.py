@@ -11,10 +11,12 @@ import orjson
 from fastapi import APIRouter, HTTPException, Request, Response
 
 from headway.serving.http import schemas
+from headway.serving.http.asgi import arrived, caller_name
 from headway.serving.http.errors import ClientGoneError
 from headway.serving.http.operations import OPERATIONS, ServedOperation
 from headway.serving.rollout.challenger import ShadowRequest
 from headway.serving.rollout.rollout import Rollout
+from headway.serving.scheduling.caller import Caller
 from headway.serving.scheduling.messages import Answer
 
 TIMEOUT_HEADER = "x-request-timeout-seconds"
@@ -49,8 +51,8 @@ async def respond(operation: ServedOperation[Any], body: schemas.Request, reques
         ClientGoneError: the client left first.
         Exception: what the operation raises.
     """
-    rollout, timeout = _rollout(request, body), _timeout(request)
-    answer = await _unless_gone(request, _answer(operation, body, rollout, timeout))
+    rollout, caller = _rollout(request, body), _caller(request)
+    answer = await _unless_gone(request, _answer(operation, body, rollout, caller))
     name, version, _ = answer.release
     content = {"model": name, "version": version, **operation.content(body, answer)}
     # orjson writes arrays from their memory, with the digits of a float32: half as many as of its float64.
@@ -59,16 +61,16 @@ async def respond(operation: ServedOperation[Any], body: schemas.Request, reques
 
 
 async def _answer(
-    operation: ServedOperation[Any], body: schemas.Request, rollout: Rollout, timeout: float
+    operation: ServedOperation[Any], body: schemas.Request, rollout: Rollout, caller: Caller
 ) -> Answer:
     """The serving version's answer, or the challenger's if the request is one of its own."""
     serving, challenger = rollout.serving, rollout.challenger
     if challenger is None:
-        return await operation.ask(body, serving, timeout)
+        return await operation.ask(body, serving, caller)
     content = body.model_dump_json()
     if challenger.answers(content):
-        return await operation.ask(body, challenger.service, timeout)
-    answer = await operation.ask(body, serving, timeout)
+        return await operation.ask(body, challenger.service, caller)
+    answer = await operation.ask(body, serving, caller)
     if operation.comparison is not None:
         ask = partial(operation.ask, body.sample())
         challenger.offer(content, ShadowRequest(operation.name, operation.comparison, ask))
@@ -84,7 +86,8 @@ def _rollout(request: Request, body: schemas.Request) -> Rollout:
     return rollouts[body.model]
 
 
-def _timeout(request: Request) -> float:
+def _caller(request: Request) -> Caller:
+    """Who asks. The timeout begins with the request's arrival: its body may have taken a while."""
     longest: float = request.app.state.timeout
     asked = request.headers.get(TIMEOUT_HEADER)
     try:
@@ -93,7 +96,8 @@ def _timeout(request: Request) -> float:
         seconds = -1.0
     if not seconds > 0.0:
         raise HTTPException(422, f"{TIMEOUT_HEADER}: {asked!r} is not a number of seconds above 0")
-    return min(seconds, longest)
+    seconds = min(seconds, longest)
+    return Caller(caller_name(request.scope), arrived(request.scope) + seconds, seconds)
 
 
 async def _unless_gone(request: Request, work: Awaitable[Answer]) -> Answer:

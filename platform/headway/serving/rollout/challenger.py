@@ -11,16 +11,18 @@ from typing import Any, NamedTuple
 
 from headway.config.serve import ChallengerConfig
 from headway.serving.rollout.comparison import Comparison
+from headway.serving.scheduling.caller import Caller, DeadlinePassedError
 from headway.serving.scheduling.messages import Answer, LoadedRelease, Release
-from headway.serving.scheduling.queue import DeadlinePassedError, QueueFullError
+from headway.serving.scheduling.queue import QueueFullError
 from headway.serving.scheduling.service import ModelService
 
-Ask = Callable[[ModelService, float], Coroutine[Any, Any, Answer]]
-"""Asks one version the question of a request, with a timeout in seconds."""
+Ask = Callable[[ModelService, Caller], Coroutine[Any, Any, Answer]]
+"""Asks one version the question of a request, for a caller."""
 
 _MAX_WAITING = 64
 _POLL_S = 0.01
 _TIMEOUT_S = 10.0
+_CALLER = "challenger"
 
 
 class ShadowRequest(NamedTuple):
@@ -173,5 +175,5 @@ class Challenger:
             await asyncio.sleep(_POLL_S)
         service = ModelService(version, self.service.queue, cached=False)
         started = time.perf_counter()
-        answer = await request.ask(service, _TIMEOUT_S)
+        answer = await request.ask(service, Caller.starting_now(_CALLER, _TIMEOUT_S))
         return answer, time.perf_counter() - started

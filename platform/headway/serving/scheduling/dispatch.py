@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from headway.inference.packing import Pack
+from headway.serving.scheduling.lanes import QueuedSequence
 from headway.serving.scheduling.messages import Call, LethalSequenceError, ReplicaLostError
-from headway.serving.scheduling.queue import QueuedSequence, TokenQueue
+from headway.serving.scheduling.queue import TokenQueue
 
 _log = logging.getLogger(__name__)
 
@@ -20,6 +21,9 @@ _PACKS_PER_REPLICA = 2
 
 _LEAD_S = 0.015
 """How long before a replica should be done the next pack is sent to it."""
+
+_MAX_PACK_TIME = 0.25
+"""Of `pack_timeout`: what a pack should take at most. A replica that needs four times as long is lost."""
 
 _POLL_S = 0.01
 _FORGET_AFTER_S = 10.0
@@ -46,7 +50,8 @@ class Dispatcher:
     Attributes:
         queue: what waits.
         call: computes a pack of one kind on some replica; raises `ReplicaLostError` if that is lost.
-        pack_timeout: seconds after which a replica counts as lost.
+        pack_timeout: seconds after which a replica counts as lost. Less than a client waits, so that another
+            replica has time to answer.
         pause: seconds before the packs of a lost replica are queued again.
         on_pack: called after every computed pack, with its sequences, tokens and seconds.
         on_retry: called for every pack that is queued again.
@@ -54,7 +59,7 @@ class Dispatcher:
 
     queue: TokenQueue
     call: Call
-    pack_timeout: float = 60.0
+    pack_timeout: float = 10.0
     pause: float = 0.1
     on_pack: Callable[[int, int, float], None] = lambda sequences, tokens, seconds: None
     on_retry: Callable[[], None] = lambda: None
@@ -81,8 +86,14 @@ class Dispatcher:
     @property
     def capacity(self) -> int:
         """Packs that may be at replicas now."""
-        more = self.queue.waiting_tokens >= self.queue.pack_tokens
+        more = self.queue.holds_pack(self.pack_limit)
         return max(1, self.replicas) * _PACKS_PER_REPLICA + more
+
+    @property
+    def pack_limit(self) -> int:
+        """Tokens of a pack: `pack_tokens`, or as many as a slow replica should compute in time."""
+        speed = self.queue.tokens_per_second / max(1, self.replicas)
+        return max(1, min(self.queue.pack_tokens, int(speed * self.pack_timeout * _MAX_PACK_TIME)))
 
     async def run(self) -> None:
         """Send packs until cancelled."""
@@ -94,7 +105,7 @@ class Dispatcher:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._slot_freed.wait(), pause)
                 continue
-            items = self.queue.take()
+            items = self.queue.take(self.pack_limit)
             if items:
                 done_at = self._done_at(sum(item.tokens for item in items))
                 task = asyncio.create_task(self._send(items))
@@ -110,7 +121,7 @@ class Dispatcher:
         """Seconds until it is time to look again; 0 to send a pack now, None to wait until one comes back."""
         if len(self._sent) >= self.capacity:
             return None
-        if len(self._sent) < max(1, self.replicas) or self.queue.waiting_tokens >= self.queue.pack_tokens:
+        if len(self._sent) < max(1, self.replicas) or self.queue.holds_pack(self.pack_limit):
             return 0.0
         left = min(self._sent.values()) - _LEAD_S - time.monotonic()
         return min(left, _POLL_S) if left > 0.0 else 0.0
@@ -144,6 +155,8 @@ class Dispatcher:
         except (ReplicaLostError, TimeoutError) as error:
             reason = error or type(error).__name__
             _log.warning("a pack of %d sequences is sent again: %s", len(items), reason)
+            if isinstance(error, TimeoutError):
+                self._slow_down(sum(item.tokens for item in items))
             await self._send_again(items, getattr(error, "replica", None))
         except Exception as error:
             self._fail(items, error)
@@ -175,6 +188,11 @@ class Dispatcher:
         for item in items:
             item.attempts += 2
         self.queue.put_back(items)
+
+    def _slow_down(self, tokens: int) -> None:
+        """Send smaller packs, as so many tokens were too many if the replica was not lost but is slow."""
+        speed = tokens / self.pack_timeout * max(1, self.replicas)
+        self.queue.tokens_per_second = min(self.queue.tokens_per_second, speed)
 
     def _measure(self, tokens: int, sequences: int, started: float) -> None:
         """Update the moving average of the tokens that all replicas compute in a second."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import numpy as np
 import torch
 from ray import serve
 
@@ -25,13 +28,25 @@ _log = logging.getLogger(__name__)
 
 _IDLE_S = 2.0
 
+_MAX_SLOWNESS = 20.0
+"""A pack that takes so many times as long as it should hangs, however slow the replica is."""
+
+_PROBE = (8,)
+_TIMED = (32,) * 8
+"""Lengths of the sequences that are computed to see whether, and how fast, the replica computes."""
+
 
 class WrongAnswersError(Exception):
     """A version does not give the answers that are stored with it."""
 
 
 class Encoder:
-    """Computes in threads, so that the next pack is unpacked while one is computed."""
+    """Computes in threads, so that the next pack is unpacked while one is computed.
+
+    A replica that can no longer compute ends its process, so that its packs go to others at once, and Ray
+    Serve starts a new one. If it lived on it would fail packs faster than others compute them, and so get
+    most of them.
+    """
 
     def __init__(self, release: Release, settings: ReplicaSettings) -> None:
         """Load the first version.
@@ -45,6 +60,10 @@ class Encoder:
         self._threads = ComputeThreads(min(settings.threads, os.cpu_count() or 1))
         self._loading: asyncio.Lock | None = None
         self._models: dict[Release, EncoderModel] = {release: self._load(release)}
+        self._seconds_per_token = _measured(self._models[release])
+        self._started: dict[int, tuple[float, int]] = {}  # packs that are computed: when they began, tokens
+        self._numbers = itertools.count()
+        self._computed_at = 0.0
         self._unanswered_tokens, self._reported_at, self._packs = 0, 0.0, 0
 
     async def compute(
@@ -62,14 +81,27 @@ class Encoder:
         self._packs += 1
         try:
             model = await self._model(release)
-            return Reply(self._replica, await self._threads.run(model, operation, pack))
-        except RuntimeError as error:
-            _end_if_lost(error)
+            results = await self._run(model, operation, pack)
+        except Exception as error:
+            await self._end_if_broken(error)
             raise
         finally:
             self._packs -= 1
             self._unanswered_tokens = max(0, self._unanswered_tokens - len(pack.ids))
             self._reported_at = time.monotonic()
+        return Reply(self._replica, results)
+
+    async def check_health(self) -> None:
+        """Compute something if nothing was computed lately, and end if that fails or if a pack hangs."""
+        now = time.monotonic()
+        for started, tokens in self._started.values():
+            if now - started > self._max_seconds(tokens):
+                _end(f"a pack of {tokens} tokens has been computed for {now - started:.0f} s")
+        if not self._started and now - self._computed_at > _IDLE_S:
+            try:
+                await self._probe()
+            except Exception as error:
+                _end(f"it computes nothing more: {_first_line(error)}")
 
     async def prepare(self, release: Release) -> str | None:
         """Load a version beside the others, warm it up, and compare its outputs with the stored ones.
@@ -82,7 +114,7 @@ class Encoder:
         except WrongAnswersError as error:
             return str(error)
         except Exception as error:
-            _end_if_lost(error)
+            await self._end_if_broken(error)
             return f"it cannot be loaded: {error}"
         return None
 
@@ -90,6 +122,43 @@ class Encoder:
         """What Ray Serve's autoscaler gets: tokens without an answer; 0 if there was no pack for a while."""
         idle = not self._packs and time.monotonic() - self._reported_at > _IDLE_S
         return {UNANSWERED: 0.0 if idle else float(self._unanswered_tokens)}
+
+    async def _run(self, model: EncoderModel, operation: Operation, pack: Pack) -> list[Any]:
+        number = next(self._numbers)
+        self._started[number] = time.monotonic(), len(pack.ids)
+        computing = asyncio.ensure_future(self._threads.run(model, operation, pack))
+        computing.add_done_callback(lambda done: self._ended(number, done))
+        # The thread goes on even if the gateway gives the pack up; that it hangs must not be forgotten then.
+        return await asyncio.shield(computing)
+
+    def _ended(self, number: int, done: asyncio.Future[list[Any]]) -> None:
+        del self._started[number]
+        if not done.cancelled() and done.exception() is None:
+            self._computed_at = time.monotonic()
+
+    async def _probe(self) -> None:
+        """Compute a few tokens.
+
+        Raises:
+            Exception: it cannot be done.
+        """
+        model = next(reversed(self._models.values()))
+        for row in await self._run(model, *_some_work(model, _PROBE)):
+            if not np.isfinite(row).all():
+                raise ValueError("its outputs are not finite")
+
+    def _max_seconds(self, tokens: int) -> float:
+        """After which a pack that is still computed hangs. Others may be computed before it."""
+        return max(self._settings.pack_timeout_s, tokens * self._seconds_per_token * _MAX_SLOWNESS)
+
+    async def _end_if_broken(self, error: Exception) -> None:
+        """End this process if an error is not the input's fault: if what it could compute fails as well."""
+        if is_gpu_lost(error):
+            _end(f"the GPU is lost: {_first_line(error)}")
+        try:
+            await self._probe()
+        except Exception:
+            _end(f"it computes nothing more: {_first_line(error)}")
 
     async def _model(self, release: Release) -> EncoderModel:
         self._loading = self._loading or asyncio.Lock()
@@ -118,17 +187,30 @@ class Encoder:
         return model
 
 
-def _end_if_lost(error: Exception) -> None:
-    """End this process if its GPU can compute nothing more in it, as after most errors of CUDA.
+def _some_work(model: EncoderModel, lengths: Sequence[int]) -> tuple[Operation, Pack]:
+    """A computation that any model can do: every vocabulary has a first token."""
+    cut = np.minimum(np.asarray(lengths, np.int64), model.description.max_length)
+    ids, types = np.zeros(cut.sum(), np.int32), np.zeros(cut.sum(), np.uint8)
+    return Operation(model.description.main_operation), Pack(ids, types, cut)
 
-    The gateway sends its packs to other replicas, and Ray Serve starts a new one at once. If the replica
-    lived until three health checks had failed, it would fail packs faster than others compute them, and so
-    get the next ones, until each had used up its attempts. It ends without cleaning up, since that calls CUDA
-    and might wait for it.
-    """
-    if is_gpu_lost(error):
-        _log.critical("the GPU is lost; this replica ends: %s", str(error).partition("\n")[0])
-        os._exit(1)
+
+def _measured(model: EncoderModel) -> float:
+    """Seconds that a token takes."""
+    operation, pack = _some_work(model, _TIMED)
+    model.run(operation, pack)  # the first time takes longer
+    started = time.monotonic()
+    model.run(operation, pack)
+    return (time.monotonic() - started) / len(pack.ids)
+
+
+def _end(reason: str) -> NoReturn:
+    """End this process without cleaning up, since that may call CUDA, and wait for it."""
+    _log.critical("this replica ends: %s", reason)
+    os._exit(1)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _assigned_device() -> torch.device:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, NamedTuple, TypeVar
+
+from headway.serving.scheduling.caller import Caller
+from headway.serving.scheduling.fair_share import FairClock
 
 _T = TypeVar("_T")
 
 
 class _Work(NamedTuple):
+    order: tuple[float, int]  # by `FairClock`, then by arrival
     call: Callable[[], Any]
     size: int
     result: asyncio.Future[Any]
@@ -29,7 +34,8 @@ class ThreadBatcher:
     """Runs the calls of one event loop in one thread.
 
     Passing a call to a thread and its result back costs two switches between threads, more than tokenizing a
-    short text does. The calls of a batch share them.
+    short text does. The calls of a batch share them. Callers get equal shares of the thread: long calls of
+    one do not keep the short ones of others waiting.
 
     Args:
         thread: runs one batch after the other.
@@ -45,22 +51,29 @@ class ThreadBatcher:
         on_call: Callable[[float, float], None] = lambda waited, took: None,
     ) -> None:
         self._thread, self._max_size, self._on_call = thread, max_size, on_call
-        self._waiting: deque[_Work] = deque()
+        self._waiting: list[_Work] = []  # a heap
+        self._clock = FairClock()
+        self._numbers = itertools.count()
         self._busy = False
 
-    async def run(self, call: Callable[[], _T], size: int) -> _T:
-        """The result of a call. Calls run in the order in which they arrive.
+    async def run(self, call: Callable[[], _T], size: int, caller: Caller) -> _T:
+        """The result of a call. Those of one caller run in the order in which they arrive.
 
         Raises:
+            DeadlinePassedError: the caller's deadline has passed.
             Exception: whatever the call raises.
             RuntimeError: the call raised something else, such as a panic of a library written in Rust.
         """
-        work = _Work(call, size, asyncio.get_running_loop().create_future(), time.monotonic())
-        self._waiting.append(work)
+        order = (self._clock.start(caller.name, size), next(self._numbers))
+        result: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, _Work(order, call, size, result, time.monotonic()))
         if not self._busy:
             self._start_batch()
-        result: _T = await work.result
-        return result
+        try:
+            await caller.wait_for({result})
+        finally:
+            result.cancel()  # nobody waits for it any longer, if it is not there
+        return result.result()
 
     def _start_batch(self) -> None:
         batch = self._next_batch()
@@ -75,7 +88,8 @@ class ThreadBatcher:
         batch: list[_Work] = []
         size = 0
         while self._waiting and (not batch or size + self._waiting[0].size <= self._max_size):
-            work = self._waiting.popleft()
+            work = heapq.heappop(self._waiting)
+            self._clock.advance(work.order[0])
             if not work.result.done():
                 batch.append(work)
                 size += work.size
