@@ -117,7 +117,7 @@ def drill(root: Path, requests: int, moves: int) -> dict[str, Any]:
         path = make_classifier(root / version, seed=int(version))
         expected[version] = probabilities(path)
         with tracking.run("drill", "train") as run:
-            tracking.register_model(run, "drill", path, "drill", "champion", TEXTS[0], "label")
+            tracking.register_model(run, path, "drill", "champion", TEXTS[0], "label")
     os.environ.setdefault("RAY_worker_niceness", "0")
     connect.connect(None, tracking.uri)
     config = ServeConfig.model_validate(
