@@ -18,11 +18,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from headway.data.atomic import write_atomically
 from headway.engine.training.trainer import Metrics
 from headway.redaction import redacted
+from headway.tracking.outage import is_outage
 
 _POLL_SECONDS = 0.3
 _MAX_RETRY_SECONDS = 30.0
@@ -158,16 +159,32 @@ class JournalReader:
         return [_entry(line) for line in whole.splitlines()]
 
 
+class Reader(Protocol):
+    """Reads entries as they are written."""
+
+    def unread(self) -> list[Entry]:
+        """New entries."""
+        ...
+
+
 class JournalFollower:
     """Passes entries to `receive`, in order, while the block runs and at its end.
 
     If `receive` raises, as it does while a server cannot be reached, it is called again later with the same
     entries, while training continues. Its error is raised only at the end of the block.
+
+    Args:
+        reader: of the journal.
+        receive: gets new entries.
+        max_seconds_away: how long the end of the block waits for a server that is away.
     """
 
-    def __init__(self, path: Path, receive: Callable[[list[Entry]], None]) -> None:
-        self._reader = JournalReader(path)
+    def __init__(
+        self, reader: Reader, receive: Callable[[list[Entry]], None], max_seconds_away: float = 0.0
+    ) -> None:
+        self._reader = reader
         self._receive = receive
+        self._max_seconds_away = max_seconds_away
         self._pending: list[Entry] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="headway-journal", daemon=True)
@@ -179,12 +196,22 @@ class JournalFollower:
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        try:
-            self._pass_on()
-        except Exception as error:
-            if error_type is None:
-                raise
-            logger.warning("the last measurements could not be logged: %s", redacted(error))
+        deadline = time.monotonic() + (self._max_seconds_away if error_type is None else 0.0)
+        wait = _POLL_SECONDS
+        while True:
+            try:
+                self._pass_on()
+                return
+            except Exception as error:
+                if is_outage(error) and time.monotonic() + wait < deadline:
+                    logger.warning("measurements cannot be logged; trying again: %s", redacted(error))
+                elif error_type is None:
+                    raise
+                else:
+                    logger.warning("the last measurements could not be logged: %s", redacted(error))
+                    return
+            time.sleep(wait)
+            wait = min(2 * wait, _MAX_RETRY_SECONDS)
 
     def _follow(self) -> None:
         wait = _POLL_SECONDS
