@@ -51,7 +51,9 @@ def run_step(verb: str, config: Config, context: Context) -> StepResult:
     from headway.engine.checkpoint.storage import Folder
     from headway.pipeline.run import step_function, uses_ray
     from headway.runs.lease import Lease
+    from headway.runs.lineage.provenance import git_facts
 
+    git_facts()  # asked before Ray is connected
     if verb != "profile" and uses_ray(config):
         connect.warm_up(context.address, verb)
     try:
