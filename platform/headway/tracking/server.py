@@ -26,6 +26,8 @@ _QUIET = {
     "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
 }
 _TOKEN = "headway.token"
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""MLflow's pages open on what belongs to training: otherwise on traces of language models."""
 
 
 def tracking_uri(root: Path) -> str:
@@ -239,7 +241,9 @@ class Tracking(Registry):
             location = (self.root / "artifacts").resolve().as_uri()
         try:
             experiment = self.client.get_experiment_by_name(name)
-            return experiment.experiment_id if experiment else self.client.create_experiment(name, location)
+            if experiment is not None:
+                return str(experiment.experiment_id)
+            return str(self.client.create_experiment(name, location, tags=_KIND))
         except MlflowException as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"MLFLOW_TRACKING_URI: {self.uri!r} cannot be used: {reason}") from error
