@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from headway.inference.predictor import Kind
 
 _WEIGHTS = "artifacts/weights"
+_VERSIONS = "mlflow.modelVersions"
+"""MLflow's tag of a logged model with the versions that it is registered as, which its pages show."""
 MODEL_ID = "headway.model_id"
 """Tag of a registered version with the id of its logged model, which the registry does not keep."""
 
@@ -92,6 +95,9 @@ class Registry:
             description=text,
             model_id=logged.model_id,
         )
+        versions = json.loads(logged.tags.get(_VERSIONS, "[]"))
+        versions.append({"name": name, "version": str(version.version)})
+        client.set_logged_model_tags(logged.model_id, {_VERSIONS: json.dumps(versions)})
         client.set_registered_model_alias(name, alias, version.version)
         return RegisteredVersion(name, int(version.version), logged.model_id, logged.source_run_id)
 
