@@ -76,7 +76,7 @@ class Drill:
             path = make_classifier(root / version, architecture, seed=int(version))
             expected[version] = Expected(path)
             with self.tracking.run("drill", "train") as run:
-                self.tracking.register_model(run, "drill", path, "drill", "new", TEXTS[0], "label")
+                self.tracking.register_model(run, path, "drill", "new", TEXTS[0], "label")
         self.answers = Answers(expected)
         self.total = LoadResult()
         self.url = ""

@@ -55,7 +55,8 @@ class RunRecord:
     def history(self) -> dict[str, list[tuple[int, float]]]:
         """Every metric of the one MLflow run, timings left out."""
         client = Tracking.at(self.runs).client
-        [run] = client.search_runs([client.get_experiment_by_name(NAME).experiment_id])
+        experiment = client.get_experiment_by_name(NAME).experiment_id
+        [run] = client.search_runs([experiment], "attributes.run_name = 'pretrain'")
         return {
             name: [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, name)]
             for name in run.data.metrics

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from mlflow import MlflowClient
 from ray.cluster_utils import Cluster
 
 from ports import free_port
@@ -112,6 +113,26 @@ def test_its_output_is_lines_that_a_log_can_hold(first):
     assert len(first.stdout.splitlines()) < 150
     noise = [line for line in first.stderr.splitlines() if line.strip()]
     assert len(noise) < 10, first.stderr
+
+
+def test_mlflow_shows_one_pipeline_with_its_steps_and_their_trials_under_it(folder, first):
+    client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
+    found = client.search_runs([client.get_experiment_by_name("quickstart").experiment_id])
+    ids = {run.info.run_id: run.info.run_name for run in found}
+    parents = {run.info.run_name: ids.get(run.data.tags.get("mlflow.parentRunId")) for run in found}
+    steps = ["corpus", "pretrain", "sweep", "evaluate", "register", "serve"]
+    assert parents == {
+        "quickstart": None,
+        **dict.fromkeys(steps, "quickstart"),
+        "trial 00000": "sweep",
+        "trial 00001": "sweep",
+    }
+    by_name = {run.info.run_name: run for run in found}
+    for name in ("headway.version", "headway.packages", "headway.cluster", "headway.data_digest"):
+        assert by_name["trial 00000"].data.tags[name] == by_name["sweep"].data.tags[name]
+    version = client.get_model_version_by_alias("bbc-news", "champion")
+    assert float(version.tags["test_accuracy"]) > 0.6
+    assert version.run_id == by_name["sweep"].info.run_id
 
 
 def test_a_second_run_computes_nothing_and_serves_again(folder, first, second):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headway.runs.journal import Entry, Journal, JournalFollower, Once, read_journal
+from headway.runs.journal import Entry, Journal, JournalFollower, JournalReader, Once, read_journal
 from headway.tracking import Tracking
 from waiting import wait_until
 
@@ -53,7 +53,7 @@ def test_half_a_line_is_not_read_before_it_is_whole(tmp_path: Path) -> None:
 def test_follower_reads_a_replaced_journal_from_its_start(tmp_path: Path) -> None:
     received: list[Entry] = []
     journal = Journal(tmp_path / "journal", 0)
-    with JournalFollower(tmp_path / "journal", received.extend):
+    with JournalFollower(JournalReader(tmp_path / "journal"), received.extend):
         journal.append(10, {"loss": 1.0})
         journal.append(20, {"loss": 0.9})
         wait_until(lambda: len(received) == 2)
@@ -82,7 +82,7 @@ def test_what_a_server_that_was_away_missed_is_handed_on_later(tmp_path: Path) -
         received.extend(entries)
 
     journal = Journal(tmp_path / "journal", 0)
-    with JournalFollower(tmp_path / "journal", receive):
+    with JournalFollower(JournalReader(tmp_path / "journal"), receive):
         for step in range(5):
             journal.append(step, {"loss": float(step)})
             time.sleep(0.1)
@@ -96,7 +96,7 @@ def test_server_that_stays_away_is_an_error_at_the_end(tmp_path: Path) -> None:
         raise ConnectionError("away")
 
     journal = Journal(tmp_path / "journal", 0)
-    with pytest.raises(ConnectionError), JournalFollower(tmp_path / "journal", receive):
+    with pytest.raises(ConnectionError), JournalFollower(JournalReader(tmp_path / "journal"), receive):
         journal.append(0, {"loss": 1.0})
 
 
@@ -128,7 +128,7 @@ def test_what_a_server_refused_is_told_without_its_password(tmp_path, caplog):
         if len(tries) == 1:
             raise ConnectionError("API request to https://ann:s3cret@tracking/api failed")
 
-    with JournalFollower(tmp_path / "journal", receive):
+    with JournalFollower(JournalReader(tmp_path / "journal"), receive):
         wait_until(lambda: len(tries) > 1)
     assert "https://ann:***@tracking/api failed" in caplog.text
     assert "s3cret" not in caplog.text

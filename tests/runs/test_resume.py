@@ -83,7 +83,7 @@ def history(drive: Drive) -> dict[str, list[tuple[int, float]]]:
     """Every metric in MLflow but timings."""
     client = Tracking.at(drive.runs).client
     experiment = client.get_experiment_by_name("resume").experiment_id
-    [run] = client.search_runs([experiment])
+    [run] = client.search_runs([experiment], "attributes.run_name = 'pretrain'")
     assert run.info.status == "FINISHED"
     return {
         name: [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, name)]

@@ -99,7 +99,7 @@ def cluster(ray_with_serve: None) -> Iterator[None]:
 
 def register(tracking: Tracking, path: Path, name: str = "topics") -> None:
     with tracking.run("test", "train") as run:
-        tracking.register_model(run, "test", path, name, "champion", TEXTS[0], "label")
+        tracking.register_model(run, path, name, "champion", TEXTS[0], "label")
 
 
 @pytest.fixture

@@ -149,6 +149,18 @@ def test_seeds_are_trained_side_by_side_and_the_best_is_kept(
     assert scores["mean"] == pytest.approx(np.mean(scores["values"]))
     assert scores["std"] == pytest.approx(np.std(scores["values"], ddof=1))
     assert summary["validation_accuracy"] == max(scores["values"])
+    client = context.tracking.client
+    parent = client.get_run(summary["mlflow_run_id"])
+    children = client.search_runs(
+        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    )
+    assert {child.info.run_name for child in children} == {f"finetune-seeds seed-{n}" for n in (5, 6, 7)}
+    assert {child.data.tags["headway.data_digest"] for child in children} == {
+        parent.data.tags["headway.data_digest"]
+    }
+    assert parent.data.metrics["validation_accuracy"] == summary["validation_accuracy"]
+    [model] = parent.outputs.model_outputs
+    assert client.get_logged_model(model.model_id).tags["headway.folder"] == str(context.folder / "model")
     assert sorted(path.name for path in (context.folder / "variants").iterdir()) == [
         "seed-5",
         "seed-6",

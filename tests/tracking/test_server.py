@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 
-import httpx
 import numpy as np
 import pandas
 import pytest
@@ -22,8 +18,8 @@ from headway.config.base import ConfigError
 from headway.inference.description import describe
 from headway.inference.predictor import Predictor, kind_of
 from headway.tracking import Tracking, tracking_uri
-from ports import free_port
-from waiting import PATIENCE, wait_until
+from mlflow_server import MlflowServer
+from waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +35,7 @@ def client(tracking) -> MlflowClient:
 @pytest.fixture(scope="module")
 def version(tracking, classifier) -> int:
     with tracking.run("registry", "register") as run:
-        return tracking.register_model(run, "registry", classifier, "topics", "champion", "A text.", "label")
+        return tracking.register_model(run, classifier, "topics", "champion", "A text.", "label").number
 
 
 def test_the_environment_names_the_server_or_a_file_under_runs_is_used(tmp_path, monkeypatch):
@@ -52,24 +48,10 @@ def test_the_environment_names_the_server_or_a_file_under_runs_is_used(tmp_path,
 @pytest.fixture
 def served(tmp_path) -> Iterator[str]:
     """Address of an MLflow server that keeps artifacts where no client looks."""
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/served.db"]
-    command += ["--artifacts-destination", str(tmp_path / "bucket")]
-    with (tmp_path / "served.log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    try:
-        wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"))
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def answers(url: str) -> bool:
-    with contextlib.suppress(httpx.TransportError):
-        return httpx.get(url, trust_env=False).status_code == 200
-    return False
+    server = MlflowServer(tmp_path)
+    server.start()
+    yield server.uri
+    server.kill()
 
 
 def test_weights_that_a_server_hands_out_lie_where_all_machines_see_them(served, tmp_path, classifier):
@@ -77,7 +59,7 @@ def test_weights_that_a_server_hands_out_lie_where_all_machines_see_them(served,
     tracking = Tracking(served, tmp_path / "runs")
     for _ in range(2):
         with tracking.run("registry", "register") as run:
-            tracking.register_model(run, "registry", classifier, "topics", "champion", "A text.", "label")
+            tracking.register_model(run, classifier, "topics", "champion", "A text.", "label")
         found = tracking.download_weights("models:/topics@champion")
         assert found.is_relative_to(tmp_path / "runs")
         names = {file.name for file in found.iterdir()}
@@ -196,7 +178,7 @@ def test_pyfunc_answers_as_a_server_does_whatever_the_head(
     AutoTokenizer.from_pretrained(classifier).save_pretrained(tmp_path)
     kind = kind_of(describe(tmp_path))
     with tracking.run("registry", "register") as run:
-        tracking.register_model(run, "registry", tmp_path, "any", "champion", "A text.", kind)
+        tracking.register_model(run, tmp_path, "any", "champion", "A text.", kind)
     mlflow.set_tracking_uri(tracking.uri)
     loaded = mlflow.pyfunc.load_model("models:/any@champion")
     frame = pandas.DataFrame({"text": [text for text, _ in pairs[::30]]})
@@ -239,9 +221,7 @@ print(label)
 def test_registering_again_makes_a_new_version_and_moves_the_alias(tracking, client, classifier):
     def register() -> int:
         with tracking.run("registry", "register") as run:
-            return tracking.register_model(
-                run, "registry", classifier, "again", "champion", "A text.", "label"
-            )
+            return tracking.register_model(run, classifier, "again", "champion", "A text.", "label").number
 
     older, newer = register(), register()
     assert newer == older + 1

@@ -71,7 +71,9 @@ def _run(verb: str, config: Config, context: Context, digest: str | None = None)
     from headway.cluster import connect
     from headway.engine.checkpoint.storage import Folder
     from headway.runs.lease import Lease
+    from headway.runs.lineage.provenance import git_facts
 
+    git_facts()  # asked before Ray is connected
     if verb != "profile" and uses_ray(config):
         connect.warm_up(context.address, verb)
     begun = context.folder / _DIGEST

@@ -18,6 +18,7 @@ from headway.cli.options import FILE, JSON, SET
 from headway.cluster import secrets
 from headway.config.base import ConfigError
 from headway.config.loading import load_pipeline
+from headway.runs.lineage.provenance import GIT_VARIABLE, git_facts
 
 _API = click.option(
     "--api",
@@ -63,7 +64,8 @@ def submit(
     command += [part for override in overrides for part in ("--set", override)]
     given = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     shown, secret = secrets.split_secrets(given)
-    variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(_SECONDS_TO_SAVE)} | shown
+    variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(_SECONDS_TO_SAVE), **shown}
+    variables[GIT_VARIABLE] = json.dumps(git_facts())
     environment: dict[str, Any] = {"working_dir": ".", "excludes": _NOT_UPLOADED, "env_vars": variables}
     if Path("requirements.txt").is_file():
         environment["pip"] = "requirements.txt"

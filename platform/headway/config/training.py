@@ -173,6 +173,12 @@ class TrainingConfig(Config):
     log_rows: bool = Field(
         False, description="write the ids of every step's rows to rows/: proof of what was seen"
     )
+    system_metrics_interval_s: Annotated[float, Field(gt=0.0)] | None = Field(
+        None,
+        description="seconds between measurements of each worker's cores, memory and GPU, which MLflow shows "
+        "as system metrics; if not set, none are made",
+        json_schema_extra=OPERATIONAL,
+    )
     best_by: str | None = Field(
         None,
         description="measure on the validation rows whose best model is kept; if not set, the last model is",

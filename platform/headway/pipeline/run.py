@@ -31,6 +31,9 @@ from headway.pipeline.checks import check_inputs
 from headway.pipeline.digest import Inputs, input_names, step_digest
 from headway.pipeline.failure import failure_kept
 from headway.runs.context import Context, StepResult
+from headway.runs.lineage.pipeline_run import PipelineRun
+from headway.runs.lineage.provenance import git_facts
+from headway.runs.lineage.step_run import recorded_run
 from headway.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -77,23 +80,29 @@ def run_pipeline(
     check_sources(config)
     check_inputs(config)
     tracking = Tracking.at(root)
+    git_facts()  # asked before Ray is connected
     inputs = Inputs(root, tracking)
     on_ray = any(uses_ray(step_config(name, settings)) for name, settings in config.steps.items())
+    folder = root / config.name
+    pipeline = PipelineRun(config.name, config.model_dump(mode="json"), folder, tracking)
     finished: dict[str, FinishedStep] = {}
-    for name, settings in config.steps.items():
-        context = Context(
-            experiment=config.name,
-            step=name,
-            root=root,
-            folder=root / config.name / name,
-            tracking=tracking,
-            display=display,
-            address=address,
-        )
-        with inputs.remembered():
-            finished[name] = _run_step(settings, context, finished, inputs, on_ray)
-    summary = _summary(config, finished)
-    write_atomically(root / config.name / "summary.json", json.dumps(summary, indent=2) + "\n")
+    with pipeline.ending():
+        for name, settings in config.steps.items():
+            context = Context(
+                experiment=config.name,
+                step=name,
+                root=root,
+                folder=folder / name,
+                tracking=tracking,
+                display=display,
+                address=address,
+                pipeline=pipeline,
+            )
+            with inputs.remembered():
+                finished[name] = _run_step(settings, context, finished, inputs, on_ray)
+        summary = _summary(config, finished)
+        pipeline.log_summary(summary)
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
 
 
@@ -124,6 +133,8 @@ def _run_step(
     result = None if verb in _NEVER_CACHED else cached_result(folder, context.tracking)
     if result is not None:
         context.display.step(context.step, f"cached: {result.headline}")
+        if context.pipeline is not None:
+            context.pipeline.add_cached(context.step, recorded_run(folder))
         return FinishedStep(result, time.monotonic() - started, cached=True)
     if on_ray:
         connect.warm_up(context.address, verb)

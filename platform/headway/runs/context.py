@@ -9,6 +9,7 @@ from typing import Any
 
 from headway.cluster.capacity import require_processes
 from headway.display import Display
+from headway.runs.lineage.pipeline_run import PipelineRun
 from headway.tracking import Tracking
 
 
@@ -24,6 +25,7 @@ class Context:
         tracking: MLflow.
         display: the screen.
         address: of the Ray cluster; None for the one in `RAY_ADDRESS`, or a local one.
+        pipeline: the MLflow run of the whole pipeline; None for a step outside any.
     """
 
     experiment: str
@@ -33,6 +35,7 @@ class Context:
     tracking: Tracking
     display: Display
     address: str | None = None
+    pipeline: PipelineRun | None = None
 
     def join_cluster(self, processes: int = 1) -> None:
         """Connect to Ray, and wait until the cluster has room for so many training processes, which is said.

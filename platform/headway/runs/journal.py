@@ -16,7 +16,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from headway.data.atomic import write_atomically
 from headway.engine.training.trainer import Metrics
@@ -151,17 +151,33 @@ class JournalReader:
         return [_entry(line) for line in whole.splitlines()]
 
 
+class Reader(Protocol):
+    """Reads entries as they are written."""
+
+    def unread(self) -> list[Entry]:
+        """New entries."""
+        ...
+
+
 class JournalFollower(Forwarder):
     """Passes entries to `receive`, in order, while the block runs and at its end.
 
     If `receive` raises, it is called again later with the same entries, while training continues; see
     `Forwarder`.
+
+    Args:
+        reader: of the journal.
+        receive: gets new entries.
+        max_seconds_away: how long the end of the block waits for a server that is away.
     """
 
-    def __init__(self, path: Path, receive: Callable[[list[Entry]], None]) -> None:
-        super().__init__(self._pass_on, "headway-journal")
-        self._reader = JournalReader(path)
+    def __init__(
+        self, reader: Reader, receive: Callable[[list[Entry]], None], max_seconds_away: float = 0.0
+    ) -> None:
+        super().__init__(self._pass_on, "headway-journal", max_seconds_away=max_seconds_away)
+        self._reader = reader
         self._receive = receive
+        self._max_seconds_away = max_seconds_away
         self._pending: list[Entry] = []
 
     def _pass_on(self) -> None:

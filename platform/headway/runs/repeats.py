@@ -18,6 +18,7 @@ from headway.engine.parallel.worker import Worker
 from headway.runs.context import Context
 from headway.runs.journal import Entry, JournalReader, read_journal
 from headway.runs.paths import RunPaths
+from headway.runs.system_metrics import SystemMetricsReader
 from headway.runs.worker import TrainingJob, train_worker
 from headway.tracking import Run
 
@@ -45,10 +46,16 @@ def train_variants(jobs: Mapping[str, TrainingJob], context: Context, parent: Ru
     progress(len(jobs))
     context.display.settle()
     entries = {name: read_journal(RunPaths.at(folder).journal) for name, folder in folders.items()}
+    tracking = context.tracking.patient()
+    logged = tracking.children(parent)
     for name, job in jobs.items():
-        settings = job.config.model_dump(mode="json")
-        child = context.tracking.start_run(context.experiment, f"{context.step} {name}", settings, parent)
-        child.log_metrics([e[:2] for e in entries[name]], [e.time for e in entries[name]])
+        child = logged.get(name)  # that of an earlier driver of this step
+        if child is None:
+            settings = job.config.model_dump(mode="json")
+            run_name = f"{context.step} {name}"
+            child = tracking.start_run(context.experiment, run_name, settings, parent, token=name)
+        measured = entries[name] + SystemMetricsReader(folders[name]).unread()
+        child.log_metrics([entry[:2] for entry in measured], [entry.time for entry in measured])
         child.close()
     return entries
 

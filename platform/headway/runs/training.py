@@ -5,26 +5,26 @@ from __future__ import annotations
 import signal
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from headway.cluster import worker_group
-from headway.config.base import ConfigError
 from headway.config.training import TrainingConfig
-from headway.data.atomic import write_atomically
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.trainer import Metrics
 from headway.runs.context import Context
-from headway.runs.journal import Entry, JournalFollower, Once, read_journal
+from headway.runs.journal import Entry, JournalFollower, JournalReader, Once, read_journal
+from headway.runs.lineage.step_run import step_run
 from headway.runs.paths import RunPaths
+from headway.runs.system_metrics import SystemMetricsReader
 from headway.runs.worker import TrainingJob, selection_of, train_worker
 from headway.tracking import Run
+from headway.tracking.data_split import DataSplit
 
 
 @contextmanager
-def tracked(config: TrainingConfig, context: Context) -> Iterator[Run]:
-    """The step's MLflow run; a run that an earlier driver of this step began is continued.
+def tracked(config: TrainingConfig, context: Context, data: Sequence[DataSplit]) -> Iterator[Run]:
+    """The step's MLflow run, with the rows that it reads; one that an earlier driver began is continued.
 
     The processes of the training workers start in the meantime.
 
@@ -34,17 +34,8 @@ def tracked(config: TrainingConfig, context: Context) -> Iterator[Run]:
     if config.workers:
         context.join_cluster(config.min_workers)
         worker_group.start_workers_ahead(config.max_workers)
-    token_file = context.folder / "token"
-    if not token_file.exists():
-        write_atomically(token_file, uuid.uuid4().hex)
-    token = token_file.read_text(encoding="utf-8")
-    settings = config.model_dump(mode="json")
-    try:
-        with context.tracking.run(context.experiment, context.step, settings, token) as run:
-            yield run
-    except ConfigError:
-        token_file.unlink()
-        raise
+    with step_run(config, context, data) as run:
+        yield run
 
 
 def run_job(job: TrainingJob, context: Context, run: Run | None, title: str) -> list[Entry]:
@@ -59,7 +50,7 @@ def run_job(job: TrainingJob, context: Context, run: Run | None, title: str) -> 
         KeyboardInterrupt: this process received SIGTERM; a state is saved.
     """
     paths = RunPaths.of(job.config, context)
-    with JournalFollower(paths.journal, _receiver(job, context, run, title)), _stop_on_sigterm(paths):
+    with _followed(job, paths, context, run, title), _stop_on_sigterm(paths):
         if job.config.workers == 0:
             train_worker(job, paths, Worker(), time.time())
         else:
@@ -72,19 +63,49 @@ def run_job(job: TrainingJob, context: Context, run: Run | None, title: str) -> 
     return read_journal(paths.journal)
 
 
+@contextmanager
+def _followed(
+    job: TrainingJob, paths: RunPaths, context: Context, run: Run | None, title: str
+) -> Iterator[None]:
+    """While the block runs, pass on what the workers measure, of the model and of their machines."""
+    log = _logger(run)
+    away = context.tracking.max_seconds_away
+    with ExitStack() as followers:
+        receive = _receiver(job, context, log, title)
+        followers.enter_context(JournalFollower(JournalReader(paths.journal), receive, away))
+        if job.config.system_metrics_interval_s is not None:
+            followers.enter_context(JournalFollower(SystemMetricsReader(paths.folder), log, away))
+        yield
+
+
+def _logger(run: Run | None) -> Callable[[list[Entry]], None]:
+    """A function that logs each metric of each step once."""
+    if run is None:
+        return lambda entries: None
+    # While training goes on, followers try again by themselves, and can be interrupted.
+    direct = run.impatient()
+    once = Once(run.logged_steps())
+    lock = threading.Lock()
+
+    def log(entries: list[Entry]) -> None:
+        with lock:
+            new = once.new(entries)
+            if new:
+                direct.log_metrics([entry[:2] for entry in new], [entry.time for entry in new])
+            once.mark(new)
+
+    return log
+
+
 def _receiver(
-    job: TrainingJob, context: Context, run: Run | None, title: str
+    job: TrainingJob, context: Context, log: Callable[[list[Entry]], None], title: str
 ) -> Callable[[list[Entry]], None]:
-    """A function that shows entries on the screen and logs each metric of each step once."""
+    """A function that logs entries and shows them on the screen."""
     total = job.config.total_steps(job.batches()[0])
-    once = Once(run.logged_steps() if run is not None else {})
     shown: Metrics = {}
 
     def receive(entries: list[Entry]) -> None:
-        new = once.new(entries)
-        if run is not None and new:
-            run.log_metrics([entry[:2] for entry in new], [entry.time for entry in new])
-        once.mark(new)
+        log(entries)
         for entry in entries:
             shown.update(entry.metrics)
             if entry.note:
@@ -110,6 +131,11 @@ def _stop_on_sigterm(paths: RunPaths) -> Iterator[None]:
 
 def chosen_metrics(entries: list[Entry], config: TrainingConfig) -> Metrics:
     """What the model that was kept scored on the validation rows."""
+    return chosen_entry(entries, config).metrics
+
+
+def chosen_entry(entries: list[Entry], config: TrainingConfig) -> Entry:
+    """When the model that was kept was measured on the validation rows, and how it scored."""
     selection = selection_of(config)
     measured = [entry for entry in entries if "validation_loss" in entry.metrics]
     if selection is not None and measured:
@@ -117,5 +143,6 @@ def chosen_metrics(entries: list[Entry], config: TrainingConfig) -> Metrics:
         selection.patience = None
         selection.replay((entry.step, entry.metrics) for entry in measured)
         measured = [entry for entry in measured if entry.step == selection.best_step]
-    metrics = measured[-1].metrics if measured else {}
-    return {name: value for name, value in metrics.items() if name.startswith("validation_")}
+    chosen = measured[-1] if measured else Entry(0, {})
+    metrics = {name: value for name, value in chosen.metrics.items() if name.startswith("validation_")}
+    return chosen._replace(metrics=metrics)

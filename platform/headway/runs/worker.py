@@ -26,6 +26,7 @@ from headway.engine.training.trainer import Evaluator, Metrics, Stopped, Trainer
 from headway.runs.journal import Journal, read_journal
 from headway.runs.paths import RunPaths
 from headway.runs.row_log import RowLog
+from headway.runs.system_metrics import measured_system
 
 STARTUP = "startup_seconds"
 """From the call of Ray Train's `fit()` to the moment the first training step can begin."""
@@ -97,9 +98,10 @@ def train_worker(
         Stopped: a machine is leaving; the group starts again on the others.
     """
     training = _Training(job, paths, worker.arranged(job.config.parallel), observer)
-    training.set_up(launched_at)
-    if training.run():
-        training.keep_model()
+    with measured_system(paths.folder, job.config, worker):
+        training.set_up(launched_at)
+        if training.run():
+            training.keep_model()
 
 
 class _Training:

@@ -6,6 +6,8 @@ from headway.config.evaluate import ChooseConfig
 from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import task_folder
 from headway.runs.held_out import score_models
+from headway.runs.lineage.data_splits import task_splits
+from headway.runs.lineage.step_run import step_run
 from headway.tasks.task import open_task
 from headway.tracking.references import model_folder
 
@@ -20,16 +22,19 @@ def run_choose(config: ChooseConfig, context: Context) -> StepResult:
     # The same rows for all, and each model reads them with its own tokenizer.
     tasks = [open_task(task_folder(config.task, model, context)) for model in models]
     primary = tasks[0].primary
-    found = score_models(models, tasks, context, split="validation")
-    scores = {name: float(scores[primary]) for name, scores in zip(config.among, found, strict=True)}
-    chosen = max(scores, key=lambda name: scores[name])
-    folder = models[list(scores).index(chosen)]
-
-    rows = [(name, score, "chosen" if name == chosen else "") for name, score in scores.items()]
-    context.display.table(f"{found[0]['texts']} validation rows", ["", primary, ""], rows)
-    with context.tracking.run(context.experiment, context.step, config.model_dump(mode="json")) as run:
+    with step_run(config, context, list(task_splits(tasks[0]).values())) as run:
+        tracking = context.tracking.patient()
+        references = zip(config.among.values(), models, strict=True)
+        known = [tracking.logged_model(reference, folder) for reference, folder in references]
+        run.log_inputs([], [model_id for model_id in known if model_id is not None])
+        found = score_models(models, tasks, context, split="validation")
+        scores = {name: float(scores[primary]) for name, scores in zip(config.among, found, strict=True)}
+        chosen = max(scores, key=lambda name: scores[name])
         run.log_metrics([(0, {f"validation_{primary}": scores[chosen]})])
         run.log_dict({"chosen": chosen, primary: scores}, "choice.json")
+    folder = models[list(scores).index(chosen)]
+    rows = [(name, score, "chosen" if name == chosen else "") for name, score in scores.items()]
+    context.display.table(f"{found[0]['texts']} validation rows", ["", primary, ""], rows)
     others = ", ".join(f"{name} {score:.4f}" for name, score in scores.items() if name != chosen)
     headline = f"{chosen!r}: validation {primary.replace('_', ' ')} {scores[chosen]:.4f} ({others})"
     return StepResult(str(folder), headline, summary={"chosen": chosen, primary: scores})

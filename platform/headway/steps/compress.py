@@ -15,12 +15,17 @@ from headway.config.base import ConfigError
 from headway.config.compression.compress import CompressConfig
 from headway.data.atomic import atomic_folder, link_or_copy
 from headway.data.sources.documents import read_documents
+from headway.data.sources.origin import origin_of
 from headway.data.sources.splitting import drop_duplicates
 from headway.engine.inference.int8 import write_roundings
 from headway.inference.model import EncoderModel
 from headway.inference.packing import Operation, OperationName, Pack
 from headway.inference.tokens import TextTokenizer
 from headway.runs.context import Context, StepResult
+from headway.runs.lineage.provenance import digest_of
+from headway.runs.lineage.step_run import add_data, step_run
+from headway.tracking.data_split import DataSplit
+from headway.tracking.logged_models import log_reference
 from headway.tracking.references import model_folder
 
 _PACK_TEXTS = 32
@@ -38,9 +43,29 @@ def run_compress(config: CompressConfig, context: Context) -> StepResult:
             much from the original.
     """
     original = model_folder(config.model, context.tracking).resolve()
+    with step_run(config, context) as run:
+        target = context.folder / "model"
+        texts = _texts(config)
+        add_data(run, context, [_split(config, texts)])
+        summary = _made(config, texts, original, target)
+        figures = {name: float(value) for name, value in summary.items()}
+        run.log_metrics([(0, figures)])
+        made_of = context.tracking.patient().logged_model(config.model, original)
+        if made_of is not None:
+            run.log_inputs([], [made_of])
+        log_reference(run, context.step, target, config.quantize, config.model_dump(mode="json"))
+    return StepResult(str(target), _headline(summary), summary=summary)
+
+
+def _split(config: CompressConfig, texts: list[str]) -> DataSplit:
+    origin = origin_of(config.texts)
+    return DataSplit(f"{origin['name']}/texts", digest_of(texts), origin, "calibration", len(texts))
+
+
+def _made(config: CompressConfig, texts: list[str], original: Path, target: Path) -> dict[str, Any]:
+    """Write the model, and measure how close it is to the original."""
     exact = EncoderModel(original, "fp32")
-    packs = _packs(config, original, exact.description.max_length)
-    target = context.folder / "model"
+    packs = _packs(config, texts, original, exact.description.max_length)
     with atomic_folder(target) as draft:
         shutil.copytree(original, draft, copy_function=link_or_copy, dirs_exist_ok=True)
         write_roundings(draft, calibrate(exact, packs[::2]))
@@ -50,20 +75,22 @@ def run_compress(config: CompressConfig, context: Context) -> StepResult:
                 f"min_cosine: {config.min_cosine}, but the int8 embeddings of {str(original)!r} have a mean "
                 f"cosine of {summary['cosine']:.4f} to the original's; nothing is saved"
             )
-    with context.tracking.run(context.experiment, context.step, config.model_dump(mode="json")) as run:
-        run.log_metrics([(0, {name: float(value) for name, value in summary.items()})])
-    return StepResult(str(target), _headline(summary), summary=summary)
+    return summary
 
 
-def _packs(config: CompressConfig, folder: Path, longest: int) -> list[Pack]:
-    """Texts spread over the whole source, in packs: every other one sets the scales, the rest measure."""
+def _texts(config: CompressConfig) -> list[str]:
+    """Texts spread over the whole source."""
     texts = [document.text for document in drop_duplicates(read_documents(config.texts))]
     wanted = min(2 * config.samples, len(texts))
-    chosen = [texts[index * len(texts) // wanted] for index in range(wanted)]
-    pieces = TextTokenizer(folder, min(config.max_length, longest)).pieces(chosen)
-    count = max(2, 2 * (wanted // (2 * _PACK_TEXTS)))
-    if wanted < count:
+    if wanted < 2:
         raise ConfigError(f"texts: {config.texts.source!r} has {wanted} texts; at least 2 are needed")
+    return [texts[index * len(texts) // wanted] for index in range(wanted)]
+
+
+def _packs(config: CompressConfig, texts: list[str], folder: Path, longest: int) -> list[Pack]:
+    """Texts in packs: every other one sets the scales, the rest measure."""
+    pieces = TextTokenizer(folder, min(config.max_length, longest)).pieces(texts)
+    count = max(2, 2 * (len(texts) // (2 * _PACK_TEXTS)))
     return [Pack.of([piece.sequence for piece in pieces[start::count]]) for start in range(count)]
 
 

@@ -17,9 +17,12 @@ from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import SETTINGS_FILE, FinetuningJob, task_folder
 from headway.runs.held_out import finetune_settings, score_models, train_and_score
 from headway.runs.learning_curve import draw_learning_curve
+from headway.runs.lineage.data_splits import task_splits
+from headway.runs.lineage.step_run import step_run
 from headway.runs.repeats import spread
 from headway.tasks.classification import Classification, tfidf_baseline
 from headway.tasks.task import Task, open_task
+from headway.tracking.logged_models import Scores, log_scores
 from headway.tracking.references import model_folder
 
 
@@ -43,6 +46,29 @@ def run_evaluate(config: EvaluateConfig, context: Context) -> StepResult:
     models = [model, *(model_folder(other, context.tracking).resolve() for other in config.beside.values())]
     # The same rows for all, and each model reads them with its own tokenizer.
     tasks = [open_task(task_folder(config.task, one, context)) for one in models]
+    data = task_splits(tasks[0])
+    with step_run(config, context, list(data.values())) as run:
+        summary, task, rows = _evaluated(config, model, models, tasks, context)
+        splits = {"train": task.split("train"), "test": task.split("test")}
+        tell_class_counts(splits, context, run)
+        run.log_metrics([(0, _numbers(summary))])
+        model_id = context.tracking.patient().logged_model(config.model, model)
+        if model_id is not None:
+            run.log_inputs([], [model_id])
+            log_scores(run, model_id, [Scores(_held_out_scores(summary), data["test"])])
+        run.log_dict(summary, "evaluation.json")
+        if summary.get("few_labels"):
+            unit = _unit_of_few(task)
+            picture = draw_learning_curve(summary["few_labels"], task.primary, unit, context.folder)
+            run.log_file(picture)
+    _show(context, task, summary, rows)
+    return StepResult(str(model), _headline(summary, task), summary=summary)
+
+
+def _evaluated(
+    config: EvaluateConfig, model: Path, models: list[Path], tasks: list[Task], context: Context
+) -> tuple[dict[str, Any], Task, list[tuple[Any, ...]]]:
+    """The summary, the task as the baselines read it, and the rows of the table."""
     task = tasks[0]
     summary, *scored = score_models(models, tasks, context)
     others = dict(zip(config.beside, scored, strict=True))
@@ -57,17 +83,7 @@ def run_evaluate(config: EvaluateConfig, context: Context) -> StepResult:
         rows += [_table_row(_ROW_TITLES[kind], scores) for kind, scores in baselines.items()]
         summary |= {f"{task.primary}_{kind}": scores[task.primary] for kind, scores in baselines.items()}
         summary["few_labels"] = _few_labels(config, encoder, task, context)
-    with context.tracking.run(context.experiment, context.step, config.model_dump(mode="json")) as run:
-        splits = {"train": task.split("train"), "test": task.split("test")}
-        tell_class_counts(splits, context, run)
-        run.log_metrics([(0, _numbers(summary))])
-        run.log_dict(summary, "evaluation.json")
-        if summary.get("few_labels"):
-            unit = _unit_of_few(task)
-            picture = draw_learning_curve(summary["few_labels"], task.primary, unit, context.folder)
-            run.log_file(picture)
-    _show(context, task, summary, rows)
-    return StepResult(str(model), _headline(summary, task), summary=summary)
+    return summary, task, rows
 
 
 def _baselines(
@@ -150,6 +166,11 @@ def _spread(values: list[float]) -> dict[str, Any]:
 
 def _numbers(scores: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in scores.items() if isinstance(value, float)}
+
+
+def _held_out_scores(summary: dict[str, Any]) -> dict[str, float]:
+    """The model's own scores, under the names that other steps give them."""
+    return {f"test_{name}": summary[name] for name in _scored(summary)}
 
 
 def _headline(summary: dict[str, Any], task: Task) -> str:

@@ -17,11 +17,13 @@ from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import FinetuningJob, task_folder
 from headway.runs.held_out import score_models
 from headway.runs.journal import Entry, first_value
+from headway.runs.lineage.data_splits import task_splits
 from headway.runs.repeats import spreads, train_variants
 from headway.runs.teaching import taught_job
-from headway.runs.training import chosen_metrics, run_job, tracked
+from headway.runs.training import chosen_entry, chosen_metrics, run_job, tracked
 from headway.tasks.task import Task
 from headway.tracking import Run
+from headway.tracking.logged_models import Scores, log_reference
 from headway.tracking.references import model_folder
 
 
@@ -41,7 +43,8 @@ def run_finetune(config: FinetuneConfig, context: Context) -> StepResult:
     check_task(config, job.task.kind)
     job = taught_job(job, context)
     summary: dict[str, Any] = {}
-    with tracked(config, context) as run:
+    data = task_splits(job.task)
+    with tracked(config, context, list(data.values())) as run:
         train, validation = job.rows
         splits = {"train": train, "validation": validation, "test": job.task.split("test")}
         tell_class_counts(splits, context, run)
@@ -52,10 +55,15 @@ def run_finetune(config: FinetuneConfig, context: Context) -> StepResult:
         else:
             entries = run_job(job, context, run, context.step)
         run.log_metrics([(0, _means(summary))])
+        chosen = chosen_entry(entries, config)
+        scores = [Scores(chosen.metrics, data["validation"], chosen.step, chosen.time)]
         if _has_test_rows(config):
-            summary["test"] = _test(job.task, context, run)
-    chosen = chosen_metrics(entries, config)
-    summary |= {"validation_loss_start": first_value(entries, "validation_loss"), **chosen}
+            summary["test"] = _test(job.task, context)
+            test = {f"test_{name}": value for name, value in summary["test"].items()}
+            scores.append(Scores(test, data["test"]))
+        settings = config.model_dump(mode="json")
+        log_reference(run, context.step, context.folder / "model", job.task.kind, settings, scores)
+    summary |= {"validation_loss_start": first_value(entries, "validation_loss"), **chosen.metrics}
     summary |= {"primary": job.task.primary, "mlflow_run_id": run.run_id}
     shutil.rmtree(context.folder / "best", ignore_errors=True)
     primary = job.task.primary
@@ -104,15 +112,14 @@ def _has_test_rows(config: FinetuneConfig) -> bool:
     return not isinstance(task, str) and (task.test_source is not None or task.test_split is not None)
 
 
-def _test(task: Task, context: Context, run: Run) -> dict[str, float]:
-    """Scores of the step's model on the test rows, which are logged; a step that is resumed has them once."""
+def _test(task: Task, context: Context) -> dict[str, float]:
+    """Scores of the step's model on the test rows, measured only once."""
     path = context.folder / "test.json"
     if path.is_file():
         earlier: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
         return earlier
     [scores] = score_models([context.folder / "model"], [task], context)
     numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
-    run.log_metrics([(0, {f"test_{name}": value for name, value in numbers.items()})])
     write_atomically(path, json.dumps(numbers))
     return numbers
 

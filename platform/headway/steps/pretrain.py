@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from headway.config.pretrain import PretrainConfig
+from headway.data.corpus.prepare import Corpus
 from headway.runs.context import Context, StepResult
 from headway.runs.journal import first_value, last_value, median_value
+from headway.runs.lineage.data_splits import corpus_splits
 from headway.runs.pretraining import (
     PretrainingJob,
     corpus_folder,
@@ -13,8 +15,9 @@ from headway.runs.pretraining import (
     teacher_folder,
     truncation,
 )
-from headway.runs.training import run_job, tracked
+from headway.runs.training import chosen_entry, run_job, tracked
 from headway.runs.worker import STARTUP
+from headway.tracking.logged_models import Scores, log_reference
 
 
 def run_pretrain(config: PretrainConfig, context: Context) -> StepResult:
@@ -28,10 +31,15 @@ def run_pretrain(config: PretrainConfig, context: Context) -> StepResult:
     batches = job.batches()[0]
     for note in pair_notes(batches) if job.pairs is not None else []:
         context.display.step(context.step, note)
-    with tracked(config, context) as run:
+    data = corpus_splits(Corpus(job.corpus_folder))
+    with tracked(config, context, list(data.values())) as run:
         if job.pairs is not None and "truncated_fraction" not in run.logged_steps():
             run.log_metrics(truncation(batches))
         entries = run_job(job, context, run, context.step)
+        chosen = chosen_entry(entries, config)
+        scores = Scores(chosen.metrics, data["validation"], chosen.step, chosen.time)
+        folder = context.folder / "model"
+        log_reference(run, context.step, folder, "pretrain", config.model_dump(mode="json"), [scores])
     summary = {
         "steps": config.total_steps(batches),
         "rows": batches.rows,
@@ -51,4 +59,4 @@ def run_pretrain(config: PretrainConfig, context: Context) -> StepResult:
         f"held-out loss {summary['validation_loss_start']:.3f} → {summary['validation_loss_end']:.3f}, "
         f"{summary['tokens_per_second']:,.0f} tokens/s; call to first step {summary[STARTUP]:.1f} s"
     )
-    return StepResult(str(context.folder / "model"), headline, summary=summary)
+    return StepResult(str(folder), headline, summary=summary)

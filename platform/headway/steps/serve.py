@@ -16,12 +16,15 @@ from headway.data.sources.documents import Document, read_documents
 from headway.data.sources.splitting import drop_duplicates, split_documents
 from headway.inference.description import describe
 from headway.runs.context import Context, StepResult
+from headway.runs.lineage.step_run import step_run
 from headway.serving.address import check_port
 from headway.serving.deploy import deploy, follow_aliases
 from headway.serving.resources import cores_per_replica
 from headway.serving.rollout.watch import current_releases
+from headway.serving.scheduling.messages import Release
 
 _SHOWN = 5
+_FIGURES = ("ready_seconds", "requests", "failed", "right", "median_latency_ms")
 
 
 def run_serve(config: ServeConfig, context: Context) -> StepResult:
@@ -34,11 +37,28 @@ def run_serve(config: ServeConfig, context: Context) -> StepResult:
     check_port(config.host, config.port)
     # Raises before Ray starts if there is no such model.
     releases = current_releases(config, context.tracking)
-    abilities = {release.name: list(describe(Path(release.folder)).abilities) for release in releases}
+    abilities: dict[str, list[str]] = {
+        release.name: list(describe(Path(release.folder)).abilities) for release in releases
+    }
     first = releases[0].name
     if config.demo_texts and "classify" not in abilities[first]:
         can = ", ".join(abilities[first])
         raise ConfigError(f"demo_texts: {config.model!r} is not a classifier; it can: {can}")
+    url, summary = _served(config, releases, abilities, context)
+    if context.pipeline is not None:  # a server outside any pipeline needs no MLflow
+        with step_run(config, context) as run:
+            figures = {name: float(summary[name]) for name in _FIGURES if summary[name] is not None}
+            run.log_metrics([(0, figures)])
+    asked = f"; {summary['requests']} requests, {summary['failed']} failed" if summary["requests"] else ""
+    names_and_versions = ", ".join(f"{release.name} version {release.version}" for release in releases)
+    headline = f"{names_and_versions} at {url}, ready after {summary['ready_seconds']:.1f} s{asked}"
+    return StepResult(url, headline, summary=summary)
+
+
+def _served(
+    config: ServeConfig, releases: list[Release], abilities: dict[str, list[str]], context: Context
+) -> tuple[str, dict[str, Any]]:
+    """Deploy the models and ask them; returns the address and the summary."""
     started = time.monotonic()
     ray_internals.run_at_normal_priority()  # other processes would delay answers otherwise
     connect.connect(context.address, context.tracking.uri)
@@ -52,11 +72,7 @@ def run_serve(config: ServeConfig, context: Context) -> StepResult:
         "abilities": abilities,
         "ready_seconds": round(ready, 2),
     }
-    summary |= _ask(config, url, context)
-    asked = f"; {summary['requests']} requests, {summary['failed']} failed" if summary["requests"] else ""
-    names = ", ".join(f"{release.name} version {release.version}" for release in releases)
-    headline = f"{names} at {url}, ready after {ready:.1f} s{asked}"
-    return StepResult(url, headline, summary=summary)
+    return url, summary | _ask(config, url, context)
 
 
 def _ask(config: ServeConfig, url: str, context: Context) -> dict[str, Any]:

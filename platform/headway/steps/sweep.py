@@ -18,11 +18,14 @@ from headway.config.pretrain import PretrainConfig
 from headway.config.sweep import COSTS, SuccessiveHalving, SweepConfig
 from headway.config.tasks import ClassificationTask
 from headway.data.atomic import write_atomically
+from headway.data.corpus.prepare import Corpus
 from headway.redaction import redacted
 from headway.runs.class_counts import tell_class_counts
 from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import FinetuningJob, task_folder
 from headway.runs.held_out import score_models
+from headway.runs.lineage.data_splits import corpus_splits, task_splits
+from headway.runs.lineage.step_run import record_run, step_parent, step_tags
 from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from, teacher_folder
 from headway.runs.teaching import taught_job
 from headway.sweeps.checks import check_sweep
@@ -49,6 +52,8 @@ from headway.sweeps.winner import (
 )
 from headway.tasks.task import open_task
 from headway.tracking import Run
+from headway.tracking.data_split import DataSplit
+from headway.tracking.logged_models import Scores, log_reference
 from headway.tracking.references import model_folder
 
 
@@ -74,7 +79,8 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
         context.join_cluster(job.base.config.max_workers)
     resources = trial_resources(config, job.base.config, trial_count(config, space))
     _start_ahead(resources)
-    parent = _parent_run(config, context)
+    data = _data(job)
+    parent = _parent_run(config, context, list(data.values()))
     try:
         if isinstance(job.base, FinetuningJob):
             train, validation = job.base.rows
@@ -92,14 +98,20 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
             summary["rule"] = rule(metrics, config.tolerance)
             summary["front"] = [described(trial) for trial in front]
         parent.log_metrics([(0, {f"best_{name}": value for name, value in winner.metrics.items()})])
+        scores = [Scores({f"validation_{n}": v for n, v in winner.metrics.items()}, data["validation"])]
         if config.test and isinstance(job.base, FinetuningJob):
-            summary["test"] = _test(winner, job.base.task_folder, context, parent)
+            summary["test"] = _test(winner, job.base.task_folder, context)
+            scores.append(Scores({f"test_{n}": v for n, v in summary["test"].items()}, data["test"]))
+        kind = job.base.task.kind if isinstance(job.base, FinetuningJob) else "pretrain"
+        settings = job.with_values(winner.trial.sampled).config.model_dump(mode="json")
+        made = {"headway.trial": winner.trial.folder.name}
+        log_reference(parent, context.step, winner.trial.model, kind, settings, scores, made)
         write_report(ledger, list(space), metrics, context.folder, parent, winner, front)
     except (KeyboardInterrupt, SystemExit):
-        parent.close("KILLED")
+        parent.abandon("KILLED")
         raise
     except BaseException as error:
-        parent.close("FAILED", redacted(error))
+        parent.abandon("FAILED", redacted(error))
         raise
     parent.close()
     board.show()
@@ -129,14 +141,27 @@ def _sweep_job(config: SweepConfig, context: Context) -> tuple[SweepJob, list[st
     return SweepJob(job, shared), given or [open_task(prepared).primary]
 
 
-def _parent_run(config: SweepConfig, context: Context) -> Run:
+def _data(job: SweepJob) -> dict[str, DataSplit]:
+    """The rows that all trials read, by their split."""
+    if isinstance(job.base, FinetuningJob):
+        return task_splits(job.base.task)
+    return corpus_splits(Corpus(job.base.corpus_folder))
+
+
+def _parent_run(config: SweepConfig, context: Context, data: list[DataSplit]) -> Run:
     """The MLflow run of the sweep: the one that an earlier driver began in this folder, or a new one."""
     path = context.folder / "sweep.json"
+    context.tracking.experiment_id(context.experiment)  # an address that is wrong is told at once
+    tracking, tags, pipeline = context.tracking.patient(), step_tags(config, data), step_parent(context, data)
+    run = None
     if path.is_file():
-        earlier = context.tracking.reopen(json.loads(path.read_text(encoding="utf-8"))["run_id"])
-        if earlier is not None:
-            return earlier
-    run = context.tracking.start_run(context.experiment, context.step, config.model_dump(mode="json"))
+        run_id = json.loads(path.read_text(encoding="utf-8"))["run_id"]
+        run = tracking.reopen(run_id, pipeline, tags)
+    if run is None:
+        settings = config.model_dump(mode="json")
+        run = tracking.start_run(context.experiment, context.step, settings, pipeline, tags=tags)
+    record_run(context, run)
+    run.log_inputs(data)
     about = {"run_id": run.run_id, "config": config.model_dump(mode="json")}
     write_atomically(path, json.dumps(about, indent=2))
     return run
@@ -257,7 +282,7 @@ def _set_quiet() -> None:
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "200")
 
 
-def _test(winner: Measured, task: Path, context: Context, parent: Run) -> dict[str, Any]:
+def _test(winner: Measured, task: Path, context: Context) -> dict[str, Any]:
     """The winner's scores on the held-out rows, which no trial has seen; measured only once."""
     path = context.folder / "test.json"
     if path.is_file():
@@ -265,6 +290,5 @@ def _test(winner: Measured, task: Path, context: Context, parent: Run) -> dict[s
         return earlier
     [scores] = score_models([winner.trial.model], [open_task(task)], context)
     numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
-    parent.log_metrics([(0, {f"test_{name}": value for name, value in numbers.items()})])
     write_atomically(path, json.dumps(numbers))
     return numbers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from headway.config.tasks import TaskConfig
 from headway.data.atomic import atomic_folder
 from headway.data.corpus.store import write_store
 from headway.data.corpus.tokenizer import vocabulary_digest
+from headway.data.sources.origin import Origin, in_memory, origin_of
 from headway.data.sources.rows import read_rows
 from headway.data.sources.splitting import text_key
 from headway.tasks.item import SPLITS, Item, Splits
@@ -71,11 +72,16 @@ def _read(kind: type[Task], config: Any) -> list[Item]:
 
 def _separate_split(kind: type[Task], config: TaskConfig, name: str) -> list[Item] | None:
     """The rows of a split with its own source or `datasets` split; None if it has neither."""
-    source, split = getattr(config, f"{name}_source"), getattr(config, f"{name}_split")
+    separate = _source_of(config, name)
+    return None if separate is config else _read(kind, separate)
+
+
+def _source_of(config: TaskConfig, name: str) -> TaskConfig:
+    """The settings with the source and `datasets` split of a split that has its own."""
+    source, split = getattr(config, f"{name}_source", None), getattr(config, f"{name}_split", None)
     if source is None and split is None:
-        return None
-    separate = {"source": source or config.source, "split": split or config.split}
-    return _read(kind, config.model_copy(update=separate))
+        return config
+    return config.model_copy(update={"source": source or config.source, "split": split or config.split})
 
 
 def _distinct(items: Sequence[Item]) -> list[Item]:
@@ -94,6 +100,7 @@ def prepare_task(
     kind: str = "classification",
     max_length: int = 128,
     settings: dict[str, Any] | None = None,
+    sources: Mapping[str, Origin] | None = None,
 ) -> Task:
     """Tokenize a task's splits, unless an earlier call has done so.
 
@@ -104,6 +111,7 @@ def prepare_task(
         kind: of the task.
         max_length: tokens of a sequence at most, special ones included.
         settings: other settings that say what is learned.
+        sources: where the rows of each split come from; from memory if not given.
     """
     about = {"kind": kind, "max_length": max_length, "settings": settings or {}}
     digest = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=10)
@@ -122,8 +130,18 @@ def prepare_task(
             about["vocabulary"] = vocabulary_digest(tokenizer)
             about["labels"] = cls.label_names(splits)
             about["texts"] = {name: len(splits[name]) for name in SPLITS}
+            about["sources"] = sources or dict.fromkeys(SPLITS, in_memory())
+            about["digests"] = {name: _rows_digest(splits[name]) for name in SPLITS}
             (draft / "task.json").write_text(json.dumps(about, indent=2))
     return open_task(folder)
+
+
+def _rows_digest(items: Sequence[Item]) -> str:
+    """A digest of rows that is the same whatever tokenizer they are prepared with."""
+    digest = hashlib.blake2b(digest_size=10)
+    for item in items:
+        digest.update(hashlib.blake2b(repr((list(item.texts), item.target)).encode()).digest())
+    return digest.hexdigest()
 
 
 def _groups(splits: Splits) -> dict[str, list[int]]:
@@ -152,4 +170,5 @@ def prepared(config: Any, tokenizer: PreTrainedTokenizerBase, stores: Path) -> T
         kind=config.kind,
         max_length=config.max_length,
         settings=settings_of(config),
+        sources={name: origin_of(_source_of(config, name)) for name in SPLITS},
     )

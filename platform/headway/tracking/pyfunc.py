@@ -37,15 +37,20 @@ def log_model(
 
     logged = client.create_logged_model(experiment_id, name=name, source_run_id=run_id, model_type=kind)
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            save_pyfunc(Path(folder) / "model", logged, run_id, weights, example, kind)
-            client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
+        add_files(client, logged, weights, example, kind)
     except BaseException:
         client.finalize_logged_model(logged.model_id, "FAILED")
         raise
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     return logged
+
+
+def add_files(client: Any, logged: Any, weights: Path, example: str, kind: Kind) -> None:
+    """Give a logged model an encoder's files; see `log_model`."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_pyfunc(Path(folder) / "model", logged, logged.source_run_id, weights, example, kind)
+        client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
 
 
 def save_pyfunc(target: Path, logged: Any, run_id: str, weights: Path, example: str, kind: Kind) -> None:

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
-import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from headway.config.base import ConfigError
-from headway.data.atomic import atomic_folder
 from headway.redaction import redacted
 from headway.tracking.database import create_database
-from headway.tracking.pyfunc import log_model
+from headway.tracking.outage import MAX_SECONDS_AWAY, PatientClient, is_outage
+from headway.tracking.registry import Registry
 from headway.tracking.run import Run
-
-if TYPE_CHECKING:
-    from headway.inference.predictor import Kind
 
 _QUIET = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
@@ -31,8 +26,9 @@ _QUIET = {
     "MLFLOW_UV_AUTO_DETECT": "false",
     "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
 }
-_WEIGHTS = "artifacts/weights"
 _TOKEN = "headway.token"
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""MLflow's pages open on what belongs to training: otherwise on traces of language models."""
 
 
 def tracking_uri(root: Path) -> str:
@@ -40,8 +36,12 @@ def tracking_uri(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve()}/mlflow.db"
 
 
+def _family(parent: Run | None) -> dict[str, str]:
+    return {} if parent is None else {"mlflow.parentRunId": parent.run_id}
+
+
 @dataclass(frozen=True)
-class Tracking:
+class Tracking(Registry):
     """An MLflow server or database, and the folder of its artifacts if it is local.
 
     Attributes:
@@ -79,6 +79,20 @@ class Tracking:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"MLFLOW_TRACKING_URI: {self.uri!r} cannot be used: {reason}") from error
 
+    @property
+    def max_seconds_away(self) -> float:
+        """How long to wait for a server that was there before and does not answer; a file is always there."""
+        return MAX_SECONDS_AWAY if self.uri.startswith("http") else 0.0
+
+    def patient(self) -> Tracking:
+        """The same server, whose calls wait while it does not answer, as do those of runs that it starts."""
+        if not self.max_seconds_away:
+            return self
+        waiting = replace(self)
+        vars(waiting)["client"] = PatientClient(self.client, self.max_seconds_away)
+        vars(waiting)["_experiment_ids"] = self._experiment_ids
+        return waiting
+
     @contextlib.contextmanager
     def _creation_lock(self) -> Iterator[None]:
         """A lock, since two processes that create the same SQLite file at once would both fail."""
@@ -97,83 +111,124 @@ class Tracking:
         params: Mapping[str, Any] | None = None,
         parent: Run | None = None,
         token: str | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> Run:
         """Start a run in an experiment, which is created if missing; it is a child of `parent` if given.
 
-        A run with a `token` can be found again by `run` and `children`.
+        A run with a `token` can be found again by `run` and `children`. A child has its parent's tags, but
+        for those that it is given itself.
         """
-        tags = {"mlflow.source.name": "headway"}
-        if token is not None:
-            tags[_TOKEN] = token
-        if parent is not None:
-            tags["mlflow.parentRunId"] = parent.run_id
-        created = self.client.create_run(self._experiment_id(experiment), run_name=name, tags=tags)
-        run = Run(self.client, created.info.run_id)
+        own = {**(parent.tags if parent else {}), **(tags or {})}
+        experiment_id = self.experiment_id(experiment)
+        every = own | _family(parent) | ({_TOKEN: token} if token is not None else {})
+        created = self.client.create_run(experiment_id, run_name=name, tags=every)
+        run = Run(self.client, created.info.run_id, experiment_id, own)
         if params:
-            run.log_params(params)
+            run.log_new_params(params, {})
         return run
 
     def children(self, parent: Run) -> dict[str, Run]:
         """The child runs of a run, by the token that they were started with."""
-        experiment = self.client.get_run(parent.run_id).info.experiment_id
-        found = self.client.search_runs(
-            [experiment], f"tags.`mlflow.parentRunId` = '{parent.run_id}'", max_results=50_000
-        )
         return {
-            run.data.tags[_TOKEN]: Run(self.client, run.info.run_id)
-            for run in found
-            if _TOKEN in run.data.tags
+            tags[_TOKEN]: Run(self.client, run_id, parent.experiment_id, parent.tags)
+            for run_id, tags in self.tags_of_children(parent).items()
+            if _TOKEN in tags
         }
 
-    def reopen(self, run_id: str) -> Run | None:
-        """Continue a run that an earlier process began; None if there is no run with this id."""
+    def tags_of_children(self, parent: Run) -> dict[str, dict[str, str]]:
+        """The tags of the child runs of a run, by the children's ids."""
+        found = self.client.search_runs(
+            [parent.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.run_id}'", max_results=50_000
+        )
+        return {run.info.run_id: dict(run.data.tags) for run in found}
+
+    def reopen(
+        self, run_id: str, parent: Run | None = None, tags: Mapping[str, str] | None = None
+    ) -> Run | None:
+        """Continue a run that an earlier process began; None if there is no run with this id.
+
+        It becomes a child of `parent`, and has the tags of the process that continues it.
+        """
         from mlflow.exceptions import MlflowException
 
         try:
             self.client.update_run(run_id, "RUNNING")
-        except MlflowException:
+        except MlflowException as error:
+            if is_outage(error):
+                raise
             return None
-        return Run(self.client, run_id)
+        own = {**(parent.tags if parent else {}), **(tags or {})}
+        run = Run(self.client, run_id, self.client.get_run(run_id).info.experiment_id, own)
+        run.set_tags(own | _family(parent))
+        return run
 
     def check(self) -> None:
         """Raise a `ConfigError` if nothing answers at the address."""
-        self._experiment_id("headway doctor")
+        self._looked_up_experiment("headway doctor")
 
     @contextlib.contextmanager
     def run(
-        self, experiment: str, name: str, params: Mapping[str, Any] | None = None, token: str | None = None
+        self,
+        experiment: str,
+        name: str,
+        params: Mapping[str, Any] | None = None,
+        token: str | None = None,
+        parent: Run | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> Iterator[Run]:
         """A run that ends with the block: FINISHED, FAILED if the block raises, or KILLED if interrupted.
 
         A run that was started with the same `token` before, by a process that may be dead, is continued.
         """
-        run = self._continued_run(experiment, token, params) or self.start_run(
-            experiment, name, params, token=token
+        run = self.continued_run(experiment, token, params, parent, tags) or self.start_run(
+            experiment, name, params, parent, token, tags
         )
         try:
             yield run
         except KeyboardInterrupt:
-            run.close("KILLED")
+            run.abandon("KILLED")
             raise
         except BaseException as error:
-            run.close("FAILED", redacted(error))
+            run.abandon("FAILED", redacted(error))
             raise
         run.close()
 
-    def _continued_run(
-        self, experiment: str, token: str | None, params: Mapping[str, Any] | None
+    def continued_run(
+        self,
+        experiment: str,
+        token: str | None,
+        params: Mapping[str, Any] | None,
+        parent: Run | None,
+        tags: Mapping[str, str] | None,
     ) -> Run | None:
+        """The run that was started with this token, which continues; None if there is none."""
         if token is None:
             return None
-        earlier = self.client.search_runs([self._experiment_id(experiment)], f"tags.`{_TOKEN}` = '{token}'")
+        earlier = self.client.search_runs([self.experiment_id(experiment)], f"tags.`{_TOKEN}` = '{token}'")
         if not earlier:
             return None
-        run = Run(self.client, earlier[0].info.run_id)
-        self.client.update_run(run.run_id, status="RUNNING")
-        run.log_params(params or {})  # the process that started it may have died before it logged them all
+        run = self.reopen(earlier[0].info.run_id, parent, tags)
+        if run is not None:
+            # The process that started it may have died before it logged them all.
+            run.log_new_params(params or {}, earlier[0].data.params)
         return run
 
-    def _experiment_id(self, name: str) -> str:
+    @cached_property
+    def _experiment_ids(self) -> dict[str, str]:
+        """Those that were looked up."""
+        return {}
+
+    def experiment_id(self, name: str) -> str:
+        """MLflow's id of an experiment, which is created if missing; it is looked up once.
+
+        Raises:
+            ConfigError: nothing answers at the address.
+        """
+        if name not in self._experiment_ids:
+            self._experiment_ids[name] = self._looked_up_experiment(name)
+        return self._experiment_ids[name]
+
+    def _looked_up_experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
 
         location = None
@@ -181,90 +236,9 @@ class Tracking:
             location = (self.root / "artifacts").resolve().as_uri()
         try:
             experiment = self.client.get_experiment_by_name(name)
-            return experiment.experiment_id if experiment else self.client.create_experiment(name, location)
+            if experiment is not None:
+                return str(experiment.experiment_id)
+            return str(self.client.create_experiment(name, location, tags=_KIND))
         except MlflowException as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"MLFLOW_TRACKING_URI: {self.uri!r} cannot be used: {reason}") from error
-
-    def register_model(
-        self, run: Run, experiment: str, weights: Path, name: str, alias: str, example: str, kind: Kind
-    ) -> int:
-        """Register an encoder's folder as an MLflow pyfunc model, without pickle.
-
-        Args:
-            run: the run that it belongs to.
-            experiment: of that run.
-            weights: a folder of transformers' `save_pretrained`, with the tokenizer.
-            name: in the registry.
-            alias: to point to the new version.
-            example: a text, stored as the input example.
-            kind: what it answers.
-
-        Returns:
-            The number of the version.
-        """
-        experiment_id = self._experiment_id(experiment)
-        logged = log_model(self.client, experiment_id, run.run_id, name, weights, example, kind)
-        self._ensure_registered(name)
-        version = self.client.create_model_version(
-            name, source=logged.artifact_location, run_id=run.run_id, model_id=logged.model_id
-        )
-        self.client.set_registered_model_alias(name, alias, version.version)
-        return int(version.version)
-
-    def _ensure_registered(self, name: str) -> None:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self.client.create_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-
-    def registered_version(self, model_uri: str) -> tuple[str, str]:
-        """Name and version that `models:/name@alias` or `models:/name/version` stands for.
-
-        Raises:
-            ConfigError: no such model, alias or version.
-        """
-        from mlflow.exceptions import MlflowException
-
-        name, separator, rest = model_uri.removeprefix("models:/").partition("@")
-        if not separator:
-            name, _, rest = name.partition("/")
-        if not name or not rest:
-            raise ConfigError(f"model: {model_uri!r}; write models:/name@alias or models:/name/version")
-        try:
-            get = self.client.get_model_version_by_alias if separator else self.client.get_model_version
-            return name, str(get(name, rest).version)
-        except MlflowException as error:
-            raise ConfigError(f"model: {model_uri!r} is not in the registry at {self.uri}") from error
-
-    def version_with_alias(self, name: str, alias: str) -> str | None:
-        """The version of a registered model that has an alias; None if none has."""
-        version = self.client.get_registered_model(name).aliases.get(alias)
-        return None if version is None else str(version)
-
-    def download_weights(self, model_uri: str) -> Path:
-        """A folder with the transformers files of a registered model; it must not be written to.
-
-        All machines see it: where the artifacts lie, or a copy under `root`, which they share, of those that
-        a server hands out.
-        """
-        import mlflow
-
-        name, version = self.registered_version(model_uri)
-        source = self.client.get_model_version_download_uri(name, version)
-        download = partial(mlflow.artifacts.download_artifacts, f"{source}/{_WEIGHTS}", tracking_uri=self.uri)
-        if source.startswith(("file:", "/")):
-            return Path(download())
-        # A model that is deleted and made again has its versions' numbers again, from other sources.
-        digest = hashlib.blake2b(f"{self.uri} {source}".encode(), digest_size=6).hexdigest()
-        folder = self.root / "stores" / "models" / f"{name}-{version}-{digest}"
-        if not folder.is_dir():
-            with atomic_folder(folder) as draft:
-                (draft / ".download").mkdir()
-                for file in Path(download(dst_path=str(draft / ".download"))).iterdir():
-                    file.rename(draft / file.name)
-                shutil.rmtree(draft / ".download")
-        return folder

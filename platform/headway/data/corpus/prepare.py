@@ -19,6 +19,7 @@ from headway.data.corpus.sentences import spaced_sentences
 from headway.data.corpus.store import TokenStore, open_store, write_store
 from headway.data.corpus.tokenizer import extend_tokenizer, load_tokenizer, tokenize, train_tokenizer
 from headway.data.sources.documents import Document, read_documents
+from headway.data.sources.origin import origin_of
 from headway.data.sources.splitting import drop_duplicates, split_documents
 
 
@@ -30,7 +31,10 @@ class Corpus:
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """How many documents and tokens there are, and the longest sequence to train on."""
+        """How many documents and tokens there are, the longest sequence to train on, and where they are from.
+
+        `digests` has one of each split's texts, which does not depend on the tokenizer.
+        """
         return json.loads((self.folder / "corpus.json").read_text())
 
     @cached_property
@@ -103,6 +107,8 @@ def prepare_corpus(
             "tokens": tokens,
             "vocab_size": len(tokenizer),
             "max_length": config.max_length,
+            "source": origin_of(config),
+            "digests": {"train": _texts_digest(train), "validation": _texts_digest(held_out)},
         }
         (draft / "corpus.json").write_text(json.dumps(facts, indent=2))
     return Corpus(folder)
@@ -119,6 +125,13 @@ def _content_digest(train: Sequence[Document], held_out: Sequence[Document], con
         digest.update(len(side).to_bytes(8, "big"))
         for document in side:
             digest.update(hashlib.blake2b(document.text.encode(), digest_size=16).digest())
+    return digest.hexdigest()
+
+
+def _texts_digest(documents: Sequence[Document]) -> str:
+    digest = hashlib.blake2b(digest_size=10)
+    for document in documents:
+        digest.update(hashlib.blake2b(document.text.encode(), digest_size=16).digest())
     return digest.hexdigest()
 
 

@@ -58,10 +58,15 @@ def source_places(source: SourceConfig) -> list[Path]:
     """
     kept_apart = [getattr(source, name, None) for name in ("validation_source", "test_source")]
     named = [name for name in [source.source, *kept_apart] if name is not None]
-    return [place for name in named if (place := _place(name)) is not None]
+    return [place for name in named if (place := place_of(name)) is not None]
 
 
-def _place(source: str) -> Path | None:
+def place_of(source: str) -> Path | None:
+    """The file or folder that a source stands for; None if it is a name that `datasets` knows.
+
+    Raises:
+        ConfigError: the path does not exist, or an extra is not installed.
+    """
     if source == BBC_NEWS:
         return _bbc_folder()
     path = Path(source).expanduser()

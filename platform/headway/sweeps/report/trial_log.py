@@ -35,7 +35,7 @@ class TrialLog(Forwarder):
     """
 
     def __init__(self, context: Context, parent: Run) -> None:
-        super().__init__(self._pass_on, "headway-trials", _PAUSE_SECONDS)
+        super().__init__(self._pass_on, "headway-trials", _PAUSE_SECONDS, context.tracking.max_seconds_away)
         self._context = context
         self._parent = parent
         self._runs: dict[int, _TrialRun] | None = None

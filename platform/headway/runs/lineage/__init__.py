@@ -1,0 +1,1 @@
+"""What made what, in MLflow: runs of pipelines and steps, rows that they read, cards of their models."""
