@@ -19,8 +19,11 @@ from headway.engine.training.objectives import TaskObjective
 from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import score, task_folder
 from headway.runs.held_out import finetune_settings
+from headway.runs.lineage.data_splits import task_splits
+from headway.runs.lineage.step_run import step_run
 from headway.runs.teaching import fine_tuned
 from headway.tasks.task import Task, open_task
+from headway.tracking.logged_models import log_reference
 from headway.tracking.references import model_folder
 
 _BATCH_SIZE = 32
@@ -54,10 +57,22 @@ def run_prune(config: PruneConfig, context: Context) -> StepResult:
         write_smaller(smaller, original, draft)
     after = sizes_of(smaller)
     summary |= {"weights": weights, "pruned_weights": smaller.num_parameters()}
-    with context.tracking.run(context.experiment, context.step, config.model_dump(mode="json")) as run:
-        run.log_metrics([(0, {name: float(value) for name, value in summary.items()})])
+    _record(config, context, judge, original, summary)
     summary |= {"sizes": before._asdict(), "pruned_sizes": after._asdict()}
     return StepResult(str(target), _headline(summary, judge), summary=summary)
+
+
+def _record(
+    config: PruneConfig, context: Context, judge: _Judge | None, original: Path, summary: dict[str, Any]
+) -> None:
+    """Leave a run in MLflow with what was cut, what it was judged by, and the smaller model."""
+    data = [] if judge is None else list(task_splits(judge.task).values())
+    with step_run(config, context, data) as run:
+        run.log_metrics([(0, {name: float(value) for name, value in summary.items()})])
+        made_of = context.tracking.patient().logged_model(config.model, original)
+        if made_of is not None:
+            run.log_inputs([], [made_of])
+        log_reference(run, context.step, context.folder / "model", "prune", config.model_dump(mode="json"))
 
 
 class _Judge:
