@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test drill check format bench clean
+.PHONY: demo test shuffle drill check format bench clean
 
 demo: .venv/demo
 	$(BIN)/headway run pipelines/quickstart.yaml
@@ -10,6 +10,10 @@ demo: .venv/demo
 # Two at a time, since they wait for processes more than they compute; a file's tests stay together.
 test: .venv/dev
 	$(BIN)/pytest -q -n 2 --dist loadfile
+
+# The same in an order that is drawn at random; its seed is at the top.
+shuffle: .venv/dev
+	$(BIN)/pytest -q -n 2 --dist loadfile -p randomly
 
 # Slow fault drills: processes killed at random moments. DRILLS names some of them only.
 drill: .venv/dev
