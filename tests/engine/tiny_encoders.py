@@ -1,5 +1,7 @@
 """Tiny encoders of every kind that runs unpadded, and a batch for them."""
 
+import copy
+
 import torch
 import transformers
 from transformers import (
@@ -43,7 +45,9 @@ MODELS = {
 def build(kind: str, head: str):
     torch.manual_seed(0)
     auto_class = getattr(transformers, f"AutoModelFor{head}")
-    return auto_class.from_config(CONFIGS[kind], dtype=torch.float64).double().eval()
+    # transformers writes the dtype into the configuration that it is given.
+    config = copy.deepcopy(CONFIGS[kind])
+    return auto_class.from_config(config, dtype=torch.float64).double().eval()
 
 
 def random_batch(kind: str):
