@@ -383,7 +383,7 @@ def test_its_name_is_that_of_the_settings_or_of_its_address(cluster):
 def test_a_replica_that_loses_its_gpu_is_replaced_and_costs_no_request(
     cluster, expected, classifiers, tmp_path, monkeypatch
 ):
-    lost = tmp_path / "lost"
+    in_use, lost = tmp_path / "in-use", tmp_path / "lost"
 
     class LosesItsGpuOnce(replica.Encoder):
         def _load(self, release: Release) -> Any:
@@ -391,7 +391,7 @@ def test_a_replica_that_loses_its_gpu_is_replaced_and_costs_no_request(
             run = model.run
 
             def fail_once(operation: Any, pack: Any) -> Any:
-                if lost.exists():
+                if lost.exists() or not in_use.exists():
                     return run(operation, pack)
                 lost.touch()
                 raise RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -406,6 +406,7 @@ def test_a_replica_that_loses_its_gpu_is_replaced_and_costs_no_request(
     url = deploy(config, [Release("topics", "1", str(classifiers[0]))], 1)
     before = replica_processes()
     check = Checked(expected)
+    in_use.touch()  # not while its health is checked at the start, which computes too
     assert load_in_background(url, 20, 2, check)().failed == 0
     assert check.wrong == 0 and check.versions == {"1": 20}
     assert lost.exists() and replica_processes() != before
