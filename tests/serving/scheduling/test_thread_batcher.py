@@ -15,7 +15,9 @@ from headway.serving.scheduling.caller import Caller, DeadlinePassedError
 from headway.serving.scheduling.thread_batcher import ThreadBatcher
 from waiting import PATIENCE
 
-CALLER = Caller.starting_now("someone", PATIENCE)
+
+def caller() -> Caller:
+    return Caller.starting_now("someone", PATIENCE)
 
 
 class CountingThread(ThreadPoolExecutor):
@@ -38,7 +40,7 @@ def while_busy(
     async def run() -> None:
         with CountingThread() as thread:
             batcher, go = ThreadBatcher(thread, max_size), threading.Event()
-            first = asyncio.create_task(batcher.run(lambda: go.wait(PATIENCE), 1, CALLER))
+            first = asyncio.create_task(batcher.run(lambda: go.wait(PATIENCE), 1, caller()))
             await asyncio.sleep(0)
             await check(batcher, thread, go)  # type: ignore[misc]
             assert await first
@@ -54,7 +56,7 @@ def append(numbers: list[Any], number: Any) -> Any:
 def test_calls_that_arrive_meanwhile_run_together_and_in_order():
     async def check(batcher, thread, go):
         done: list[int] = []
-        calls = [asyncio.create_task(batcher.run(partial(append, done, i), 1, CALLER)) for i in range(20)]
+        calls = [asyncio.create_task(batcher.run(partial(append, done, i), 1, caller())) for i in range(20)]
         await asyncio.sleep(0)
         go.set()
         assert await asyncio.gather(*calls) == done == list(range(20))
@@ -67,7 +69,9 @@ def test_a_batch_is_no_larger_than_its_maximum():
     async def check(batcher, thread, go):
         seen: list[tuple[int, int]] = []
         sizes = [5, 5, 3, 50, 10, 1]
-        calls = [batcher.run(lambda size=s: seen.append((thread.submitted, size)), s, CALLER) for s in sizes]
+        calls = [
+            batcher.run(lambda size=s: seen.append((thread.submitted, size)), s, caller()) for s in sizes
+        ]
         waiting = asyncio.gather(*calls)
         await asyncio.sleep(0)
         go.set()
@@ -85,7 +89,7 @@ def test_a_call_that_fails_or_is_cancelled_harms_no_other():
 
         computed: list[str] = []
         failing, leaving, last = (
-            asyncio.create_task(batcher.run(call, 1, CALLER))
+            asyncio.create_task(batcher.run(call, 1, caller()))
             for call in (fail, lambda: computed.append("left"), lambda: "good")
         )
         await asyncio.sleep(0)
@@ -95,7 +99,7 @@ def test_a_call_that_fails_or_is_cancelled_harms_no_other():
         with pytest.raises(ValueError, match="too long"):
             await failing
         assert await last == "good" and computed == []
-        assert await batcher.run(lambda: "again", 1, CALLER) == "again"
+        assert await batcher.run(lambda: "again", 1, caller()) == "again"
 
     while_busy(check)
 
@@ -109,13 +113,13 @@ def test_a_panic_fails_its_call_and_hangs_no_other():
         raise Panic("index out of bounds")
 
     async def check(batcher, thread, go):
-        calls = [asyncio.create_task(batcher.run(call, 1, CALLER)) for call in (panic, lambda: "beside it")]
+        calls = [asyncio.create_task(batcher.run(call, 1, caller())) for call in (panic, lambda: "beside it")]
         await asyncio.sleep(0)
         go.set()
         failed, beside = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), PATIENCE)
         assert isinstance(failed, RuntimeError) and "index out of bounds" in str(failed)
         assert beside == "beside it"
-        assert await asyncio.wait_for(batcher.run(lambda: "after it", 1, CALLER), PATIENCE) == "after it"
+        assert await asyncio.wait_for(batcher.run(lambda: "after it", 1, caller()), PATIENCE) == "after it"
 
     while_busy(check)
 
@@ -141,6 +145,6 @@ def test_a_call_that_comes_too_late_is_not_run():
         with pytest.raises(DeadlinePassedError, match=r"0\.01 s"):
             await batcher.run(partial(append, order, "late"), 1, Caller.starting_now("someone", 0.01))
         go.set()
-        assert await batcher.run(lambda: "next", 1, CALLER) == "next" and not order
+        assert await batcher.run(lambda: "next", 1, caller()) == "next" and not order
 
     while_busy(check)
