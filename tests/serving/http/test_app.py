@@ -209,7 +209,7 @@ def test_a_malformed_body_is_told_in_one_typed_line(serving, body, param):
 
 def test_limits_on_bodies_and_deadlines(serving):
     async def run():
-        async with serving("embeddings", timeout=2.0) as server:
+        async with serving("embeddings", timeout=0.2) as server:
             assert (await server.post("embeddings", 413, input="x" * 100_001))["error"][
                 "type"
             ] == "body_too_large"
