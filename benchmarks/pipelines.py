@@ -58,7 +58,8 @@ def overrides(name: str) -> list[str]:
             "pretrain.gradient_accumulation=1",
         ],
         "serve": [f"serve.port={free_port()}"],
-    }[name]
+        "smaller": [f"teacher.model={minilm()}"],
+    }.get(name, [])
 
 
 def run(name: str, runs: Path) -> dict[str, Any]:
