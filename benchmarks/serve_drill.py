@@ -17,7 +17,6 @@ import asyncio
 import itertools
 import json
 import os
-import socket
 import tempfile
 import threading
 import time
@@ -28,6 +27,7 @@ from typing import Any
 import httpx
 from lib.drill_faults import APPLICATION, DEADLY_VERSION, Killer, Mortal, kill_gateway, processes
 from lib.drill_models import ARCHITECTURES, LOOKED_AT, POISON, TEXTS, Answers, Expected, make_classifier
+from lib.ports import free_port
 
 from headway.cluster import connect
 from headway.config.serve import ServeConfig
@@ -221,12 +221,6 @@ def looks(requests: int) -> Iterator[tuple[Any, int]]:
     """Bodies for `/v1/attention`."""
     for text in itertools.islice(itertools.cycle(LOOKED_AT), requests):
         yield {"input": text, "tokens": 64}, 1
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

