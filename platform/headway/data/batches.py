@@ -58,6 +58,34 @@ class BatchSource(Protocol):
         ...
 
 
+class WrappedBatches:
+    """The batches of another source; subclasses add to them."""
+
+    def __init__(self, batches: BatchSource) -> None:
+        self._batches = batches
+
+    @property
+    def rows(self) -> int:
+        """See `BatchSource`."""
+        return self._batches.rows
+
+    def micro_batches(self, step: int, rank: int, world_size: int, parts: int) -> list[Batch]:
+        """See `BatchSource`."""
+        return self._batches.micro_batches(step, rank, world_size, parts)
+
+    def part_sizes(self, step: int, parts: int) -> list[int]:
+        """See `BatchSource`."""
+        return self._batches.part_sizes(step, parts)
+
+    def steps_an_epoch(self, parts: int) -> float:
+        """See `BatchSource`."""
+        return self._batches.steps_an_epoch(parts)
+
+    def in_order(self, rank: int, world_size: int, batch_size: int) -> Iterator[Batch]:
+        """See `BatchSource`."""
+        return self._batches.in_order(rank, world_size, batch_size)
+
+
 def collate(sequences: Sequence[Example]) -> Batch:
     """Join sequences end to end."""
     lengths = np.asarray([len(sequence.input_ids) for sequence in sequences], np.int64)

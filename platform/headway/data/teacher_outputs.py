@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from headway.data.batch import Batch
-from headway.data.batches import DealtBatches
+from headway.data.batches import DealtBatches, WrappedBatches
 
 
 def write_teacher_outputs(folder: Path, keys: Sequence[str], rows: Sequence[np.ndarray]) -> None:
@@ -38,8 +38,10 @@ def write_teacher_outputs(folder: Path, keys: Sequence[str], rows: Sequence[np.n
     (folder / "keys.json").write_text(json.dumps({_digest(key): row for row, key in enumerate(keys)}))
 
 
-class TaughtBatches:
+class TaughtBatches(WrappedBatches):
     """The batches of another source, with what a teacher says to them in `taught`.
+
+    Those of `in_order` are without it, since models are judged by their task.
 
     Args:
         batches: whose rows the teacher has seen.
@@ -48,7 +50,8 @@ class TaughtBatches:
     """
 
     def __init__(self, batches: DealtBatches, folder: Path, keys: Sequence[str]) -> None:
-        self._batches = batches
+        super().__init__(batches)
+        self._sequences_a_row = batches.sequences_a_row
         self._folder = folder
         known = json.loads((folder / "keys.json").read_text())
         self._indices = np.asarray([known[_digest(key)] for key in keys], dtype=np.int64)
@@ -59,33 +62,16 @@ class TaughtBatches:
         # The values are mapped again, not copied, in each process that makes batches.
         return _reopened, (self._batches, self._folder, self._indices)
 
-    @property
-    def rows(self) -> int:
-        """See `BatchSource`."""
-        return self._batches.rows
-
     def micro_batches(self, step: int, rank: int, world_size: int, parts: int) -> list[Batch]:
         """See `BatchSource`."""
-        batches = self._batches.micro_batches(step, rank, world_size, parts)
+        batches = super().micro_batches(step, rank, world_size, parts)
         return [replace(batch, taught=self._outputs(batch)) for batch in batches]
 
     def _outputs(self, batch: Batch) -> torch.Tensor:
         # The sequences of a row follow one another, and the row's outputs are those of all of them.
-        indices = self._indices[batch.row_ids.numpy()[:: self._batches.sequences_a_row]]
+        indices = self._indices[batch.row_ids.numpy()[:: self._sequences_a_row]]
         parts = [self._values[self._starts[i] : self._starts[i + 1]] for i in indices]
         return torch.from_numpy(np.concatenate(parts))
-
-    def part_sizes(self, step: int, parts: int) -> list[int]:
-        """See `BatchSource`."""
-        return self._batches.part_sizes(step, parts)
-
-    def steps_an_epoch(self, parts: int) -> float:
-        """See `BatchSource`."""
-        return self._batches.steps_an_epoch(parts)
-
-    def in_order(self, rank: int, world_size: int, batch_size: int) -> Iterator[Batch]:
-        """See `BatchSource`; without what the teacher says, since models are judged by their task."""
-        return self._batches.in_order(rank, world_size, batch_size)
 
 
 def _reopened(batches: DealtBatches, folder: Path, indices: np.ndarray) -> TaughtBatches:

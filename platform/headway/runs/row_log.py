@@ -3,45 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-from headway.data.batches import Batch, BatchSource
+from headway.data.batches import Batch, BatchSource, WrappedBatches
 from headway.engine.parallel.worker import Worker
 
 
-class RowLog:
+class RowLog(WrappedBatches):
     """The batches of another source; their row ids are appended to `folder/<rank>.jsonl`.
 
     A step that a killed run has to repeat is logged twice, with the same rows.
     """
 
     def __init__(self, batches: BatchSource, folder: Path, worker: Worker) -> None:
-        self._batches = batches
+        super().__init__(batches)
         folder.mkdir(exist_ok=True)
         self._stream = (folder / f"{worker.rank}.jsonl").open("a", encoding="utf-8")
 
-    @property
-    def rows(self) -> int:
-        """See `BatchSource`."""
-        return self._batches.rows
-
     def micro_batches(self, step: int, rank: int, world_size: int, parts: int) -> list[Batch]:
         """See `BatchSource`."""
-        batches = self._batches.micro_batches(step, rank, world_size, parts)
+        batches = super().micro_batches(step, rank, world_size, parts)
         rows = [row for batch in batches for row in batch.row_ids.tolist()]
         self._stream.write(json.dumps({"step": step, "world_size": world_size, "rows": rows}) + "\n")
         self._stream.flush()
         return batches
-
-    def part_sizes(self, step: int, parts: int) -> list[int]:
-        """See `BatchSource`."""
-        return self._batches.part_sizes(step, parts)
-
-    def steps_an_epoch(self, parts: int) -> float:
-        """See `BatchSource`."""
-        return self._batches.steps_an_epoch(parts)
-
-    def in_order(self, rank: int, world_size: int, batch_size: int) -> Iterator[Batch]:
-        """See `BatchSource`."""
-        return self._batches.in_order(rank, world_size, batch_size)
