@@ -12,17 +12,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from headway.data.batch import Batch
 from headway.engine.model.cross_entropy import Term
-from headway.engine.model.heads import mean_pooled
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.objectives import PretrainingObjective, cross_entropy
-from headway.engine.training.task_objectives import EmbeddingObjective
+from headway.engine.training.task_objectives import EmbeddingObjective, sentence_vectors
 
 SCALE = 20.0
 """The factor by which sentence-transformers multiplies cosines before the softmax."""
@@ -108,14 +106,13 @@ class ContrastivePretraining(PretrainingObjective):
         return super().predictions(batch) | {self.name: len(batch.lengths) // self.group_size}
 
     def outputs(self, batch: Batch) -> Tensor:
-        """Mean-pooled vectors of length 1, float32, shape (sequences, hidden_size)."""
-        hidden, layout = self.encode(batch)
-        return F.normalize(mean_pooled(hidden.float(), layout), dim=-1)
+        """See `sentence_vectors`."""
+        return sentence_vectors(*self.encode(batch))
 
     def contrasted(self, batch: Batch) -> tuple[Tensor, dict[str, Term]]:
         """See `Contrastive`; the other loss is `mlm`."""
         hidden, layout = self.encode(batch)
-        vectors = F.normalize(mean_pooled(hidden.float(), layout), dim=-1)
+        vectors = sentence_vectors(hidden, layout)
         return vectors, {"mlm": self.word_term(hidden, batch)}
 
     def forward(self, batch: Batch) -> dict[str, Term]:

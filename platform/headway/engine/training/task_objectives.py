@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from headway.data.batches import Batch
 from headway.engine.model.cross_entropy import Term
 from headway.engine.model.heads import answer_logits, mean_pooled, sequence_logits, token_logits
-from headway.engine.model.layout import layout_of_batch
+from headway.engine.model.layout import SequenceLayout, layout_of_batch
 from headway.engine.training.objectives import TaskObjective, cross_entropy
 
 
@@ -120,6 +120,11 @@ class AnswerObjective(TaskObjective):
         return _term(total, layout.num_sequences)
 
 
+def sentence_vectors(hidden: Tensor, layout: SequenceLayout) -> Tensor:
+    """Mean-pooled vectors of length 1, float32, shape (sequences, hidden_size)."""
+    return F.normalize(mean_pooled(hidden.float(), layout), dim=-1)
+
+
 class EmbeddingObjective(TaskObjective):
     """Groups of texts, each of which gets a vector; subclasses define the loss."""
 
@@ -132,9 +137,8 @@ class EmbeddingObjective(TaskObjective):
         self.group_size = group_size
 
     def outputs(self, batch: Batch) -> Tensor:
-        """Mean-pooled vectors of length 1, float32, shape (sequences, hidden_size)."""
-        hidden, layout = self.encode(batch)
-        return F.normalize(mean_pooled(hidden.float(), layout), dim=-1)
+        """See `sentence_vectors`."""
+        return sentence_vectors(*self.encode(batch))
 
     def count(self, batch: Batch) -> int:
         """One prediction for each group."""
