@@ -7,7 +7,7 @@ from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import task_folder
 from headway.runs.held_out import score_models
 from headway.runs.lineage.data_splits import task_splits
-from headway.runs.lineage.step_run import step_run
+from headway.runs.lineage.step_run import add_models, step_run
 from headway.tasks.task import open_task
 from headway.tracking.references import model_folder
 
@@ -23,10 +23,7 @@ def run_choose(config: ChooseConfig, context: Context) -> StepResult:
     tasks = [open_task(task_folder(config.task, model, context)) for model in models]
     primary = tasks[0].primary
     with step_run(config, context, list(task_splits(tasks[0]).values())) as run:
-        tracking = context.tracking.patient()
-        references = zip(config.among.values(), models, strict=True)
-        known = [tracking.logged_model(reference, folder) for reference, folder in references]
-        run.log_inputs([], [model_id for model_id in known if model_id is not None])
+        add_models(run, context, zip(config.among.values(), models, strict=True))
         found = score_models(models, tasks, context, split="validation")
         scores = {name: float(scores[primary]) for name, scores in zip(config.among, found, strict=True)}
         chosen = max(scores, key=lambda name: scores[name])

@@ -23,7 +23,7 @@ from headway.inference.packing import Operation, OperationName, Pack
 from headway.inference.tokens import TextTokenizer
 from headway.runs.context import Context, StepResult
 from headway.runs.lineage.provenance import digest_of
-from headway.runs.lineage.step_run import add_data, step_run
+from headway.runs.lineage.step_run import add_data, add_models, step_run
 from headway.tracking.data_split import DataSplit
 from headway.tracking.logged_models import log_reference
 from headway.tracking.references import model_folder
@@ -50,9 +50,7 @@ def run_compress(config: CompressConfig, context: Context) -> StepResult:
         summary = _made(config, texts, original, target)
         figures = {name: float(value) for name, value in summary.items()}
         run.log_metrics([(0, figures)])
-        made_of = context.tracking.patient().logged_model(config.model, original)
-        if made_of is not None:
-            run.log_inputs([], [made_of])
+        add_models(run, context, [(config.model, original)])
         log_reference(run, context.step, target, config.quantize, config.model_dump(mode="json"))
     return StepResult(str(target), _headline(summary), summary=summary)
 

@@ -20,7 +20,7 @@ from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import score, task_folder
 from headway.runs.held_out import finetune_settings
 from headway.runs.lineage.data_splits import task_splits
-from headway.runs.lineage.step_run import step_run
+from headway.runs.lineage.step_run import add_models, step_run
 from headway.runs.teaching import fine_tuned
 from headway.tasks.task import Task, open_task
 from headway.tracking.logged_models import log_reference
@@ -69,9 +69,7 @@ def _record(
     data = [] if judge is None else list(task_splits(judge.task).values())
     with step_run(config, context, data) as run:
         run.log_metrics([(0, {name: float(value) for name, value in summary.items()})])
-        made_of = context.tracking.patient().logged_model(config.model, original)
-        if made_of is not None:
-            run.log_inputs([], [made_of])
+        add_models(run, context, [(config.model, original)])
         log_reference(run, context.step, context.folder / "model", "prune", config.model_dump(mode="json"))
 
 

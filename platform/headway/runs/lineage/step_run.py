@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -72,6 +72,13 @@ def add_data(run: Run, context: Context, data: Sequence[DataSplit]) -> None:
     run.set_tags({DATA_DIGEST: digest})
     if context.pipeline is not None:
         context.pipeline.add_data(digest)
+
+
+def add_models(run: Run, context: Context, models: Iterable[tuple[str, Path]]) -> None:
+    """Log models that a step reads, each by its reference and its folder, as far as MLflow knows them."""
+    tracking = context.tracking.patient()
+    known = [tracking.logged_model(reference, folder) for reference, folder in models]
+    run.log_inputs([], [model_id for model_id in known if model_id is not None])
 
 
 def step_tags(config: Config, data: Sequence[DataSplit]) -> dict[str, str]:
