@@ -43,6 +43,17 @@ from headway.engine.training.trainer import Metrics, Stopped, Trainer
 
 TIMINGS = {"tokens_per_second", "utilisation", "peak_memory_gib", "startup_seconds"}
 
+GROUP_LAYOUTS: dict[str, dict[str, Any]] = {
+    "one worker": {"world": 1},
+    "one worker, two micro-batches": {"world": 1, "gradient_accumulation": 2},
+    "two workers": {"world": 2, "workers": 2},
+    "two workers, two micro-batches each": {"world": 2, "workers": 2, "gradient_accumulation": 2},
+    "two of three workers": {"world": 2, "workers": [1, 3]},
+    "weights sharded": {"world": 2, "workers": 2, "parallel": {"shard": 2}, "gradient_accumulation": 2},
+    "layers apart": {"world": 2, "workers": 2, "parallel": {"pipeline": 2}, "gradient_accumulation": 2},
+}
+"""Ways to share out a run of `train` over processes and micro-batches, as arguments of a phase."""
+
 torch.set_num_threads(1)  # a tiny matrix is not worth a second thread, least of all on a busy machine
 
 

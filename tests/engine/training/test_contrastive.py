@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny_training import (
+    GROUP_LAYOUTS,
     tiny_bert,
     tiny_config,
     tiny_contrastive_objective,
@@ -35,15 +36,6 @@ SETTINGS: dict[str, Any] = {
     "evaluate_every": 2,
     "optimizer": {"learning_rate": RATE, "weight_decay": 0.0},
     "schedule": {"name": "constant", "warmup": 0.0},
-}
-LAYOUTS: dict[str, dict[str, Any]] = {
-    "one worker": {"world": 1},
-    "one worker, two micro-batches": {"world": 1, "gradient_accumulation": 2},
-    "two workers": {"world": 2, "workers": 2},
-    "two workers, two micro-batches each": {"world": 2, "workers": 2, "gradient_accumulation": 2},
-    "two of three workers": {"world": 2, "workers": [1, 3]},
-    "weights sharded": {"world": 2, "workers": 2, "parallel": {"shard": 2}, "gradient_accumulation": 2},
-    "layers apart": {"world": 2, "workers": 2, "parallel": {"pipeline": 2}, "gradient_accumulation": 2},
 }
 
 
@@ -81,19 +73,19 @@ def plain() -> list[tuple[float, float]]:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, float]]]:
     """What each layout reported, step after step."""
-    phases = [{"name": name, **SETTINGS, **layout} for name, layout in LAYOUTS.items()]
+    phases = [{"name": name, **SETTINGS, **layout} for name, layout in GROUP_LAYOUTS.items()]
     found = train_in_processes(phases, tmp_path_factory.mktemp("contrastive"))
     return {name: [metrics for _, metrics in result["history"]] for name, result in found.items()}
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", GROUP_LAYOUTS)
 def test_every_layout_trains_by_the_loss_of_the_whole_batch(layout, results, plain):
     steps = results[layout][1:]
     assert [m["embedding_loss"] for m in steps] == pytest.approx([loss for loss, _ in plain], rel=1e-4)
     assert [m["gradient_norm"] for m in steps] == pytest.approx([norm for _, norm in plain], rel=2e-3)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", GROUP_LAYOUTS)
 def test_every_layout_measures_the_same_validation_loss(layout, results):
     scored, expected = (
         [metrics["validation_scored"] for metrics in results[name] if "validation_scored" in metrics]

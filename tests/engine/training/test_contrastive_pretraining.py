@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_training import tiny_bert, tiny_groups, train, train_in_processes
+from tiny_training import GROUP_LAYOUTS, tiny_bert, tiny_groups, train, train_in_processes
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BertForMaskedLM
 
@@ -23,14 +23,6 @@ SETTINGS: dict[str, Any] = {
     "evaluate_every": 2,
     "optimizer": {"learning_rate": RATE, "weight_decay": 0.0},
     "schedule": {"name": "constant", "warmup": 0.0},
-}
-LAYOUTS: dict[str, dict[str, Any]] = {
-    "one worker": {"world": 1},
-    "one worker, two micro-batches": {"world": 1, "gradient_accumulation": 2},
-    "two workers": {"world": 2, "workers": 2},
-    "two workers, two micro-batches each": {"world": 2, "workers": 2, "gradient_accumulation": 2},
-    "weights sharded": {"world": 2, "workers": 2, "parallel": {"shard": 2}, "gradient_accumulation": 2},
-    "layers apart": {"world": 2, "workers": 2, "parallel": {"pipeline": 2}, "gradient_accumulation": 2},
 }
 
 
@@ -72,12 +64,12 @@ def plain() -> list[tuple[float, float, float]]:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, float]]]:
     """What each layout reported, step after step."""
-    phases = [{"name": name, **SETTINGS, **layout} for name, layout in LAYOUTS.items()]
+    phases = [{"name": name, **SETTINGS, **layout} for name, layout in GROUP_LAYOUTS.items()]
     found = train_in_processes(phases, tmp_path_factory.mktemp("contrastive-pretraining"))
     return {name: [metrics for _, metrics in result["history"]] for name, result in found.items()}
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", GROUP_LAYOUTS)
 def test_every_layout_trains_by_both_losses_of_the_whole_batch(layout, results, plain):
     steps = results[layout][1:]
     for index, name in enumerate(("mlm_loss", "contrastive_loss", "gradient_norm")):
