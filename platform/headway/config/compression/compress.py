@@ -13,9 +13,7 @@ from headway.config.sources import SourceConfig
 class CompressConfig(Config):
     """The step `compress`: makes a trained encoder cheaper to run."""
 
-    model: str = Field(
-        min_length=1, description="an encoder with BERT's layers: a folder or a step", json_schema_extra=INPUT
-    )
+    model: str = Field(min_length=1, description="an encoder: a folder or a step", json_schema_extra=INPUT)
     quantize: Literal["int8"] = Field("int8", description="int8: on a CPU, layers multiply 8-bit integers")
     texts: SourceConfig = Field(
         description="texts like those it will be given; some set the scales, others measure the result"
