@@ -109,7 +109,7 @@ def test_the_same_content_is_not_read_twice(tmp_path, inputs, monkeypatch):
         {"use": "finetune", "model": "model", "task": "${task}"},
         {"use": "sweep", "model": "model", "task": {"source": "rows"}},
         {"use": "evaluate", "model": "${x}", "beside": {"other": "model"}, "task": {"source": "rows"}},
-        {"use": "compress", "model": "model", "texts": {"source": "rows"}},
+        {"use": "quantize", "model": "model", "texts": {"source": "rows"}},
         {"use": "register", "model": "model", "name": "name"},
         {"use": "corpus", "source": "rows", "tokenizer": "model"},
         {"use": "pretrain", "corpus": {"source": "rows", "tokenizer": "model"}, "steps": 1},

@@ -20,7 +20,7 @@ from typing import Any
 from headway.api.inputs import finetune_config, plain, pretrain_config, reference
 from headway.api.results import TrainedModel
 from headway.api.step import make_context, run_step
-from headway.config.compression.compress import CompressConfig
+from headway.config.compression.quantize import QuantizeConfig
 from headway.config.compression.prune import PruneConfig
 from headway.config.finetune import FinetuneConfig
 from headway.config.loading import load_pipeline, validate
@@ -188,7 +188,7 @@ def quantize(
         texts: similar to those it will be given: the path of a source, or settings of one.
         runs: folder for everything that is made.
         quiet: do not show how close to the original and how fast it is.
-        **settings: of `CompressConfig`.
+        **settings: of `QuantizeConfig`.
 
     Returns:
         A folder with the same weights, and the scales.
@@ -199,8 +199,8 @@ def quantize(
     """
     source = texts if isinstance(texts, SourceConfig | Mapping) else {"source": str(texts)}
     given = {"model": reference(model), "texts": plain(source)}
-    config = validate(CompressConfig, settings | given)
-    return Path(run_step("compress", config, make_context("compress", Path(runs), Display(quiet))).output)
+    config = validate(QuantizeConfig, settings | given)
+    return Path(run_step("quantize", config, make_context("quantize", Path(runs), Display(quiet))).output)
 
 
 def serve(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from headway.config.base import Config
-from headway.config.compression.compress import CompressConfig
+from headway.config.compression.quantize import QuantizeConfig
 from headway.config.compression.prune import PruneConfig
 from headway.config.corpus import CorpusConfig
 from headway.config.evaluate import ChooseConfig, EvaluateConfig
@@ -25,7 +25,7 @@ STEP_CONFIGS: dict[str, type[Config]] = {
     "evaluate": EvaluateConfig,
     "choose": ChooseConfig,
     "prune": PruneConfig,
-    "compress": CompressConfig,
+    "quantize": QuantizeConfig,
     "register": RegisterConfig,
     "serve": ServeConfig,
 }

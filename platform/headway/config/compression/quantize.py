@@ -1,4 +1,4 @@
-"""Settings of the step `compress`."""
+"""Settings of the step `quantize`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from headway.config.base import INPUT, Config, Positive
 from headway.config.sources import SourceConfig
 
 
-class CompressConfig(Config):
-    """The step `compress`: makes a trained encoder cheaper to run."""
+class QuantizeConfig(Config):
+    """The step `quantize`: makes a trained encoder cheaper to run."""
 
     model: str = Field(min_length=1, description="an encoder: a folder or a step", json_schema_extra=INPUT)
     quantize: Literal["int8"] = Field("int8", description="int8: on a CPU, layers multiply 8-bit integers")

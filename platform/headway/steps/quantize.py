@@ -1,4 +1,4 @@
-"""The step `compress`: makes an encoder's layers multiply 8-bit integers on a CPU, and measures the loss."""
+"""The step `quantize`: makes an encoder's layers multiply 8-bit integers on a CPU, and measures the loss."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from headway.compress.quantize import calibrate
 from headway.config.base import ConfigError
-from headway.config.compression.compress import CompressConfig
+from headway.config.compression.quantize import QuantizeConfig
 from headway.data.atomic import atomic_folder, link_or_copy
 from headway.data.sources.documents import read_documents
 from headway.data.sources.origin import origin_of
@@ -32,7 +32,7 @@ _PACK_TEXTS = 32
 _TIMED_RUNS = 3
 
 
-def run_compress(config: CompressConfig, context: Context) -> StepResult:
+def run_quantize(config: QuantizeConfig, context: Context) -> StepResult:
     """Copy a model, add the scales for 8-bit integers, and compare it with the original.
 
     The weights stay as they are: the folder opens with plain transformers, gives the same results there, and
@@ -55,12 +55,12 @@ def run_compress(config: CompressConfig, context: Context) -> StepResult:
     return StepResult(str(target), _headline(summary), summary=summary)
 
 
-def _split(config: CompressConfig, texts: list[str]) -> DataSplit:
+def _split(config: QuantizeConfig, texts: list[str]) -> DataSplit:
     origin = origin_of(config.texts)
     return DataSplit(f"{origin['name']}/texts", digest_of(texts), origin, "calibration", len(texts))
 
 
-def _made(config: CompressConfig, texts: list[str], original: Path, target: Path) -> dict[str, Any]:
+def _made(config: QuantizeConfig, texts: list[str], original: Path, target: Path) -> dict[str, Any]:
     """Write the model, and measure how close it is to the original."""
     exact = EncoderModel(original, "fp32")
     packs = _packs(config, texts, original, exact.description.max_length)
@@ -76,7 +76,7 @@ def _made(config: CompressConfig, texts: list[str], original: Path, target: Path
     return summary
 
 
-def _texts(config: CompressConfig) -> list[str]:
+def _texts(config: QuantizeConfig) -> list[str]:
     """Texts spread over the whole source."""
     texts = [document.text for document in drop_duplicates(read_documents(config.texts))]
     wanted = min(2 * config.samples, len(texts))
@@ -85,7 +85,7 @@ def _texts(config: CompressConfig) -> list[str]:
     return [texts[index * len(texts) // wanted] for index in range(wanted)]
 
 
-def _packs(config: CompressConfig, texts: list[str], folder: Path, longest: int) -> list[Pack]:
+def _packs(config: QuantizeConfig, texts: list[str], folder: Path, longest: int) -> list[Pack]:
     """Texts in packs: every other one sets the scales, the rest measure."""
     pieces = TextTokenizer(folder, min(config.max_length, longest)).pieces(texts)
     count = max(2, 2 * (len(texts) // (2 * _PACK_TEXTS)))
