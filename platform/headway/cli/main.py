@@ -152,6 +152,20 @@ def quantize(**options: Any) -> None:
 
 @click.command()
 @file_options
+def static(**options: Any) -> None:
+    """Make a table of token vectors out of an encoder as FILE says; prints the model's folder."""
+    _run_step("static", **options)
+
+
+@click.command()
+@file_options
+def export(**options: Any) -> None:
+    """Export a model to ONNX or OpenVINO as FILE says; prints the model's folder."""
+    _run_step("export", **options)
+
+
+@click.command()
+@file_options
 def profile(**options: Any) -> None:
     """Profile a few steps of the pretraining in FILE; prints the path of the trace."""
     _run_step("profile", settings_of="pretrain", **options)
@@ -178,7 +192,7 @@ def _run_step(
 
 
 for command in (
-    *(run, pretrain, finetune, sweep, evaluate, prune, quantize, profile),
+    *(run, pretrain, finetune, sweep, evaluate, prune, quantize, static, export, profile),
     *(serve, predict, load_test, key),
     *(up, down, submit, status, logs, cancel),
     doctor,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from headway.config.base import ConfigError
 from headway.engine.inference.int8 import Rounding
 from headway.engine.inference.products import PRODUCTS, Product
 from headway.inference.packing import Operation, Pack
@@ -106,8 +107,13 @@ def calibrate(model: EncoderModel, packs: Sequence[Pack]) -> list[dict[str, Roun
 
     Returns:
         For each layer, the rounding of each product by its name.
+
+    Raises:
+        ConfigError: the model has no layers.
     """
     floats = model.trunk.layers
+    if not floats:
+        raise ConfigError("model: static embeddings have no layers whose products could be in int8")
     every = max(1, sum(len(pack.ids) for pack in packs) // _KEPT_ROWS)
     observed = [layer.replaced(lambda product: _Observed(product, every)) for layer in floats]
     model.trunk.layers = observed

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 
 from headway.config.base import ConfigError
@@ -18,7 +17,7 @@ from headway.engine.hardware.device import compute_dtype
 from headway.engine.inference.fused_layers import fused_layer
 from headway.engine.inference.int8 import FILE, has_int8_products, read_roundings
 from headway.engine.inference.int8_layers import int8_layer
-from headway.engine.model.encoder import quietly
+from headway.engine.model.encoder import model_class, quietly
 from headway.engine.model.layout import SequenceLayout
 from headway.engine.model.unpadded import (
     check_supported,
@@ -88,12 +87,12 @@ def load_for_inference(
         ConfigError: the class is unknown, there are no safetensors, the model cannot run unpadded, int8 is
             asked of a model that was not quantised or of a GPU, or fp16 of a CPU.
     """
-    model_class = getattr(transformers, architecture, None)
-    if model_class is None:
+    kind = model_class(architecture)
+    if kind is None:
         raise ConfigError(f"model: {str(folder)!r} is a {architecture!r}, which transformers does not know")
     try:
         with quietly():
-            model = model_class.from_pretrained(
+            model = kind.from_pretrained(
                 folder,
                 local_files_only=True,
                 use_safetensors=True,
