@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from headway.config.base import ConfigError
+from headway.engine.formats.packed import is_packed
 from headway.inference.answers import AnswerSettings
 from headway.inference.sentence_modules import (
     SentenceModules,
@@ -98,7 +99,8 @@ def describe(folder: Path) -> Description:
     sentence = read_sentence_modules(folder)
     hidden_size = int(_first_of(config, "hidden_size", "dim"))
     layers = int(_first_of(config, "num_hidden_layers", "n_layers"))
-    attention: tuple[Ability, ...] = ("attention",) if layers else ()
+    # It is computed by transformers' own layers, from floats.
+    attention: tuple[Ability, ...] = ("attention",) if layers and not is_packed(folder) else ()
     abilities: tuple[Ability, ...] = ("embeddings", *attention, "rerank", *([head] if head else []))
     return Description(
         architecture=architecture,

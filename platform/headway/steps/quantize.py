@@ -17,6 +17,7 @@ from headway.data.atomic import atomic_folder, link_or_copy
 from headway.data.sources.documents import read_documents
 from headway.data.sources.origin import origin_of
 from headway.data.sources.splitting import drop_duplicates
+from headway.engine.formats.packed import is_packed, pack_folder
 from headway.engine.inference.int8 import write_roundings
 from headway.inference.model import EncoderModel
 from headway.inference.packing import Operation, OperationName, Pack
@@ -35,8 +36,9 @@ _TIMED_RUNS = 3
 def run_quantize(config: QuantizeConfig, context: Context) -> StepResult:
     """Copy a model, add the scales for 8-bit integers, and compare it with the original.
 
-    The weights stay as they are: the folder opens with plain transformers, gives the same results there, and
-    can be trained further. They are rounded to integers when the model is served.
+    Float weights stay as they are: the folder opens with plain transformers, gives the same results there,
+    and can be trained further. They are rounded to integers when the model is served. Packed weights are for
+    Headway alone, which serves them, and unpacks them for whatever else it does with a model.
 
     Raises:
         ConfigError: there are too few texts, int8 does not support the encoder, or the result differs too
@@ -51,8 +53,8 @@ def run_quantize(config: QuantizeConfig, context: Context) -> StepResult:
         figures = {name: float(value) for name, value in summary.items()}
         run.log_metrics([(0, figures)])
         add_models(run, context, [(config.model, original)])
-        log_reference(run, context.step, target, config.quantize, config.model_dump(mode="json"))
-    return StepResult(str(target), _headline(summary), summary=summary)
+        log_reference(run, context.step, target, _said(config), config.model_dump(mode="json"))
+    return StepResult(str(target), _headline(config, summary), summary=summary)
 
 
 def _split(config: QuantizeConfig, texts: list[str]) -> DataSplit:
@@ -62,18 +64,36 @@ def _split(config: QuantizeConfig, texts: list[str]) -> DataSplit:
 
 def _made(config: QuantizeConfig, texts: list[str], original: Path, target: Path) -> dict[str, Any]:
     """Write the model, and measure how close it is to the original."""
+    if config.weight_bits is not None and is_packed(original):
+        raise ConfigError(f"weights: those of {str(original)!r} are packed already")
     exact = EncoderModel(original, "fp32")
     packs = _packs(config, texts, original, exact.description.max_length)
     with atomic_folder(target) as draft:
         shutil.copytree(original, draft, copy_function=link_or_copy, dirs_exist_ok=True)
-        write_roundings(draft, calibrate(exact, packs[::2]))
-        summary = _compared(exact, EncoderModel(draft, "int8"), packs[1::2])
+        if config.quantize is not None:
+            write_roundings(draft, calibrate(exact, packs[::2]))
+        if config.weight_bits is not None:
+            pack_folder(draft, config.weight_bits)
+        summary = _compared(exact, EncoderModel(draft, config.quantize or "auto"), packs[1::2])
         if summary["cosine"] < config.min_cosine:
             raise ConfigError(
-                f"min_cosine: {config.min_cosine}, but the int8 embeddings of {str(original)!r} have a mean "
-                f"cosine of {summary['cosine']:.4f} to the original's; nothing is saved"
+                f"min_cosine: {config.min_cosine}, but the {_said(config)} embeddings of {str(original)!r} "
+                f"have a mean cosine of {summary['cosine']:.4f} to the original's; nothing is saved"
             )
+        if config.weight_bits is not None:
+            summary |= {"bytes": _bytes(original), "packed_bytes": _bytes(draft)}
     return summary
+
+
+def _bytes(folder: Path) -> int:
+    """The size of a model's weights."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def _said(config: QuantizeConfig) -> str:
+    """What was done, in a word or two."""
+    weights = f"{config.weights} weights" if config.weight_bits is not None else ""
+    return " with ".join(part for part in (config.quantize, weights) if part)
 
 
 def _texts(config: QuantizeConfig) -> list[str]:
@@ -134,9 +154,13 @@ def _seconds(model: EncoderModel, packs: Sequence[Pack]) -> float:
     return min(seconds)
 
 
-def _headline(summary: dict[str, Any]) -> str:
+def _headline(config: QuantizeConfig, summary: dict[str, Any]) -> str:
     same = f", {summary['same_class']:.1%} in the same class" if "same_class" in summary else ""
+    size = ""
+    if "packed_bytes" in summary:
+        size = f"{summary['bytes'] / 1e6:.1f} → {summary['packed_bytes'] / 1e6:.1f} MB; "
     return (
-        f"int8: cosine {summary['cosine']:.4f} to the original (at least {summary['min_cosine']:.4f}) on "
-        f"{summary['texts']} texts{same}; {summary['speed_ratio_vs_fp32']:.2f} x as fast as fp32 here"
+        f"{_said(config)}: cosine {summary['cosine']:.4f} to the original (at least "
+        f"{summary['min_cosine']:.4f}) on {summary['texts']} texts{same}; {size}"
+        f"{summary['speed_ratio_vs_fp32']:.2f} x as fast as fp32 here"
     )

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from headway.config.base import ConfigError
 from headway.config.serve import Precision
+from headway.engine.formats.packed import is_packed, packed_bits, unpacked_folder
 from headway.engine.hardware.device import compute_dtype
 from headway.engine.inference.fused_layers import fused_layer
 from headway.engine.inference.int8 import FILE, has_int8_products, read_roundings
 from headway.engine.inference.int8_layers import int8_layer
+from headway.engine.inference.packed import drop_floats, packed_layers
 from headway.engine.model.encoder import model_class, quietly
 from headway.engine.model.layout import SequenceLayout
 from headway.engine.model.unpadded import (
@@ -77,7 +79,7 @@ def load_for_inference(
     """Load an encoder and its head from safetensors.
 
     Args:
-        folder: the folder of a model saved by transformers.
+        folder: the folder of a model saved by transformers; its weights may be packed, and then stay so.
         architecture: the name of its transformers class.
         precision: of weights and products. `auto` is int8 on a CPU if the model was quantised, else bf16 if
             that is fast, or fp16 on a GPU that is only fast in fp16.
@@ -90,10 +92,11 @@ def load_for_inference(
     kind = model_class(architecture)
     if kind is None:
         raise ConfigError(f"model: {str(folder)!r} is a {architecture!r}, which transformers does not know")
+    bits = packed_bits(folder) if is_packed(folder) else None
     try:
-        with quietly():
+        with quietly(), unpacked_folder(folder) as plain:
             model = kind.from_pretrained(
-                folder,
+                plain,
                 local_files_only=True,
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -105,13 +108,18 @@ def load_for_inference(
     in_int8 = _in_int8(folder, precision, device)
     roundings = read_roundings(folder, model.config.num_hidden_layers) if in_int8 else []
     dtype = _float_dtype(precision, device)
-    model = model.to(device=device, dtype=torch.float32 if in_int8 else dtype).eval()
+    # What is rounded to integers is rounded from float32.
+    model = model.to(device=device, dtype=torch.float32 if in_int8 or bits else dtype).eval()
     run_unpadded(model)
-    fused = [fused_layer(layer, model.config.model_type) for layer in encoder_layers(model)]
-    if not in_int8:
-        return InferenceEncoder(model, fused)
-    pairs = zip(fused, roundings, strict=True)
-    return InferenceEncoder(model, [int8_layer(layer, rounding, dtype) for layer, rounding in pairs])
+    layers: list[Any] = [fused_layer(layer, model.config.model_type) for layer in encoder_layers(model)]
+    if in_int8:
+        pairs = zip(layers, roundings, strict=True)
+        layers = [int8_layer(layer, rounding, dtype) for layer, rounding in pairs]
+    elif bits:
+        layers = packed_layers(layers, bits, dtype)
+    if bits:
+        drop_floats(model, bits, torch.float32 if in_int8 else dtype)
+    return InferenceEncoder(model if in_int8 else model.to(dtype), layers)
 
 
 def _float_dtype(precision: Precision, device: torch.device) -> torch.dtype:

@@ -24,6 +24,7 @@ from transformers.utils import logging
 from headway.config.base import ConfigError
 from headway.config.pretrain import ModelConfig, Preset
 from headway.engine.formats import static
+from headway.engine.formats.packed import unpacked_folder
 from headway.engine.model.attention import ATTENTION_NAME
 from headway.engine.model.dropout import use_fast_dropout
 from headway.engine.model.unpadded import check_supported, run_unpadded
@@ -189,7 +190,8 @@ def model_class(architecture: str) -> Any:
 
 def _model_from_folder(auto_class: Any, folder: Path, **settings: Any) -> Any:
     """A model whose attribute `new_weights` names the weights that the folder lacks, which are random."""
-    model, info = _from_folder(auto_class, folder, output_loading_info=True, **settings)
+    with unpacked_folder(folder) as plain:
+        model, info = _from_folder(auto_class, plain, output_loading_info=True, **settings)
     mismatched = [name for name, *_ in info["mismatched_keys"]]
     setattr(model, NEW_WEIGHTS, frozenset([*info["missing_keys"], *mismatched]))
     return model
