@@ -110,6 +110,8 @@ def test_the_same_content_is_not_read_twice(tmp_path, inputs, monkeypatch):
         {"use": "sweep", "model": "model", "task": {"source": "rows"}},
         {"use": "evaluate", "model": "${x}", "beside": {"other": "model"}, "task": {"source": "rows"}},
         {"use": "quantize", "model": "model", "texts": {"source": "rows"}},
+        {"use": "static", "model": "model", "texts": {"source": "rows"}},
+        {"use": "export", "model": "model", "texts": {"source": "rows"}, "format": "onnx"},
         {"use": "register", "model": "model", "name": "name"},
         {"use": "corpus", "source": "rows", "tokenizer": "model"},
         {"use": "pretrain", "corpus": {"source": "rows", "tokenizer": "model"}, "steps": 1},
