@@ -15,7 +15,7 @@ class Text(str):
 
 
 async def fail_with(text: Text) -> None:
-    """Fail as a request does: the exception holds this frame, which holds the exception's future and the text."""
+    """Fail as a request does: the exception holds this frame, which holds its future and the text."""
     result = asyncio.get_running_loop().create_future()
     result.set_exception(TimeoutError(len(text)))
     await result
