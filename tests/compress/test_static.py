@@ -20,7 +20,9 @@ from headway.compress.static import (
     zipf_frequencies,
 )
 from headway.config.base import ConfigError
+from headway.config.compression.distill import DistillConfig
 from headway.data.corpus.tokenizer import load_tokenizer, train_tokenizer
+from headway.engine.distillation.states import StatesLoss
 from headway.engine.model.encoder import load_as_saved, load_model, save_model
 from headway.inference.description import describe
 from headway.inference.model import EncoderModel
@@ -147,3 +149,9 @@ def test_random_weights_of_a_table_are_zeros_too_for_special_tokens(table):
 def test_int8_of_a_table_is_refused(table):
     with pytest.raises(ConfigError, match="static embeddings have no layers whose products could be in int8"):
         calibrate(EncoderModel(table, "fp32"), [])
+
+
+def test_layers_cannot_be_taught_to_a_table(encoder, table):
+    config = DistillConfig(teacher=str(encoder), hidden=1.0)
+    with pytest.raises(ConfigError, match="hidden and relations compare layers; static embeddings have none"):
+        StatesLoss(config, load_as_saved(table), load_as_saved(encoder))

@@ -24,7 +24,7 @@ from headway.tracking import tracking_uri
 @pytest.fixture
 def config(classifier, labelled_file) -> QuantizeConfig:
     settings = {"model": str(classifier), "texts": {"source": str(labelled_file)}, "samples": 50}
-    return QuantizeConfig.model_validate(settings | {"min_cosine": 0.9})
+    return QuantizeConfig.model_validate(settings | {"min_cosine": 0.9, "min_speedup": 0.0})
 
 
 def test_a_classifier_in_int8_answers_as_before_and_its_weights_stay(
@@ -66,8 +66,39 @@ def test_what_float_answered_is_close_enough_for_a_server_to_take_the_integers(c
 
 
 def test_quantize_in_python(classifier, labelled_file, runs):
-    folder = headway.quantize(classifier, labelled_file, samples=20, min_cosine=0.9, runs=runs, quiet=True)
+    gates = {"min_cosine": 0.9, "min_speedup": 0.0}
+    folder = headway.quantize(classifier, labelled_file, samples=20, **gates, runs=runs, quiet=True)
     assert (folder / "int8.json").is_file()
+
+
+def test_integers_that_are_not_faster_are_not_kept(config, make_context, runs):
+    context = make_context("quantize-slow", runs)
+    result = run_quantize(config.model_copy(update={"min_speedup": 1e6}), context)
+    assert not (context.folder / "model" / "int8.json").exists()
+    assert "min_speedup is 1e+06: layers keep multiplying floats" in result.headline
+    EncoderModel(context.folder / "model")
+
+
+@pytest.mark.parametrize("products", [None, "int8"])
+def test_weights_are_packed_and_the_result_says_how_small(products, config, classifier, make_context, runs):
+    context = make_context(f"quantize-packed-{products}", runs)
+    wanted = {"weights": "int8", "quantize": products, "min_speedup": 1e6}
+    result = run_quantize(config.model_copy(update=wanted), context)
+    folder = context.folder / "model"
+    assert result.summary["cosine"] > 0.99
+    assert result.summary["packed_bytes"] < 0.6 * result.summary["bytes"]
+    assert result.headline.startswith("int8 with int8 weights: " if products else "int8 weights: ")
+    assert (folder / "int8.json").exists() == (products is not None)
+    assert list((classifier).glob("*.safetensors")) == [classifier / "model.safetensors"]
+    with pytest.raises(ConfigError, match=r"^weights: those of .* are packed already$"):
+        run_quantize(
+            config.model_copy(update=wanted | {"model": str(folder)}), make_context("quantize-again", runs)
+        )
+
+
+def test_settings_that_change_nothing_are_refused(config):
+    with pytest.raises(ValueError, match="quantize null with weights 'float32' changes nothing"):
+        QuantizeConfig.model_validate(config.model_dump() | {"quantize": None})
 
 
 def test_a_result_that_departs_too_far_is_refused_and_nothing_is_kept(config, make_context, runs):

@@ -81,6 +81,39 @@ def test_a_table_is_fine_tuned_registered_and_answers_like_any_model(
     assert json.loads((folder / "golden.json").read_text())["outputs"]
 
 
+def test_a_table_learns_from_a_teacher_alone(table, classifier, labelled_file, other_pairs, runs):
+    folder = headway.finetune(
+        str(labelled_file),
+        model=table,
+        max_length=48,
+        epochs=8,
+        batch_size=16,
+        learning_rate=1e-2,
+        distill={"teacher": str(classifier), "labels": 0.0},
+        runs=runs,
+        quiet=True,
+    ).path
+    texts = [text for text, _ in other_pairs]
+    students, teachers = (
+        [row["label"] for row in Predictor(model, precision="fp32").rows(texts)]
+        for model in (folder, classifier)
+    )
+    assert np.mean([student == teacher for student, teacher in zip(students, teachers, strict=True)]) > 0.9
+
+
+def test_a_table_trained_on_pairs_is_a_sentence_transformer(table, texts, tmp_path, runs):
+    path = tmp_path / "pairs.jsonl"
+    halves = [(text[: len(text) // 2], text[len(text) // 2 :]) for text in texts]
+    path.write_text("".join(json.dumps({"text": one, "pair": other}) + "\n" for one, other in halves))
+    task = {"kind": "embeddings", "source": str(path), "pair_column": "pair", "max_length": 48}
+    folder = headway.finetune(
+        model=table, task=task, epochs=2, batch_size=16, learning_rate=1e-2, runs=runs, quiet=True
+    ).path
+    found = [row["embedding"] for row in Predictor(folder, precision="fp32").rows(texts[:3])]
+    expected = SentenceTransformer(str(folder), device="cpu").encode(texts[:3])
+    np.testing.assert_allclose(np.stack(found), expected, atol=1e-6)
+
+
 def test_a_source_of_a_few_texts_is_refused(encoder, tmp_path, make_context):
     path = tmp_path / "few.jsonl"
     path.write_text("".join(json.dumps({"text": f"Text number {n} of a few."}) + "\n" for n in range(3)))

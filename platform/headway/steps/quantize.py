@@ -18,7 +18,7 @@ from headway.data.sources.documents import read_documents
 from headway.data.sources.origin import origin_of
 from headway.data.sources.splitting import drop_duplicates
 from headway.engine.formats.packed import is_packed, pack_folder
-from headway.engine.inference.int8 import write_roundings
+from headway.engine.inference.int8 import FILE, write_roundings
 from headway.inference.model import EncoderModel
 from headway.inference.packing import Operation, OperationName, Pack
 from headway.inference.tokens import TextTokenizer
@@ -70,11 +70,13 @@ def _made(config: QuantizeConfig, texts: list[str], original: Path, target: Path
     packs = _packs(config, texts, original, exact.description.max_length)
     with atomic_folder(target) as draft:
         shutil.copytree(original, draft, copy_function=link_or_copy, dirs_exist_ok=True)
+        (draft / FILE).unlink(missing_ok=True)  # an earlier result's scales
+        floats = EncoderModel(draft)
         if config.quantize is not None:
             write_roundings(draft, calibrate(exact, packs[::2]))
         if config.weight_bits is not None:
             pack_folder(draft, config.weight_bits)
-        summary = _compared(exact, EncoderModel(draft, config.quantize or "auto"), packs[1::2])
+        summary = _compared(exact, floats, EncoderModel(draft, config.quantize or "auto"), packs[1::2])
         if summary["cosine"] < config.min_cosine:
             raise ConfigError(
                 f"min_cosine: {config.min_cosine}, but the {_said(config)} embeddings of {str(original)!r} "
@@ -82,6 +84,8 @@ def _made(config: QuantizeConfig, texts: list[str], original: Path, target: Path
             )
         if config.weight_bits is not None:
             summary |= {"bytes": _bytes(original), "packed_bytes": _bytes(draft)}
+        elif summary["speed_ratio_vs_floats"] < config.min_speedup:
+            (draft / FILE).unlink()
     return summary
 
 
@@ -112,8 +116,17 @@ def _packs(config: QuantizeConfig, texts: list[str], folder: Path, longest: int)
     return [Pack.of([piece.sequence for piece in pieces[start::count]]) for start in range(count)]
 
 
-def _compared(exact: EncoderModel, rounded: EncoderModel, packs: Sequence[Pack]) -> dict[str, Any]:
-    """How close int8 is to the original on texts that set no scales, and how fast it is."""
+def _compared(
+    exact: EncoderModel, floats: EncoderModel, rounded: EncoderModel, packs: Sequence[Pack]
+) -> dict[str, Any]:
+    """How close the result is to the original on texts that set no scales, and how fast it is.
+
+    Args:
+        exact: the original in float32.
+        floats: the original as it is served.
+        rounded: the result as it is served.
+        packs: of the texts.
+    """
     operations: list[OperationName] = ["embed"]
     if "classify" in exact.description.abilities:
         operations.append("classify")
@@ -126,12 +139,13 @@ def _compared(exact: EncoderModel, rounded: EncoderModel, packs: Sequence[Pack])
                 cosines += (before * after).sum(axis=1).tolist()
             else:
                 same += _same_classes(before, after).tolist()
-    seconds = {model: _seconds(model, packs) for model in (exact, rounded)}
+    seconds = {model: _seconds(model, packs) for model in (exact, floats, rounded)}
     summary = {
         "texts": len(cosines),
         "cosine": float(np.mean(cosines)),
         "min_cosine": min(cosines),
         "speed_ratio_vs_fp32": seconds[exact] / seconds[rounded],
+        "speed_ratio_vs_floats": seconds[floats] / seconds[rounded],
     }
     return summary | ({"same_class": float(np.mean(same))} if same else {})
 
@@ -159,8 +173,15 @@ def _headline(config: QuantizeConfig, summary: dict[str, Any]) -> str:
     size = ""
     if "packed_bytes" in summary:
         size = f"{summary['bytes'] / 1e6:.1f} → {summary['packed_bytes'] / 1e6:.1f} MB; "
+    ratio = summary["speed_ratio_vs_floats"]
+    if config.weight_bits is None and ratio < config.min_speedup:
+        return (
+            f"{_said(config)} is {ratio:.2f} x as fast here as the floats that are served otherwise, and "
+            f"min_speedup is {config.min_speedup:g}: layers keep multiplying floats"
+        )
     return (
         f"{_said(config)}: cosine {summary['cosine']:.4f} to the original (at least "
         f"{summary['min_cosine']:.4f}) on {summary['texts']} texts{same}; {size}"
-        f"{summary['speed_ratio_vs_fp32']:.2f} x as fast as fp32 here"
+        f"{summary['speed_ratio_vs_fp32']:.2f} x as fast as fp32 here, {ratio:.2f} x as the floats that are "
+        "served otherwise"
     )

@@ -32,6 +32,12 @@ class QuantizeConfig(Config):
         description="lowest allowed mean cosine between the result's embeddings and the original's",
     )
 
+    min_speedup: Annotated[float, Field(ge=0.0)] = Field(
+        1.0,
+        description="how many times as fast int8 must be here as the floats that are served otherwise; if it "
+        "is less, layers keep multiplying floats, and the step says so; does nothing for packed weights",
+    )
+
     @model_validator(mode="after")
     def _something_changes(self) -> QuantizeConfig:
         if self.quantize is None and self.weights == "float32":
