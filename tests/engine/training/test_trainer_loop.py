@@ -1,4 +1,4 @@
-"""The loop around the optimizer steps: what it resumes, times, evaluates and saves, on the tiniest of models."""
+"""The loop around the optimizer steps: what it resumes, times, evaluates and saves, on a tiny model."""
 
 from __future__ import annotations
 
@@ -285,6 +285,53 @@ def test_a_runs_batches_are_those_of_its_seed_and_step() -> None:
         for step in range(6)
     ]
     assert rows == expected
+
+
+def test_steps_between_two_looks_are_trained_and_measured_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, expected = trainer(log_every=6), trainer(log_every=6)
+    monkeypatch.setattr(run, "_looks_after", lambda step: step in (1, 4, 6))
+    seen, wanted = (run_until(one, 6, stop=False) for one in (run, expected))
+    assert [info.step for info in seen] == [1, 4, 6]
+    assert same(weights(run), weights(expected))
+    name = "classification_loss"
+    assert [seen[0].metrics[name], seen[2].metrics[name]] == [
+        wanted[0].metrics[name],
+        wanted[5].metrics[name],
+    ]
+
+
+def test_batches_are_made_in_as_many_processes_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    servers: list[None] = []
+    loader = trainer_module.Loader
+
+    def counted(*args: Any, processes: int, **settings: Any) -> Any:
+        asked.append(processes)
+        return loader(*args, processes=0, **settings)
+
+    monkeypatch.setattr(trainer_module, "Loader", counted)
+    monkeypatch.setattr(trainer_module, "start_fork_server", lambda: servers.append(None))
+    trainer(loader_processes=0, steps=1).run()
+    assert servers == []
+    trainer(loader_processes=2, steps=1).run()
+    assert servers == [None]
+    assert asked == [0, 2]
+
+
+def test_what_the_loader_has_copied_to_the_device_is_not_copied_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = trainer(steps=2)
+    made: list[Any] = []
+    step = run.optimizer_step.run
+
+    def look(index: int, micro_batches: Any, meter: Meter, on_device: Any) -> int | None:
+        made.append(on_device)
+        return step(index, micro_batches, meter, on_device)
+
+    monkeypatch.setattr(run.optimizer_step, "run", look)
+    run.run()
+    assert [len(batches) for batches in made] == [1, 1]
 
 
 def test_float16_reports_its_loss_scale_and_float32_none() -> None:

@@ -155,6 +155,7 @@ def test_a_small_request_is_not_spread_over_packs():
             assert not task.done()
             assert serve(queue) == [100] * 4
             await done(task)
+            assert task.done()
 
     asyncio.run(run())
 
@@ -175,6 +176,7 @@ def test_what_a_small_request_shares_with_a_large_one_does_not_wait_for_the_rest
         queue = TokenQueue(pack_tokens=600, max_tokens=100_000)
         await ask(queue, *(sequence(600, i) for i in range(20)), name="much")
         await ask(queue, sequence(600, 19), name="little")
+        assert queue._waiting.held() == {"much": 19 * 600, "little": 600}
         assert serve(queue) == [600]
         (item,) = queue.take()
         assert item.sequence.ids[0] == 19 and queue.waiting_tokens == 18 * 600
@@ -380,7 +382,7 @@ def test_a_pack_put_back_waits_for_its_callers_again():
         assert queue._waiting.held() == {"one": 5, "other": 7}
         one.cancel()
         await asyncio.gather(one, return_exceptions=True)
-        assert queue.waiting_tokens == 7
+        assert queue._waiting.held() == {"other": 7}
         await ask(queue, sequence(7, 1), name="a third")  # for the same work
         assert queue.waiting_tokens == 7 and serve(queue) == [7]
         assert queue.waiting_tokens == 0
@@ -430,6 +432,32 @@ def test_a_pack_of_three_callers_is_full_too():
         for name in ("one", "two", "three"):
             await ask(queue, *(sequence(512, i) for i in range(20)), name=name, kind=name)
         assert queue.holds_pack()
+
+    asyncio.run(run())
+
+
+def test_work_that_comes_no_sooner_at_another_caller_stays_where_it_is():
+    async def run():
+        queue = TokenQueue(pack_tokens=600, max_tokens=100_000)
+        for name in ("first", "second"):
+            await ask(queue, sequence(600), name=name)
+        assert queue._waiting.held() == {"first": 600}
+
+    asyncio.run(run())
+
+
+def test_one_large_request_takes_turns_with_several_small_ones():
+    async def run():
+        queue = TokenQueue(pack_tokens=512, max_tokens=100_000)
+        await ask(queue, *(sequence(512, i) for i in range(6)), name="large")
+        for i in range(3):
+            await ask(queue, sequence(512, 10 + i), name="small")
+        order = []
+        for _ in range(6):
+            (item,) = queue.take()
+            order.append(item.caller)
+            queue.finish(item, 0)
+        assert order == ["large", "small"] * 3
 
     asyncio.run(run())
 
