@@ -80,6 +80,7 @@ def test_a_run_goes_on_after_its_saved_state_without_measuring_its_start_again(t
     seen = run_until(second, 6, stop=False)
     assert second.start_step == 3
     assert [info.step for info in seen] == [4, 5, 6]
+    assert {info.total_steps for info in seen} == {6}
     assert same(weights(second), weights(whole))
     losses = [info.metrics.get("classification_loss") for info in expected]
     assert [info.metrics.get("classification_loss") for info in seen] == losses[4:]
@@ -196,6 +197,24 @@ def test_a_run_may_save_as_often_as_there_are_steps(tmp_path: Path) -> None:
     run.add_evaluation(lambda module: {"validation_loss": 1.0})
     run.run()
     assert saved_steps(Folder(tmp_path)) == [1, 2, 3]
+
+
+def test_a_run_whose_steps_do_not_divide_saves_every_so_many_whole_steps(tmp_path: Path) -> None:
+    run = trainer(tmp_path, steps=13, checkpoint_every=None)
+    run.run()
+    assert saved_steps(Folder(tmp_path)) == [2, 4, 6, 8, 10, 12, 13]
+
+
+def test_utilisation_is_that_of_the_precision_that_is_computed_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.dtype] = []
+
+    def rate(dtype: torch.dtype, device: torch.device) -> float:
+        asked.append(dtype)
+        return 1e12
+
+    monkeypatch.setattr("headway.engine.training.meter.matrix_product_rate", rate)
+    trainer(precision="bf16", steps=1).run()
+    assert asked == [torch.bfloat16]
 
 
 def test_a_gradient_that_is_not_finite_ends_the_run_with_the_state_from_before(tmp_path: Path) -> None:

@@ -144,14 +144,18 @@ def test_what_comes_while_a_replica_computes_leaves_together():
 
 
 def test_a_replica_that_always_dies_ends_in_an_error():
+    calls = []
+
     async def call(kind, pack):
+        calls.append(1)
         raise ReplicaLostError("died")
 
     async def work(queue, dispatcher):
-        with pytest.raises(ReplicaLostError):
+        with pytest.raises(ReplicaLostError, match=r"^every replica that computed this was lost$"):
             await ask(queue, sequence(1), seconds=20.0)
 
     asyncio.run(run_with(call, work, pause=0.001))
+    assert len(calls) == 21
 
 
 def test_a_slow_replica_gets_smaller_packs_until_it_is_in_time():
