@@ -97,14 +97,28 @@ class Predictor:
             ConfigError: questions that are missing, or a text without a hidden word for a model that looks
                 for them.
         """
-        if not texts:
-            return []
+        return self.answered(texts, self.pieces(texts, questions)) if texts else []
+
+    def pieces(self, texts: Sequence[str], questions: Sequence[str] | None = None) -> list[Piece]:
+        """The tokens of texts, for `answered`, which another thread may be in meanwhile.
+
+        Raises:
+            ConfigError: as `rows` does.
+        """
         if self.kind == "answers":
-            return self._answers(texts, questions)
+            if questions is None:
+                raise ConfigError("question: the model looks for answers in texts; give a question")
+            return self._tokenizer.pieces(questions, texts, overlong="window")
         pieces = self._tokenizer.pieces(texts)
         if self.kind == "masks":
             self._check_masks(pieces)
+        return pieces
+
+    def answered(self, texts: Sequence[str], pieces: Sequence[Piece]) -> list[dict[str, Any]]:
+        """An answer for each text, as `rows` gives it, from its tokens."""
         found = self._run(pieces)
+        if self.kind == "answers":
+            return self._answers(texts, pieces, found)
         return [
             self._row(texts[i], piece, row) for i, (piece, row) in enumerate(zip(pieces, found, strict=True))
         ]
@@ -137,12 +151,11 @@ class Predictor:
                 return {"masks": [self._candidates(*word) for word in found]}
         return {"embedding": found}
 
-    def _answers(self, texts: Sequence[str], questions: Sequence[str] | None) -> list[dict[str, Any]]:
-        if questions is None:
-            raise ConfigError("question: the model looks for answers in texts; give a question")
-        pieces = self._tokenizer.pieces(questions, texts, overlong="window")
+    def _answers(
+        self, texts: Sequence[str], pieces: Sequence[Piece], found: Sequence[Any]
+    ) -> list[dict[str, Any]]:
         windows: list[list[ScoredWindow]] = [[] for _ in texts]
-        for piece, scores in zip(pieces, self._run(pieces), strict=True):
+        for piece, scores in zip(pieces, found, strict=True):
             windows[piece.text].append(scored_window(piece.encoding, scores))
         settings = self._model.description.answers
         return [
