@@ -185,8 +185,8 @@ def predict(
 
 
 def _predict_texts(model: str, texts: Sequence[str], question: str | None, runs: Path) -> None:
-    from headway.inference.description import describe
-    from headway.inference.predictor import Predictor, kind_of
+    from headway.inference.description import describe, kind_of
+    from headway.inference.predictor import Predictor
     from headway.tracking import Tracking
     from headway.tracking.references import model_folder
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow
 
-from headway.inference.description import Description
+from headway.inference.description import Description, Kind
 
 Dtype = Literal["float32", "float16"]
 
@@ -26,7 +26,7 @@ _SPAN = {
 }
 
 
-def answer_schema(kind: str, description: Description, dtype: Dtype) -> pyarrow.Schema:
+def answer_schema(kind: Kind, description: Description, dtype: Dtype) -> pyarrow.Schema:
     """The columns that the answers of a model of this kind are written to, with their types in Parquet.
 
     Args:
@@ -36,7 +36,7 @@ def answer_schema(kind: str, description: Description, dtype: Dtype) -> pyarrow.
     """
     number = pyarrow.float16() if dtype == "float16" else pyarrow.float32()
     scores = pyarrow.struct([(label, pyarrow.float64()) for label in description.labels])
-    types = {
+    types: dict[Kind, dict[str, pyarrow.DataType]] = {
         "label": {"label": pyarrow.string(), "score": pyarrow.float64()},
         "labels": {"labels": pyarrow.list_(pyarrow.string()), "scores": scores},
         "score": {"score": pyarrow.float64()},

@@ -17,6 +17,7 @@ from headway.data.predictions.survey import Part
 from headway.data.predictions.work_folder import WorkFolder
 from headway.data.predictions.writing import PartWriter, part_name
 from headway.inference.answer_columns import Dtype, columns_of_answers
+from headway.inference.description import Kind
 from headway.inference.tokens import Piece, TextTooLongError
 
 
@@ -39,7 +40,7 @@ class ScoringJob:
     """
 
     model: Path
-    kind: str
+    kind: Kind
     question: str | None
     dtype: Dtype
     columns: Columns
@@ -73,7 +74,7 @@ class PartScorer:
 
         torch.set_num_threads(cores)
         self._job = job
-        self._predictor = Predictor(job.model, job.kind)  # type: ignore[arg-type]
+        self._predictor = Predictor(job.model, job.kind)
 
     def __call__(self, numbered: tuple[int, Part]) -> int:
         """Compute a part and write its file.

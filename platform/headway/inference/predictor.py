@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,14 +15,11 @@ import torch
 from headway.config.base import ConfigError
 from headway.config.serve import Precision
 from headway.inference.answers import ScoredWindow, best_answers, scored_window
-from headway.inference.description import Description, describe
+from headway.inference.description import Kind, describe, kind_of
 from headway.inference.entities import entities
 from headway.inference.model import EncoderModel
 from headway.inference.packing import Operation, Pack, packed
 from headway.inference.tokens import Piece, TextTokenizer
-
-Kind = Literal["label", "labels", "score", "entities", "masks", "answers", "embedding"]
-"""What a row of answers is about; `Predictor.rows` says what it holds."""
 
 _PACK_TOKENS = {"cpu": 4096, "cuda": 16_384}
 _CANDIDATES = 5
@@ -36,16 +33,6 @@ _OPERATIONS: dict[Kind, Operation] = {
     "answers": Operation("answer"),
     "embedding": Operation("embed"),
 }
-
-
-def kind_of(description: Description) -> Kind:
-    """What a model's head answers; an encoder without one gives embeddings."""
-    if "classify" in description.abilities:
-        if len(description.labels) == 1:
-            return "score"
-        return "labels" if description.multi_label else "label"
-    heads: dict[str, Kind] = {"tokens": "entities", "fill-mask": "masks", "answer": "answers"}
-    return next((kind for ability, kind in heads.items() if ability in description.abilities), "embedding")
 
 
 class Predictor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -64,18 +65,21 @@ def map_on_actors(
     described = pyarrow.table({"index": range(len(items)), "item": [pickle.dumps(item) for item in items]})
     each = -(-len(items) // _MAX_TASKS)
     tables = [described.slice(start, each) for start in range(0, len(items), each)]
-    done = ray.data.from_arrow(tables).map_batches(
-        _Actor,
-        fn_constructor_args=(make, (*arguments, cores) if on_gpus else arguments),
-        batch_size=None,
-        batch_format="pyarrow",
-        # A cluster whose cores others use has room for one at first.
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
-        num_cpus=cores,
-        num_gpus=1 if gpus else 0,
-        max_restarts=-1,
-        max_task_retries=_TRIES - 1,
-    )
+    with warnings.catch_warnings():
+        # Ray has no other way yet to say how often a piece of work is tried again; its default is for ever.
+        warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
+        done = ray.data.from_arrow(tables).map_batches(
+            _Actor,
+            fn_constructor_args=(make, (*arguments, cores) if on_gpus else arguments),
+            batch_size=None,
+            batch_format="pyarrow",
+            # A cluster whose cores others use has room for one at first.
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
+            num_cpus=cores,
+            num_gpus=1 if gpus else 0,
+            max_restarts=-1,
+            max_task_retries=_TRIES - 1,
+        )
     for table in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for index, content in zip(table["index"].to_pylist(), table["result"].to_pylist(), strict=True):
             result = pickle.loads(content)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import xxhash
 
@@ -30,14 +30,11 @@ from headway.data.predictions.work_folder import PARTS, Output, WorkFolder
 from headway.data.predictions.writing import Joiner
 from headway.display import Display
 from headway.inference.answer_columns import Dtype, answer_schema
-from headway.inference.description import Description, describe
+from headway.inference.description import Description, Kind, describe, kind_of
 from headway.inference.part_scorer import PartScorer, ScoringJob
 from headway.ray_data.actors import map_on_actors
 from headway.tracking import Tracking
 from headway.tracking.references import model_folder
-
-if TYPE_CHECKING:
-    from headway.inference.predictor import Kind
 
 PART_ROWS = 16_384
 """Rows in a part, at most."""
@@ -133,8 +130,6 @@ def predict_file(
 
 def kind_in_files(description: Description) -> Kind:
     """What rows of files are asked for; they hide no words, so an encoder with that head embeds them."""
-    from headway.inference.predictor import kind_of
-
     kind = kind_of(description)
     return "embedding" if kind == "masks" else kind
 
