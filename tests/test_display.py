@@ -67,6 +67,20 @@ def test_runs_side_by_side_have_a_step_each_and_one_time_left(clock, capsys):
     ]
 
 
+def test_what_is_counted_has_a_bar_a_rate_and_the_time_left(clock, capsys):
+    display = Display()
+    display.counted("predict", 250, 1000, "texts")  # of an earlier run
+    clock[0] += 10.0
+    display.counted("predict", 500, 1000, "texts")
+    clock[0] += 20.0
+    display.counted("predict", 1000, 1000, "texts")
+    assert capsys.readouterr().out.splitlines() == [
+        "predict   ━━━━━━┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄  25%  250/1,000 texts",
+        "predict   ━━━━━━━━━━━━┄┄┄┄┄┄┄┄┄┄┄┄  50%  500/1,000 texts  25 texts/s  20 s left",
+        "predict   ━━━━━━━━━━━━━━━━━━━━━━━━ 100%  1,000/1,000 texts  25 texts/s",
+    ]
+
+
 def test_a_quiet_display_writes_nothing(capsys):
     display = Display(quiet=True)
     display.line("a")

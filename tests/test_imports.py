@@ -44,7 +44,7 @@ ENGINE_LEVELS = [
 ]
 DATA_LEVELS = [
     ["pretraining"],
-    ["corpus", "task_batches", "teacher_outputs"],
+    ["corpus", "task_batches", "teacher_outputs", "predictions"],
     ["sources", "batches", "contents"],
     ["batch", "framing", "token_packing", "atomic"],
     ["sampling"],

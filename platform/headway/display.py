@@ -15,6 +15,8 @@ from rich.text import Text
 _LINE_EVERY_SECONDS = 5.0
 _SAME_LINE_EVERY_SECONDS = 60.0
 """So that a log says that something still works, and little more."""
+_BAR = 24
+"""Characters of a bar of progress."""
 
 
 class Display:
@@ -61,6 +63,27 @@ class Display:
         if left is not None:
             parts.append(f"{duration(left)} left")
         self._progress(name, "  ".join(parts), now, is_last=step == total)
+
+    def counted(self, name: str, done: int, total: int, unit: str) -> None:
+        """Show how much of something is done, with its rate and the time left; shown as `training` shows it.
+
+        Args:
+            name: of the step.
+            done: how many, those of an earlier, interrupted run included.
+            total: how many there are.
+            unit: what is counted, such as "texts".
+        """
+        now = time.monotonic()
+        left = self._seconds_left(name, done, total, now)
+        first, began = self._began[name]
+        filled = _BAR * done // max(total, 1)
+        parts = [f"{'━' * filled}{'┄' * (_BAR - filled)} {done / max(total, 1):4.0%}"]
+        parts.append(f"{done:,}/{total:,} {unit}")
+        if now > began and done > first:
+            parts.append(f"{(done - first) / (now - began):,.0f} {unit}/s")
+        if left is not None:
+            parts.append(f"{duration(left)} left")
+        self._progress(name, "  ".join(parts), now, is_last=done == total)
 
     def waiting(self, name: str, text: str) -> None:
         """What a step waits for; shown as `training` shows how far it has come."""

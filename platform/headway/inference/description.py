@@ -19,6 +19,9 @@ from headway.inference.sentence_modules import (
 
 Ability = Literal["embeddings", "attention", "classify", "rerank", "fill-mask", "tokens", "answer"]
 
+Kind = Literal["label", "labels", "score", "entities", "masks", "answers", "embedding"]
+"""What a model's answer is about; `Predictor.rows` says what it holds."""
+
 _HEADS: dict[str, Ability] = {
     "ForSequenceClassification": "classify",
     "ForMaskedLM": "fill-mask",
@@ -122,6 +125,16 @@ def describe(folder: Path) -> Description:
 def _first_of(config: dict[str, Any], *names: str) -> Any:
     """The value of the first of some names that a configuration has; DistilBERT's differ from BERT's."""
     return next(config[name] for name in names if name in config)
+
+
+def kind_of(description: Description) -> Kind:
+    """What a model's head answers; an encoder without one gives embeddings."""
+    if "classify" in description.abilities:
+        if len(description.labels) == 1:
+            return "score"
+        return "labels" if description.multi_label else "label"
+    heads: dict[str, Kind] = {"tokens": "entities", "fill-mask": "masks", "answer": "answers"}
+    return next((kind for ability, kind in heads.items() if ability in description.abilities), "embedding")
 
 
 def threshold_for_config(threshold: float) -> dict[str, Any]:
