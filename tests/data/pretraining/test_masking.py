@@ -170,6 +170,30 @@ def test_a_word_ends_with_its_row_even_if_no_special_token_stands_between():
         assert np.array_equal(masked.positions, alone.positions)
 
 
+@pytest.mark.parametrize("whole_words", [False, True])
+def test_a_batch_may_end_with_rows_that_have_nothing_to_hide(whole_words):
+    rows = [sequence(9), np.asarray([2, 3], np.int64), np.asarray([2, 1, 3], np.int64)]
+    config = MaskingConfig(rate=0.3, whole_words=whole_words)
+    masked = mask_together(rows, config, WORD_PIECES, keys_of(1, 3))
+    assert [len(one.positions) for one in masked[1:]] == [0, 0]
+    [alone] = mask_together(rows[:1], config, WORD_PIECES, keys_of(1, 1))
+    assert np.array_equal(masked[0].positions, alone.positions)
+
+
+@pytest.mark.parametrize("before", range(5))
+def test_a_piece_after_special_tokens_begins_a_word(before):
+    row = np.asarray([2] * before + [700, 3], np.int64)
+    masked = mask_alone(row, MaskingConfig(whole_words=True), WORD_PIECES, 0)
+    assert masked.positions.tolist() == [before]
+
+
+def test_a_word_may_begin_at_the_first_token_of_a_row():
+    rows = [np.asarray([10, 700, 701, 11, 702], np.int64)] * 50
+    config = MaskingConfig(rate=0.6, whole_words=True)
+    hidden = {tuple(m.positions.tolist()) for m in mask_together(rows, config, WORD_PIECES, keys_of(0, 50))}
+    assert hidden == {(0, 1, 2), (3, 4)}
+
+
 @pytest.mark.parametrize("rate", [0.15, 0.4])
 def test_every_row_hides_as_many_tokens_as_the_rate_says_and_one_at_least(rate):
     rows = mixed_rows()
