@@ -365,8 +365,10 @@ def test_a_sequence_tells_how_long_it_waited_the_first_time_it_is_sent(monkeypat
         await ask(queue, sequence(5))
         (item,) = queue._unfinished.values()
         item.arrived = 50.0
-        monkeypatch.setattr("headway.serving.scheduling.queue.time", SimpleNamespace(monotonic=lambda: 53.0))
+        clock = SimpleNamespace(monotonic=lambda: 53.0)
+        monkeypatch.setattr("headway.serving.scheduling.queue.time", clock)
         queue.put_back(queue.take())
+        clock.monotonic = lambda: 60.0
         queue.take()
 
     asyncio.run(run())
