@@ -134,7 +134,8 @@ def score(model, runs, tmp_path):
 
     def score(source: str, output: str, display: Display | None = None, folder: Path | None = None, **more):
         place = [name if "://" in name else f"{tmp_path}/{name}" for name in (source, output)]
-        request = PredictRequest(*place, **{"column": "body"} | more)
+        settings: dict[str, Any] = {"column": "body"} | more
+        request = PredictRequest(place[0], place[1], **settings)
         return predict_file(str(folder or model), request, Tracking.at(runs), display or Display(quiet=True))
 
     return score
@@ -256,7 +257,7 @@ def test_answers_of_every_head_are_the_same_in_lines_and_in_parquet(
     rows, score, make_model, tmp_path, here, architecture, settings, added
 ):
     folder = make_model(architecture, **settings)
-    more = {"question": "Who steers?"} if architecture.endswith("Answering") else {}
+    more: dict[str, Any] = {"question": "Who steers?"} if architecture.endswith("Answering") else {}
     score("in.jsonl", "out.jsonl", folder=folder, **more)
     score("in.jsonl", "out.parquet", folder=folder, **more)
     found = read_jsonl(tmp_path / "out.jsonl")
@@ -299,7 +300,8 @@ def test_parts_of_another_model_column_or_content_are_not_used(rows, score, enco
     with pytest.raises(StoppedError):
         score("in.jsonl", "out.jsonl", Stopping(after=3))
     kept = shutil.copytree(tmp_path / ".out.jsonl.parts", tmp_path / "kept")
-    for more in ({"folder": encoder}, {"column": "note"}, {"on_bad_row": "skip"}):
+    others: list[dict[str, Any]] = [{"folder": encoder}, {"column": "note"}, {"on_bad_row": "skip"}]
+    for more in others:
         shutil.copytree(kept, tmp_path / ".out.jsonl.parts", dirs_exist_ok=True)
         display = Stopping()
         score("in.jsonl", "out.jsonl", display, **more)
