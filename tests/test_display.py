@@ -42,6 +42,17 @@ def test_elsewhere_than_on_a_terminal_lines_come_every_few_seconds(clock, capsys
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 
+def test_a_line_that_says_nothing_new_comes_once_a_minute(clock, capsys):
+    display = Display()
+    for _ in range(130):
+        display.training("evaluate", 0, 12, {})
+        clock[0] += 1.0
+    display.training("evaluate", 12, 12, {})
+    display.training("evaluate", 12, 12, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["evaluate  step 0/12"] * 3 + ["evaluate  step 12/12"]
+
+
 def test_runs_side_by_side_have_a_step_each_and_one_time_left(clock, capsys):
     display = Display()
     display.trainings("finetune", {"seed-0": (40, 40), "seed-1": (0, 40), "seed-2": (0, 40)})

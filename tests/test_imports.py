@@ -40,7 +40,7 @@ ENGINE_LEVELS = [
     ["loading", "optimizers"],
     ["checkpoint", "parallel", "inference", "pruning", "distillation"],
     ["model"],
-    ["hardware"],
+    ["formats", "hardware"],
 ]
 DATA_LEVELS = [
     ["pretraining"],

@@ -13,6 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 _LINE_EVERY_SECONDS = 5.0
+_SAME_LINE_EVERY_SECONDS = 60.0
+"""So that a log says that something still works, and little more."""
 _BAR = 24
 """Characters of a bar of progress."""
 
@@ -25,7 +27,7 @@ class Display:
         width = None if sys.stdout.isatty() else 200
         self.console = Console(quiet=quiet, highlight=False, width=width, soft_wrap=width is not None)
         self._live: Live | None = None
-        self._last_line = 0.0
+        self._last_line = ("", 0.0)  # and when it was printed
         self._began: dict[str, tuple[int, float]] = {}
 
     def line(self, text: str, style: str = "") -> None:
@@ -112,8 +114,11 @@ class Display:
         text = Text.assemble((f"{name:<9} ", "bold cyan"), line)
         if self.console.is_terminal:
             self._show(text)
-        elif now - self._last_line > _LINE_EVERY_SECONDS or is_last:
-            self._last_line = now
+            return
+        last, printed = self._last_line
+        pause = _SAME_LINE_EVERY_SECONDS if text.plain == last else _LINE_EVERY_SECONDS
+        if now - printed > pause or (is_last and text.plain != last):
+            self._last_line = (text.plain, now)
             self.console.print(text)
 
     def _show(self, renderable: Any) -> None:
