@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import labelled_texts
 from headway.config.base import ConfigError
 from headway.config.loading import validate
 from headway.config.pretrain import PretrainConfig
@@ -36,11 +35,10 @@ PHASES = [
 
 
 @pytest.fixture(scope="module")
-def settings(tiny_shape, tmp_path_factory) -> dict[str, Any]:
+def settings(tiny_shape, other_pairs, tmp_path_factory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("sources")
-    for name, count, seed in (("web", 30, 5), ("best", 8, 6)):
-        texts = labelled_texts(count, seed=seed)
-        lines = "".join(json.dumps({"text": text}) + "\n" for text, _ in texts)
+    for name, some in (("web", other_pairs[::2]), ("best", other_pairs[1:50:2])):
+        lines = "".join(json.dumps({"text": text}) + "\n" for text, _ in some)
         (folder / f"{name}.jsonl").write_text(lines)
     one = {"vocab_size": 300, "max_length": 32}
     sources = {
@@ -70,13 +68,12 @@ def job(settings, make_context) -> PretrainingJob:
 def test_each_phase_reads_its_sources_and_goes_on_where_rows_of_its_length_stopped(job):
     batches, validation = job.batches()
     assert isinstance(batches, PhasedBatches) and batches.first_steps == [0, 10, 16]
-    first, short, last = batches.phases
-    assert isinstance(first, MixedBatches) and isinstance(last, MixedBatches)
+    first, short, last = phases = [phase for phase in batches.phases if isinstance(phase, MixedBatches)]
     assert first.drawn_until(10).tolist() == [80, 0]
     assert short.drawn_until(0).tolist() == [0, 0] and short.max_length == 16  # other rows
     assert last.drawn_until(0).tolist() == [80, 0]
     assert last.drawn_until(4).tolist() == [80 + 8, 24]
-    assert [phase.sources[0].masking.rate for phase in batches.phases] == [0.3, 0.15, 0.15]
+    assert [phase.sources[0].masking.rate for phase in phases] == [0.3, 0.15, 0.15]
     assert isinstance(validation, MixedBatches)
     assert validation.rows == sum(len(b.lengths) for b in validation.in_order(0, 1, 8))
     rows = [source.rows for source in first.sources]
@@ -92,7 +89,7 @@ def test_sources_have_one_tokenizer_and_masks_of_their_own(job):
     web, best = (source.corpus for source in sources.values())
     assert web.tokenizer.get_vocab() == best.tokenizer.get_vocab()
     batches, _ = job.batches()
-    assert isinstance(batches, PhasedBatches)
+    assert isinstance(batches, PhasedBatches) and isinstance(batches.phases[0], MixedBatches)
     seeds = {source.seed for source in batches.phases[0].sources}
     assert len(seeds) == 2
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import labelled_texts
 from headway.config.corpus import CorpusConfig
 from headway.config.pretrain import MaskingConfig
 from headway.data.batch import Batch
@@ -25,14 +24,13 @@ BATCH = 12
 
 
 @pytest.fixture(scope="module")
-def corpora(corpus: Any, tmp_path_factory) -> list[Corpus]:
+def corpora(corpus: Any, other_pairs, tmp_path_factory) -> list[Corpus]:
     """Three corpora of one tokenizer and of different sizes."""
     folder = tmp_path_factory.mktemp("mixture")
     made = [corpus]
-    for number, count in enumerate((5, 14)):
+    for number, some in enumerate((other_pairs[:15], other_pairs[15:60])):
         path = folder / f"{number}.jsonl"
-        texts = labelled_texts(count, seed=10 + number)
-        path.write_text("".join(json.dumps({"text": text}) + "\n" for text, _ in texts))
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text, _ in some))
         config = CorpusConfig(source=str(path), max_length=32, tokenizer=corpus.folder / "tokenizer")
         train, held_out, duplicates = read_splits(config)
         made.append(prepare_corpus(train, held_out, config, folder, duplicates))
