@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from headway.cluster import connect, ray_internals
-from headway.cluster.interruption import raised_after_cleanup
-from headway.cluster.worker_group import start_workers_ahead
+from headway.cluster import connect
 from headway.config.finetune import FinetuneConfig
 from headway.config.pretrain import PretrainConfig
 from headway.config.sweep import COSTS, SuccessiveHalving, SweepConfig
@@ -29,16 +24,17 @@ from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from, 
 from headway.runs.teaching import taught_job
 from headway.sweeps.checks import check_sweep
 from headway.sweeps.ended_trials import EndedTrials
-from headway.sweeps.ledger import Ending, Ledger, TrialState
+from headway.sweeps.ledger import Ledger
 from headway.sweeps.report.leaderboard import Leaderboard
 from headway.sweeps.report.plots import write_report
 from headway.sweeps.report.trial_log import TrialLog
-from headway.sweeps.resources import TrialResources, follow_cluster, trial_resources
+from headway.sweeps.resources import TrialResources, trial_resources
 from headway.sweeps.schedulers import make_scheduler, replay
-from headway.sweeps.search.sampler import Sampler, TrialSource, trial_count, trial_source
+from headway.sweeps.search.sampler import Sampler, trial_count, trial_source
 from headway.sweeps.search.space import Space, parse_search, trial_settings
 from headway.sweeps.time_budget import TimeBudget
 from headway.sweeps.trials import SweepJob, TrialSettings, run_trial
+from headway.sweeps.tuning import run_trials, set_quiet, start_ahead, stop_rest
 from headway.sweeps.winner import (
     Measured,
     described,
@@ -77,7 +73,7 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
     if connect.available_cpus() < job.base.config.max_workers:
         context.join_cluster(job.base.config.max_workers)
     resources = trial_resources(config, job.base.config, trial_count(config, space))
-    _start_ahead(resources)
+    start_ahead(resources)
     data = _data(job)
     parent = _parent_run(config, context, list(data.values()))
     try:
@@ -184,65 +180,15 @@ def _tune(
     budget = TimeBudget(ledger, config.time_budget_s, board.metric, board.mode)
     remaining = sampler.total - sum(trial.state.is_terminal for trial in ledger.trials())
     if remaining and not budget.is_over():
-        _set_quiet()
+        set_quiet()
         scheduler = make_scheduler(config, space, ledger, board.metric, board.mode)
         replay(ledger.trials(), scheduler, sampler, config, job.settings_of)
         source = trial_source(config, sampler, ledger, job.settings_of, budget, remaining)
         settings = _trial_settings(config, resources, ledger, board)
         trial = partial(run_trial, sweep_job=job, settings=settings)
-        _fit(trial, source, scheduler, budget, board, resources, context.folder)
+        run_trials(trial, source, scheduler, budget, board, resources, context.folder)
     if budget.is_over():
-        _stop_rest(ledger, board)
-
-
-def _fit(
-    trial: Callable[..., None],
-    source: TrialSource,
-    scheduler: Any,
-    budget: TimeBudget,
-    board: Leaderboard,
-    resources: TrialResources,
-    folder: Path,
-) -> None:
-    from ray import tune
-
-    # What Ray Tune recorded for an earlier driver; the ledger is the only record that counts.
-    shutil.rmtree(folder / "tune", ignore_errors=True)
-    searcher, callbacks = source.searcher, [board.callback()]
-    if searcher is not None:
-        searcher = tune.search.ConcurrencyLimiter(searcher, max_concurrent=resources.concurrency)
-        if resources.follows_cluster:
-            callbacks.append(follow_cluster(searcher, resources))
-    tuner = tune.Tuner(
-        tune.with_resources(trial, tune.PlacementGroupFactory([_held_by_trial(resources)])),
-        param_space=source.param_space,
-        tune_config=tune.TuneConfig(
-            num_samples=source.num_samples,
-            max_concurrent_trials=resources.concurrency if searcher is None else None,
-            search_alg=searcher,
-            scheduler=scheduler,
-            reuse_actors=True,
-            trial_dirname_creator=lambda trial: trial.trial_id,
-        ),
-        run_config=tune.RunConfig(
-            name="tune",
-            storage_path=str(folder.resolve()),
-            callbacks=callbacks,
-            stop=budget.stopper(),
-            # A trial whose process died restarts from its newest state.
-            failure_config=tune.FailureConfig(max_failures=2),
-            verbose=0,
-        ),
-    )
-    with raised_after_cleanup():
-        tuner.fit()
-
-
-def _stop_rest(ledger: Ledger, board: Leaderboard) -> None:
-    """Record as stopped the trials that still ran when the time was over: Ray Tune calls back for none."""
-    for trial in ledger.trials():
-        if trial.ended is None:
-            board.end(trial, Ending(TrialState.STOPPED, "the time was over"))
+        stop_rest(ledger, board)
 
 
 def _trial_settings(
@@ -256,33 +202,6 @@ def _trial_settings(
         saves_states=config.scheduler.name == "pbt",
         measures_cost=not set(COSTS).isdisjoint(board.metrics),
     )
-
-
-def _held_by_trial(resources: TrialResources) -> dict[str, float]:
-    """What a trial's actor reserves; if it has workers, only a byte, since Ray wants something."""
-    if resources.workers:
-        return {"memory": 1}
-    return {"CPU": resources.each.cpus, "GPU": resources.each.gpus}
-
-
-def _start_ahead(resources: TrialResources) -> None:
-    """Start the processes of the first trials while the driver prepares the sweep."""
-    environment = ray_internals.trial_environment()
-    if environment is not None:
-        connect.start_processes_ahead(resources.concurrency, environment)
-    if resources.workers:
-        start_workers_ahead(resources.concurrency * resources.workers, resources.each)
-
-
-def _set_quiet() -> None:
-    """Silence Ray Tune, which reads these when imported: Headway shows its own table and logs to MLflow."""
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
-    # A trial that is stopped ends at its next report; until then its actor is kept for the next trial.
-    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
-    # How many trials may wait for their actors; how many there may be at all is the searcher's to say.
-    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "200")
 
 
 def _test(winner: Measured, task: Path, context: Context) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from headway.cluster import connect
 from headway.cluster.worker_group import (
@@ -14,10 +14,28 @@ from headway.cluster.worker_group import (
     worker_resources,
 )
 from headway.config.base import ConfigError
-from headway.config.sweep import SweepConfig
 from headway.config.training import TrainingConfig
 
 _SECONDS_BETWEEN_LOOKS = 10.0
+
+
+class ResourceSettings(Protocol):
+    """The settings of a step that runs trials, by which the cluster is divided; see `SweepConfig`."""
+
+    @property
+    def concurrency(self) -> int | None:
+        """Trials at once."""
+        ...
+
+    @property
+    def cpus_per_trial(self) -> int | None:
+        """Cores for all workers of a trial together."""
+        ...
+
+    @property
+    def gpus_per_trial(self) -> float | None:
+        """GPUs for all workers of a trial together."""
+        ...
 
 
 class TrialResources(NamedTuple):
@@ -36,7 +54,7 @@ class TrialResources(NamedTuple):
     follows_cluster: bool = False
 
 
-def trial_resources(config: SweepConfig, training: TrainingConfig, trials: int) -> TrialResources:
+def trial_resources(config: ResourceSettings, training: TrainingConfig, trials: int) -> TrialResources:
     """Resources of a sweep's trials; what the settings leave open is divided evenly.
 
     Args:
@@ -96,7 +114,7 @@ def follow_cluster(limiter: Any, resources: TrialResources) -> Any:
     return Growth()
 
 
-def _check(config: SweepConfig, processes: int) -> None:
+def _check(config: ResourceSettings, processes: int) -> None:
     """Refuse a trial that could never start: it would wait forever."""
     cores, gpus = connect.available_cpus(), connect.available_gpus()
     cpus_wanted, gpus_wanted = config.cpus_per_trial or processes, config.gpus_per_trial or 0.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -21,10 +21,34 @@ from headway.sweeps.time_budget import TimeBudget
 from headway.sweeps.winner import Outcome, SettingsOf, mode_of, outcome_of
 
 
+class Proposals(Protocol):
+    """The settings of a step that searches, by which values are proposed; see `SweepConfig`."""
+
+    @property
+    def algorithm(self) -> str:
+        """`random`, `grid` or `tpe`."""
+        ...
+
+    @property
+    def samples(self) -> int:
+        """Number of trials, unless they are a grid."""
+        ...
+
+    @property
+    def first_points(self) -> list[dict[str, Any]]:
+        """Values of the first trials, as far as they are given."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of all that is drawn."""
+        ...
+
+
 class Sampler:
     """Proposes values: at random, from a grid, or near those of earlier good trials (TPE)."""
 
-    def __init__(self, config: SweepConfig, space: Space, metrics: list[str]) -> None:
+    def __init__(self, config: Proposals, space: Space, metrics: list[str]) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -90,12 +114,12 @@ class Sampler:
         self._study.tell(asked, state=self._optuna.trial.TrialState.PRUNED)
 
 
-def trial_count(config: SweepConfig, space: Space) -> int:
+def trial_count(config: Proposals, space: Space) -> int:
     """Trials of the whole sweep."""
     return len(grid_points(space)) if config.algorithm == "grid" else config.samples
 
 
-def _ordered_grid(config: SweepConfig, space: Space) -> list[dict[str, Any]]:
+def _ordered_grid(config: Proposals, space: Space) -> list[dict[str, Any]]:
     """In random order, so that the trials a scheduler compares with are not from one corner of the grid.
 
     Those that have all values of a first point come before that, in the order of the first points.

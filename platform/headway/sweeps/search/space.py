@@ -12,10 +12,9 @@ from headway.config.base import Config, ConfigError
 from headway.config.loading import apply_overrides, set_path, validate
 from headway.config.mistakes import suggest
 from headway.config.sweep import ConditionalSearch, SearchSpace
-from headway.config.training import TrainingConfig
 from headway.sweeps.search.domain import Domain, Range, parse_domain
 
-C = TypeVar("C", bound=TrainingConfig)
+C = TypeVar("C", bound=Config)
 
 
 class Parameter(NamedTuple):
@@ -39,7 +38,7 @@ Space = dict[str, Parameter]
 """Dotted path → parameter; each after those that it depends on."""
 
 
-def parse_search(search: SearchSpace, config_class: type[TrainingConfig]) -> Space:
+def parse_search(search: SearchSpace, config_class: type[Config]) -> Space:
     """The whole space.
 
     Args:
@@ -104,7 +103,7 @@ def grid_points(space: Space) -> list[dict[str, Any]]:
     return points
 
 
-def check_search(space: Space, config_class: type[TrainingConfig], shared: dict[str, Any]) -> None:
+def check_search(space: Space, config_class: type[Config], shared: dict[str, Any]) -> None:
     """Refuse a search that would give a trial an unknown setting or a value that is not allowed.
 
     Raises:
@@ -140,8 +139,14 @@ def trial_settings(config_class: type[C], shared: dict[str, Any], sampled: dict[
     for path, value in sampled.items():
         # A value may be a group of settings, in which a longer path then sets one.
         set_path(settings, path, copy.deepcopy(value))
-    where = "pretrain" if "corpus" in config_class.model_fields else "finetune"
-    return validate(config_class, settings, where)
+    return validate(config_class, settings, _name_of(config_class))
+
+
+def _name_of(config_class: type[Config]) -> str:
+    """Where a user writes settings of a class, for messages."""
+    if "finetune" in config_class.model_fields:
+        return "search"
+    return "pretrain" if "corpus" in config_class.model_fields else "finetune"
 
 
 def _ways_to(path: str, space: Space) -> Iterator[dict[str, Any]]:
