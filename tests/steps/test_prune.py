@@ -16,6 +16,8 @@ from encoder_folders import random_pack
 from headway.config.base import ConfigError
 from headway.config.compression.prune import PruneConfig
 from headway.config.loading import validate
+from headway.data.corpus.tokenizer import load_tokenizer
+from headway.data.corpus.vocabulary import most_used_tokens
 from headway.inference.model import EncoderModel
 from headway.inference.packing import Operation, Pack
 from headway.inference.tokens import TextTokenizer
@@ -111,11 +113,33 @@ def test_a_pruned_embedder_is_a_sentence_transformer_of_its_new_width(encoder, p
     np.testing.assert_allclose(served, vectors, atol=1e-4)
 
 
+def test_a_classifier_without_unused_words_is_as_good_as_before(classifier, task, texts, runs, make_context):
+    used = len(most_used_tokens(load_tokenizer(classifier), texts))
+    settings = {"model": str(classifier), "task": task, "vocabulary": used}
+    result = run_prune(validate(PruneConfig, settings), make_context("words", runs))
+    summary = result.summary
+    assert summary["pruned_validation_loss"] == pytest.approx(summary["validation_loss"], abs=1e-5)
+    tokenizer = AutoTokenizer.from_pretrained(result.output)
+    assert len(tokenizer) == used < len(AutoTokenizer.from_pretrained(classifier))
+    assert tokenizer.model_max_length == 48
+    model = AutoModelForSequenceClassification.from_pretrained(result.output)
+    whole = AutoModelForSequenceClassification.from_pretrained(classifier)
+    text = "The old farmer waters the rose at dawn."
+    with torch.inference_mode():
+        now = model(**tokenizer(text, return_tensors="pt")).logits
+        before = whole(**AutoTokenizer.from_pretrained(classifier)(text, return_tensors="pt")).logits
+    torch.testing.assert_close(now, before, atol=1e-5, rtol=1e-5)
+    # Rows are read with the new words by whatever trains it further.
+    again = headway.finetune(model=result.output, task=task, steps=1, runs=runs, quiet=True)
+    assert again.metrics["validation_accuracy"] > 0.9
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "give layers, heads or neurons: what should stay of the model"),
+        ({}, "give layers, heads, neurons or vocabulary: what should stay of the model"),
         ({"heads": 1}, "by importance needs task, whose rows it is measured on; magnitude does not"),
+        ({"vocabulary": 50}, "vocabulary needs task, whose texts say which tokens are used"),
         ({"layers": [1, 0]}, r"layers \[1, 0\] should be increasing numbers, each once"),
         ({"layers": [0], "task": "folder"}, "task does nothing for layers"),
         ({"heads": 1, "by": "magnitude", "task": "folder"}, "task does nothing for layers None by magnitude"),

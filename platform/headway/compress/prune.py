@@ -32,6 +32,8 @@ def prune(
     Raises:
         ConfigError: the model has fewer layers, heads or neurons than should stay, or cannot be pruned.
     """
+    if not config.measures_importance:
+        objective = None
     wanted = sizes_of(model).shrunk(config.heads, config.neurons)
     layers = config.layers
     if isinstance(layers, int) and objective is not None and layers < wanted.layers:

@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from headway.config.base import ConfigError
 from headway.data.corpus.tokenizer import load_tokenizer
@@ -34,7 +34,9 @@ def check_sentence_modules(original: Path, hidden_size: int, new_hidden_size: in
             )
 
 
-def write_smaller(model: PreTrainedModel, original: Path, folder: Path) -> None:
+def write_smaller(
+    model: PreTrainedModel, original: Path, folder: Path, tokenizer: PreTrainedTokenizerBase | None = None
+) -> None:
     """Write a model that was made of the one in `original`, its tokenizer, and how its tokens are pooled.
 
     Scales of int8 and stored answers are left out, since they are those of the original's weights.
@@ -43,9 +45,10 @@ def write_smaller(model: PreTrainedModel, original: Path, folder: Path) -> None:
         model: of the same kind, with the same or fewer columns of hidden states.
         original: a folder that `check_sentence_modules` has passed.
         folder: existing and empty.
+        tokenizer: of the model; the original's if None.
     """
     save_model(model, folder)
-    load_tokenizer(original).save_pretrained(folder)
+    (tokenizer or load_tokenizer(original)).save_pretrained(folder)
     for pattern in (*_SENTENCE_FILES, SETTINGS_FILE):
         for path in original.glob(pattern):
             shutil.copyfile(path, folder / path.name)

@@ -19,6 +19,7 @@ from headway.data.sources.origin import Origin, in_memory, origin_of
 from headway.data.sources.rows import read_rows
 from headway.data.sources.splitting import text_key
 from headway.tasks.item import SPLITS, Item, Splits
+from headway.tasks.rows import Rows
 from headway.tasks.splitting import Side, groups_of, split_rows
 from headway.tasks.task import Task, open_task, settings_of, task_class
 
@@ -172,3 +173,23 @@ def prepared(config: Any, tokenizer: PreTrainedTokenizerBase, stores: Path) -> T
         settings=settings_of(config),
         sources={name: origin_of(_source_of(config, name)) for name in SPLITS},
     )
+
+
+def retokenized(task: Task, tokenizer: PreTrainedTokenizerBase, stores: Path) -> Task:
+    """The same rows, in the same splits, prepared for another tokenizer."""
+    splits = {name: _items_of(task.split(name)) for name in SPLITS}
+    return prepare_task(
+        splits,
+        tokenizer,
+        stores,
+        kind=task.kind,
+        max_length=task.max_length,
+        settings=task.settings,
+        sources=task.facts["sources"],
+    )
+
+
+def _items_of(rows: Rows) -> list[Item]:
+    """Rows as they were read; those of a group share a key."""
+    parts = zip(rows.texts, rows.targets, rows.groups, rows.classes, strict=True)
+    return [Item(tuple(texts), target, [str(group)], "", classes) for texts, target, group, classes in parts]

@@ -12,7 +12,7 @@ from headway.config.tasks import AnyTask
 
 
 class PruneConfig(Config):
-    """The step `prune`: cuts a trained encoder down to some of its layers, heads and neurons.
+    """The step `prune`: cuts a trained encoder down to some of its layers, heads, neurons and words.
 
     What comes out is a smaller encoder of the same kind, for `finetune` or `pretrain` to train further.
     """
@@ -46,6 +46,11 @@ class PruneConfig(Config):
     neurons: Positive | None = Field(
         None, description="neurons of each feed-forward layer that stay; all if not set"
     )
+    vocabulary: Positive | None = Field(
+        None,
+        description="tokens that stay of a WordPiece tokenizer: special ones, single characters, and those "
+        "that the task's training texts use most, into which other words are then split; all if not set",
+    )
     by: Literal["importance", "magnitude"] = Field(
         "importance",
         description="importance: how much the loss on rows of the task depends on each part, layers being "
@@ -56,15 +61,18 @@ class PruneConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> PruneConfig:
-        if self.layers is None and self.heads is None and self.neurons is None:
-            raise ValueError("give layers, heads or neurons: what should stay of the model")
+        wanted = (self.layers, self.heads, self.neurons, self.vocabulary)
+        if all(one is None for one in wanted):
+            raise ValueError("give layers, heads, neurons or vocabulary: what should stay of the model")
         if isinstance(self.layers, tuple) and sorted(set(self.layers)) != list(self.layers):
             raise ValueError(f"layers {list(self.layers)} should be increasing numbers, each once")
         if self.layers == ():
             raise ValueError("layers [] should have at least one number")
         if self.measures_importance and self.task is None:
             raise ValueError("by importance needs task, whose rows it is measured on; magnitude does not")
-        if self.task is not None and not self.measures_importance:
+        if self.vocabulary is not None and self.task is None:
+            raise ValueError("vocabulary needs task, whose texts say which tokens are used")
+        if self.task is not None and not self.measures_importance and self.vocabulary is None:
             raise ValueError(f"task does nothing for layers {self.layers!r} by {self.by}; leave it out")
         return self
 
