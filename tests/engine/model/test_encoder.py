@@ -5,18 +5,26 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForPreTraining, BertModel
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForPreTraining,
+    BertForSequenceClassification,
+    BertModel,
+)
 
 from encoder_folders import load_classifier
 from headway.config.base import ConfigError
 from headway.config.pretrain import ModelConfig
 from headway.engine.model.encoder import (
     bert_config,
+    load_as_saved,
     load_pretraining_model,
     new_pretraining_model,
     save_model,
@@ -205,3 +213,17 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ConfigError, match="cannot be loaded"):
         load_pretraining_model(tmp_path, next_sentence=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_that_was_stored_in_16_bits_is_trained_in_32(dtype, small_config, tmp_path):
+    save_classifier(small_config, tmp_path, dtype)
+    for model in (
+        load_as_saved(tmp_path),
+        load_classifier(tmp_path, ["a", "b"], random_weights=False, seed=0),
+    ):
+        assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+def save_classifier(config: BertConfig, folder: Path, dtype: torch.dtype) -> None:
+    BertForSequenceClassification(plain(config)).to(dtype).save_pretrained(folder)

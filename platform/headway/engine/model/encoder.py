@@ -190,8 +190,10 @@ def model_class(architecture: str) -> Any:
 
 def _model_from_folder(auto_class: Any, folder: Path, **settings: Any) -> Any:
     """A model whose attribute `new_weights` names the weights that the folder lacks, which are random."""
+    # What is trained has weights of float32, in however few bits they were stored.
+    settings |= {"dtype": torch.float32, "output_loading_info": True}
     with unpacked_folder(folder) as plain:
-        model, info = _from_folder(auto_class, plain, output_loading_info=True, **settings)
+        model, info = _from_folder(auto_class, plain, **settings)
     mismatched = [name for name, *_ in info["mismatched_keys"]]
     setattr(model, NEW_WEIGHTS, frozenset([*info["missing_keys"], *mismatched]))
     return model
