@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from tiny_encoders import LENGTHS, build
 
-from headway.compress.importance import least_harmful_layers, unit_importance, unit_magnitude
+from headway.compress.importance import dropping_order, least_harmful_layers, unit_importance, unit_magnitude
 from headway.data.batch import Batch
 from headway.engine.model.lora import keep_layers
 from headway.engine.model.unpadded import encoder_layers, run_unpadded
@@ -151,3 +151,7 @@ def test_the_layer_that_does_least_is_dropped_first(model, batch):
     first = min(losses, key=lambda number: losses[number])
     assert least_harmful_layers(objective, [batch], 3) == [n for n in range(4) if n != first]
     assert len(least_harmful_layers(objective, [batch], 1)) == 1
+    order = dropping_order(objective, [batch])
+    assert sorted(order) == list(range(4))
+    for count in (1, 2, 3, 4):
+        assert least_harmful_layers(objective, [batch], count) == sorted(order[-count:])

@@ -26,7 +26,7 @@ from headway.config.loading import load_config, load_pipeline
 from headway.config.pipeline import STEP_CONFIGS
 from headway.redaction import redacted
 
-_CONTINUED = ("run", "pretrain", "finetune", "sweep", "evaluate", "quantize", "predict")
+_CONTINUED = ("run", "pretrain", "finetune", "sweep", "evaluate", "quantize", "compress", "predict")
 """The commands that begin where an interrupted one of the same settings ended."""
 
 
@@ -152,6 +152,13 @@ def quantize(**options: Any) -> None:
 
 @click.command()
 @file_options
+def compress(**options: Any) -> None:
+    """Search for the best smaller form of a model as FILE says; prints its folder."""
+    _run_step("compress", **options)
+
+
+@click.command()
+@file_options
 def static(**options: Any) -> None:
     """Make a table of token vectors out of an encoder as FILE says; prints the model's folder."""
     _run_step("static", **options)
@@ -192,7 +199,7 @@ def _run_step(
 
 
 for command in (
-    *(run, pretrain, finetune, sweep, evaluate, prune, quantize, static, export, profile),
+    *(run, pretrain, finetune, sweep, evaluate, prune, quantize, static, export, compress, profile),
     *(serve, predict, load_test, key),
     *(up, down, submit, status, logs, cancel),
     doctor,

@@ -106,27 +106,36 @@ def unit_magnitude(model: Any) -> dict[str, Tensor]:
     return {group: total.sqrt() for group, total in squares.items()}
 
 
-@torch.no_grad()
 def least_harmful_layers(objective: TaskObjective, batches: Sequence[Batch], count: int) -> list[int]:
     """Drop one layer after another, each time the one without which the loss is lowest.
 
     Returns:
         The numbers of the `count` layers that stay, increasing.
     """
+    return sorted(dropping_order(objective, batches, count)[-count:])
+
+
+@torch.no_grad()
+def dropping_order(objective: TaskObjective, batches: Sequence[Batch], count: int = 1) -> list[int]:
+    """The numbers of all layers: those that are dropped first, then the last `count`, which are not compared.
+
+    Each time, the layer is dropped without which the loss is lowest.
+    """
     objective.eval()
     layers = encoder_layers(objective.model)
     kept = list(range(len(layers)))
     # ModernBERT's first layer has no norm of its own, so no other one can take its place.
     movable = [number for number in kept if number > 0 or objective.model.config.model_type != "modernbert"]
+    dropped = []
     while len(kept) > count:
         losses = {
             number: _loss(objective, batches, [layers[other] for other in kept if other != number])
             for number in movable
         }
-        dropped = min(losses, key=lambda number: losses[number])
-        kept.remove(dropped)
-        movable.remove(dropped)
-    return kept
+        dropped.append(min(losses, key=lambda number: losses[number]))
+        kept.remove(dropped[-1])
+        movable.remove(dropped[-1])
+    return dropped + kept
 
 
 def _loss(objective: TaskObjective, batches: Sequence[Batch], layers: Sequence[nn.Module]) -> float:

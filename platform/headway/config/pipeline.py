@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from headway.config.base import Config
+from headway.config.compression.compress import CompressConfig
 from headway.config.compression.export import ExportConfig
 from headway.config.compression.prune import PruneConfig
 from headway.config.compression.quantize import QuantizeConfig
@@ -28,6 +29,7 @@ STEP_CONFIGS: dict[str, type[Config]] = {
     "choose": ChooseConfig,
     "prune": PruneConfig,
     "quantize": QuantizeConfig,
+    "compress": CompressConfig,
     "static": StaticConfig,
     "export": ExportConfig,
     "register": RegisterConfig,

@@ -6,7 +6,7 @@ from headway.config.register import RegisterConfig
 from headway.inference.description import describe, kind_of
 from headway.inference.golden import store_golden
 from headway.runs.context import Context, StepResult
-from headway.runs.lineage.model_card import ModelCard, model_card
+from headway.runs.lineage.model_card import ModelCard, model_card, story_of
 from headway.runs.lineage.provenance import DATA_DIGEST
 from headway.runs.lineage.step_run import step_run
 from headway.tracking.references import model_folder
@@ -31,7 +31,8 @@ def run_register(config: RegisterConfig, context: Context) -> StepResult:
 
         def card(model_id: str) -> ModelCard:
             made = {"headway.registered_by": run.run_id}
-            written = model_card(run.client, model_id, description, config.name, config.alias, made)
+            story = story_of(weights)
+            written = model_card(run.client, model_id, description, config.name, config.alias, made, story)
             run.set_tags({name: value for name, value in written.tags.items() if name == DATA_DIGEST})
             run.log_text(written.text, "model_card.md")
             return written

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from headway.config.base import ConfigError
 from headway.engine.training.trainer import Metrics
 
-SMALLER_IS_BETTER = ("loss", "rmse", "latency_ms", "parameters")
+SMALLER_IS_BETTER = ("loss", "rmse", "latency_ms", "parameters", "latency_ratio", "size_ratio")
 """How the names of measures end for which smaller is better; for all others larger is."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from headway.inference.description import Description
@@ -12,6 +13,8 @@ from headway.runs.lineage.provenance import DATA_DIGEST, SETTINGS_DIGEST, VERSIO
 _MAX_CHARACTERS = 5000
 """What MLflow's database keeps of a description."""
 _MAX_LABELS = 20
+STORY_TAG = "headway-compress"
+"""In the front matter of a model's own README.md: it tells how the model was made smaller."""
 _MAX_SETTINGS = 40
 
 COMMIT = "mlflow.source.git.commit"
@@ -40,7 +43,13 @@ class ModelCard(NamedTuple):
 
 
 def model_card(
-    client: Any, model_id: str, description: Description, name: str, alias: str, also: Mapping[str, str]
+    client: Any,
+    model_id: str,
+    description: Description,
+    name: str,
+    alias: str,
+    also: Mapping[str, str],
+    story: str = "",
 ) -> ModelCard:
     """Write the card of a logged model from what MLflow knows of it.
 
@@ -51,6 +60,7 @@ def model_card(
         name: in the registry.
         alias: in the registry.
         also: tags that are added.
+        story: how the model was made, as its folder tells it; see `story_of`.
     """
     logged = client.get_logged_model(model_id)
     run = client.get_run(logged.source_run_id)
@@ -58,6 +68,7 @@ def model_card(
     scores = {(metric.key, metric.dataset_name or ""): metric.value for metric in metrics}
     parts = [
         f"# {name}\n\n{_sentence(description)}",
+        story,
         f"## Scores\n\n{_scores(scores)}",
         f"## Data\n\n{_data(run.inputs.dataset_inputs)}",
         f"## Made by\n\n{_made_by(run)}",
@@ -69,6 +80,16 @@ def model_card(
     kept = {key: run.data.tags[key] for key in (COMMIT, _DIRTY, VERSION, DATA_DIGEST, SETTINGS_DIGEST)
             if run.data.tags.get(key)}  # fmt: skip
     return ModelCard(text[:_MAX_CHARACTERS], {**_held_out(scores), **kept, **also})
+
+
+def story_of(folder: Path) -> str:
+    """What the README.md in a model's folder tells of how Headway made it smaller; empty for any other."""
+    path = folder / "README.md"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    _, _, rest = text.partition("---\n")
+    front_matter, _, body = rest.partition("\n---\n")
+    # The first heading is the README's own.
+    return body[body.index("\n## ") :].strip() if STORY_TAG in front_matter else ""
 
 
 def _sentence(description: Description) -> str:

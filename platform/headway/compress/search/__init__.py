@@ -1,0 +1,1 @@
+"""Searches for the smallest and fastest form of a model that is good enough."""
