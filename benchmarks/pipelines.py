@@ -46,6 +46,7 @@ def overrides(name: str) -> list[str]:
         ],
         "serve": [f"serve.port={free_port()}"],
         "smaller": [f"teacher.model={minilm()}"],
+        "compress": [f"teacher.model={minilm()}"],
     }.get(name, [])
 
 

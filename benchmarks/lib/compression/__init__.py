@@ -1,0 +1,1 @@
+"""What `compress.py` compares: smaller models made by Headway, and by others."""
