@@ -129,7 +129,7 @@ def measured(data: DataSet, options: argparse.Namespace) -> dict[str, Row]:
         first = first or folders
         task = prepared(ClassificationTask(**data.task), load_tokenizer(folders["original"]), stores)
         for name, folder in folders.items():
-            rows[name].scores.append(held_out_accuracy(folder, task, stores))
+            rows[name].scores.append(held_out_accuracy(name, folder, task, stores))
             print(f"  {name}: {rows[name].scores[-1]:.4f}", flush=True)
     task = prepared(ClassificationTask(**data.task), load_tokenizer(first["original"]), stores)
     others = peer_rows(first["original"], task, options.out / "peers" / data.name, options.peers)

@@ -38,15 +38,17 @@ class Row:
     note: str = ""
 
 
-def precision_of(folder: Path) -> Precision:
+def precision_of(method: str, folder: Path) -> Precision:
     """The original and what is compared with it compute in fp32; int8 is what a method is about."""
+    if method == "mix":  # the search chose its precision, as a server of this machine would take it
+        return "auto"
     return "int8" if (folder / INT8).is_file() else "fp32"
 
 
-def held_out_accuracy(folder: Path, task: Task, stores: Path) -> float:
+def held_out_accuracy(method: str, folder: Path, task: Task, stores: Path) -> float:
     """Of a model as it is served."""
     own = retokenized(task, load_tokenizer(folder), stores)
-    return served_scores(folder, precision_of(folder), own, "test")["accuracy"]
+    return served_scores(folder, precision_of(method, folder), own, "test")["accuracy"]
 
 
 def peer_rows(
@@ -79,7 +81,7 @@ def texts_of(rows: Any) -> list[str]:
 
 def timed(folders: Mapping[str, Path], peers: Mapping[str, Peer], task: Task) -> dict[str, Speed]:
     """All models by turns in this process, each on the same held-out texts."""
-    answers = {name: answering(folder, precision_of(folder)) for name, folder in folders.items()}
+    answers = {name: answering(folder, precision_of(name, folder)) for name, folder in folders.items()}
     answers |= {name: peer.answer for name, peer in peers.items()}
     texts = texts_of(task.split("test"))[:TIMED_TEXTS]
     started = time.perf_counter()
