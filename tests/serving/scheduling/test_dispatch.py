@@ -311,6 +311,65 @@ def test_a_replica_that_is_too_slow_shows_how_fast_it_can_be_at_most(replicas):
     assert speeds[3] == pytest.approx(8 / 0.2 * replicas)
 
 
+@pytest.mark.parametrize(("error", "reason"), [(ReplicaLostError("died"), "died"), (None, "TimeoutError")])
+def test_the_log_says_why_a_pack_is_sent_again(error, reason, caplog):
+    calls = 0
+
+    async def call(kind, pack):
+        nonlocal calls
+        calls += 1
+        if calls == 1 and error is not None:
+            raise error
+        if calls == 1:
+            await asyncio.sleep(60)
+        return Reply("r", sums(pack))
+
+    async def work(queue, dispatcher):
+        await ask(queue, sequence(1))
+
+    with caplog.at_level("WARNING"):
+        asyncio.run(run_with(call, work, pack_timeout=0.05, pause=0.001))
+    assert f"a pack of 1 sequences is sent again: {reason}" in caplog.messages
+
+
+def test_a_replica_is_told_the_kind_and_gets_no_more_than_it_computes_in_time():
+    packs = []
+
+    async def call(kind, pack):
+        packs.append((kind, len(pack.ids)))
+        return Reply("r", sums(pack))
+
+    async def work(queue, dispatcher):
+        queue.tokens_per_second = 1.3  # a quarter of 10 s is enough for three tokens
+        await asyncio.gather(*(ask(queue, sequence(1, i)) for i in range(6)))
+
+    asyncio.run(run_with(call, work))
+    assert packs[0] == ("k", 3)
+
+
+def test_the_next_pack_lies_ready_before_the_first_is_done():
+    """The first should take 0.1 s, and takes until the second is there."""
+    begun = 0
+    second = asyncio.Event()
+
+    async def call(kind, pack):
+        nonlocal begun
+        begun += 1
+        if begun == 2:
+            second.set()
+        await asyncio.wait_for(second.wait(), 5.0)
+        return Reply("r", sums(pack))
+
+    async def work(queue, dispatcher):
+        queue.tokens_per_second = 10.0
+        asking = [asyncio.create_task(ask(queue, sequence(1, 1)))]
+        await asyncio.sleep(0.02)
+        asking.append(asyncio.create_task(ask(queue, sequence(1, 2))))
+        assert await asyncio.gather(*asking) == [[1], [2]]
+
+    asyncio.run(run_with(call, work))
+
+
 class Clock:
     """Stands in for the module `time`."""
 
