@@ -18,13 +18,12 @@ from headway.config.pretrain import PretrainConfig
 from headway.config.sweep import COSTS, SuccessiveHalving, SweepConfig
 from headway.config.tasks import ClassificationTask
 from headway.data.atomic import write_atomically
-from headway.data.corpus.prepare import Corpus
 from headway.redaction import redacted
 from headway.runs.class_counts import tell_class_counts
 from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import FinetuningJob, task_folder
 from headway.runs.held_out import score_models
-from headway.runs.lineage.data_splits import corpus_splits, task_splits
+from headway.runs.lineage.data_splits import pretraining_splits, task_splits
 from headway.runs.lineage.step_run import record_run, step_parent, step_tags
 from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from, teacher_folder
 from headway.runs.teaching import taught_job
@@ -86,7 +85,11 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
             train, validation = job.base.rows
             splits = {"train": train, "validation": validation, "test": job.base.task.split("test")}
             tell_class_counts(splits, context, parent)
-        with TrialLog(context, parent) as log, EndedTrials(ledger, job.settings_of, metrics) as ended:
+        read = [data["train"], data["validation"]]
+        with (
+            TrialLog(context, parent, read) as log,
+            EndedTrials(ledger, job.settings_of, metrics) as ended,
+        ):
             board = Leaderboard(ledger, context.display, list(space), metrics, log, ended)
             board.reconcile()
             _tune(config, context, job, resources, ledger, space, board)
@@ -145,7 +148,7 @@ def _data(job: SweepJob) -> dict[str, DataSplit]:
     """The rows that all trials read, by their split."""
     if isinstance(job.base, FinetuningJob):
         return task_splits(job.base.task)
-    return corpus_splits(Corpus(job.base.corpus_folder))
+    return pretraining_splits(job.base.corpus_folder)
 
 
 def _parent_run(config: SweepConfig, context: Context, data: list[DataSplit]) -> Run:

@@ -1,0 +1,1 @@
+"""Jobs over more text than one machine holds, on Ray Data."""
