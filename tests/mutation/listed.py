@@ -43,4 +43,10 @@ def listed_mutants(page: str | None = None) -> list[Mutant]:
     text = PAGE.read_text(encoding="utf-8") if page is None else page
     blocks = re.findall(r"^```diff\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
     parts = [part for block in blocks for part in re.split(r"^@@ ", block, flags=re.MULTILINE)[1:]]
-    return [Mutant.of_diff(*part.split("\n", 1)[0].split(" ", 1), part.split("\n", 1)[1]) for part in parts]
+    split = [part.partition("\n") for part in parts]
+    return [Mutant.of_diff(*_file_and_function(head), diff) for head, _, diff in split]
+
+
+def _file_and_function(head: str) -> tuple[str, str]:
+    file, _, function = head.partition(" ")
+    return file, function

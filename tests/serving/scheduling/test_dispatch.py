@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -380,6 +381,11 @@ class Clock:
         return self.now
 
 
+def without_replicas(queue: TokenQueue) -> Any:
+    """A dispatcher that is only asked when it would send a pack."""
+    return Dispatcher(queue, call=None)  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
@@ -410,7 +416,7 @@ def test_the_speed_of_all_replicas_is_a_moving_average(clock):
 def test_packs_that_overlap_count_the_time_since_the_last_one_was_done(clock):
     async def run():
         queue = TokenQueue(pack_tokens=8, max_tokens=1000, tokens_per_second=0.0)
-        dispatcher = Dispatcher(queue, call=None)
+        dispatcher = without_replicas(queue)
         clock.now = 1005.0
         dispatcher._measure(50, 1, started=1000.0)
         assert queue.tokens_per_second == pytest.approx(0.1 * 10)
@@ -426,7 +432,7 @@ def test_packs_that_overlap_count_the_time_since_the_last_one_was_done(clock):
 def test_a_pack_is_done_after_those_before_it_and_the_time_of_its_tokens(clock):
     async def run():
         queue = TokenQueue(pack_tokens=64, max_tokens=1000, tokens_per_second=100.0)
-        dispatcher = Dispatcher(queue, call=None)
+        dispatcher = without_replicas(queue)
         assert dispatcher._done_at(50) == 1000.5
         dispatcher._seen = {"one": 999.0, "other": 1000.0}
         assert dispatcher._done_at(50) == 1001.0, "each of two has half of the speed"
@@ -445,7 +451,7 @@ def test_a_pack_is_done_after_those_before_it_and_the_time_of_its_tokens(clock):
 def test_a_pack_for_a_busy_replica_is_sent_shortly_before_that_is_done(clock):
     async def run():
         queue = TokenQueue(pack_tokens=8, max_tokens=1000)
-        dispatcher = Dispatcher(queue, call=None)
+        dispatcher = without_replicas(queue)
         assert dispatcher._pause() == 0.0
         for done_in, pause in ((9.0, 0.01), (0.02, 0.005), (0.014, 0.0), (-1.0, 0.0)):
             dispatcher._sent = {"a": 1000.0 + done_in}
@@ -457,7 +463,12 @@ def test_a_pack_for_a_busy_replica_is_sent_shortly_before_that_is_done(clock):
         assert dispatcher._pause() == 0.0, "a full pack waits, for which there may be a new replica"
         dispatcher._sent = dict.fromkeys("abc", 1009.0)
         assert dispatcher._pause() is None
-        for task in asking:
-            task.cancel()
+        dispatcher._sent = {"a": 1009.0}
+        asking[0].cancel()
+        await asyncio.gather(asking[0], return_exceptions=True)
+        assert dispatcher._pause() == 0.01
+        queue.tokens_per_second = 1.7  # now four tokens are a pack, of which a quarter of 10 s is made
+        assert dispatcher._pause() == 0.0
+        asking[1].cancel()
 
     asyncio.run(run())
