@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from headway.config.base import ConfigError
 from headway.config.corpus import CorpusConfig
 from headway.config.pretrain import PhaseConfig, PretrainConfig
 from headway.data.batches import BatchSource
-from headway.data.corpus.prepare import Corpus, open_corpus, prepare_corpus, read_splits
+from headway.data.corpus.corpus import Corpus, open_corpus
 from headway.data.corpus.tokenizer import load_tokenizer
 from headway.data.pretraining.batches import PretrainingBatches
 from headway.data.pretraining.pairs import PairObjective
@@ -156,17 +156,27 @@ def _phases_of(batches: PretrainingBatches | PhasedBatches) -> Sequence[Pretrain
     return batches.phases if isinstance(batches, PhasedBatches) else [batches]
 
 
-def corpus_folder(config: PretrainConfig, base: Path | None, context: Context) -> Path:
-    """The folder of the prepared corpus; to continue `base`, text is tokenised with its tokenizer."""
+def corpus_folder(
+    config: PretrainConfig,
+    base: Path | None,
+    context: Context,
+    prepare: Callable[[CorpusConfig, Context], Corpus],
+) -> Path:
+    """The folder of the prepared corpus; to continue `base`, text is tokenised with its tokenizer.
+
+    Args:
+        config: names a prepared corpus, or has the settings of one.
+        base: folder of the model to continue.
+        context: of the step.
+        prepare: what prepares a corpus by its settings.
+    """
     if not isinstance(config.corpus, CorpusConfig):
         folder = open_corpus(Path(config.corpus).expanduser()).folder.resolve()
     else:
         settings = config.corpus
         if base is not None and settings.tokenizer is None:
             settings = settings.model_copy(update={"tokenizer": base})
-        train, held_out, duplicates = read_splits(settings)
-        stores = context.stores / "corpora"
-        folder = prepare_corpus(train, held_out, settings, stores, duplicates).folder.resolve()
+        folder = prepare(settings, context).folder.resolve()
     if base is not None:
         _check_vocabulary(Corpus(folder), base)
     return folder

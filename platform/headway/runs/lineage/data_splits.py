@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headway.data.corpus.prepare import Corpus
+from headway.data.corpus.corpus import Corpus
 from headway.tasks.task import Task
 from headway.tracking.data_split import DataSplit
 

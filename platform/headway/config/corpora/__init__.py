@@ -1,0 +1,1 @@
+"""Settings of how text is cleaned before it becomes a corpus."""
