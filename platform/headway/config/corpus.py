@@ -48,8 +48,8 @@ class CorpusConfig(SourceConfig):
     max_document_mb: Positive = Field(128, description="a longer document is bad input")
     engine: Literal["auto", "local", "ray"] = Field(
         "auto",
-        description="prepare the corpus in this process, or on all cores of the cluster by Ray Data, with the "
-        "same result; `auto` takes Ray from 256 MB of sources on",
+        description="prepare the corpus in this process, or on all cores of the cluster by Ray Data, with "
+        "the same result; `auto` takes Ray from 256 MB of sources on",
         json_schema_extra=OPERATIONAL,
     )
 

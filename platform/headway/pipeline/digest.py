@@ -14,11 +14,14 @@ from headway.config.base import INPUT, Config, ConfigError, is_marked
 from headway.config.loading import validate
 from headway.config.sources import SourceConfig
 from headway.data.contents import Contents
+from headway.data.pretraining.document_ranking import COUNTS, ORDER, RANKS
+from headway.data.pretraining.stored_plan import BOUNDS, FACTS
 from headway.data.sources.documents import source_places
 from headway.tracking import Tracking
 
-_MADE_OF_THE_REST = ["golden.json"]
-"""What registering a model puts beside its weights: what they answer, see `inference/golden.py`."""
+_MADE_OF_THE_REST = ["golden.json", BOUNDS, FACTS, ORDER, RANKS, COUNTS]
+"""Files that say nothing which those beside them do not: what registering a model puts beside its weights
+(`inference/golden.py`), and the rows of a token store, which training plans."""
 
 
 class Inputs:

@@ -10,7 +10,7 @@ from headway.ray_data.pieces import do_on_cluster
 from headway.runs.context import Context
 
 RAY_BYTES = 256_000_000
-"""Size of the sources from which on `engine: auto` takes Ray: below, its start costs more than its cores save."""
+"""Size of the sources from which on `engine: auto` takes Ray; below, its start costs more than it saves."""
 
 
 def prepared_corpus(config: CorpusConfig, context: Context) -> Corpus:

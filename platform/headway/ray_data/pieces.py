@@ -1,4 +1,4 @@
-"""Do pieces of work on all cores of a cluster: Ray Data schedules them and runs again what died with a process."""
+"""Do pieces of work on all cores of a cluster: Ray Data schedules them, and repeats what a process lost."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from headway.config.base import ConfigError
 def do_on_cluster(works: Sequence[Callable[[], Any]]) -> Iterator[tuple[int, Any]]:
     """Yield the index and the result of each piece of work as it is done, in any order.
 
-    Each runs on one core, in a process that does others before and after it. What they write must be on storage
-    that all nodes share; if a process dies, its work is done again.
+    Each runs on one core, in a process that does others before and after it. What they write must be on
+    storage that all nodes share; if a process dies, its work is done again.
 
     Args:
         works: to do; both they and their results can be pickled, and are small.

@@ -19,8 +19,8 @@ from headway.config.sweep import COSTS, SuccessiveHalving, SweepConfig
 from headway.config.tasks import ClassificationTask
 from headway.data.atomic import write_atomically
 from headway.data.corpus.corpus import Corpus
-from headway.redaction import redacted
 from headway.ray_data.corpus import prepared_corpus
+from headway.redaction import redacted
 from headway.runs.class_counts import tell_class_counts
 from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import FinetuningJob, task_folder

@@ -1,4 +1,4 @@
-"""A corpus made in pieces is the one made in memory, however it is cut and however often it is interrupted."""
+"""A corpus made in pieces is the one made in memory, however it is cut and however often it dies."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_store_is_bit_for_bit_the_one_made_in_memory(
     assert not (tmp_path / "work").exists()
 
 
-class Killed(Exception):
+class DeathError(Exception):
     pass
 
 
@@ -63,7 +63,7 @@ def dying(after: int, seed: int):
         nonlocal after
         for index in random.Random(seed).sample(range(len(works)), len(works)):
             if after == 0:
-                raise Killed
+                raise DeathError
             after -= 1
             yield index, works[index]()
 
@@ -80,7 +80,7 @@ def test_work_that_died_goes_on_with_what_is_missing_and_gives_the_same_bits(con
     monkeypatch.setattr(clean_block, "read_block", lambda *a: read.append(a[0]) or original(*a))
     deaths = 0
     for seed, after in enumerate([0, 3, 9, 14, 30]):
-        with pytest.raises(Killed):
+        with pytest.raises(DeathError):
             build_corpus(config, tmp_path / "stores", tmp_path / "work", dying(after, seed), block_bytes=4000)
         deaths += 1
     again = build_corpus(config, tmp_path / "stores", tmp_path / "work", block_bytes=4000)

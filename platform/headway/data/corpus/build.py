@@ -6,9 +6,9 @@
 4. `TokenizePart`: the texts of each part that stay become tokens.
 5. All tokens are joined, here, in the order of the source.
 
-Each piece of work writes files that are there whole or not at all, named after what they depend on. So work that
-died goes on with what is missing, and what comes out does not depend on who did what. Nothing is held that
-grows with the corpus but the list of its parts.
+Each piece of work writes files that are there whole or not at all, named after what they depend on. So work
+that died goes on with what is missing, and what comes out does not depend on who did what. Nothing is held
+that grows with the corpus but the list of its parts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,8 +95,8 @@ def build_corpus(
         block_bytes: about how much of the source makes a piece of work.
 
     Raises:
-        ConfigError: the source is missing, is of an unknown type, has bad input that ends the step, or has too
-            few documents.
+        ConfigError: the source is missing, is of an unknown type, has bad input that ends the step, or has
+            too few documents.
     """
     return _Build(config, stores, work, do_all, tell, block_bytes).corpus()
 
@@ -215,7 +214,7 @@ class _Build:
             TokenizePart(part, self._drops, tokenizer, config.language, output)
             for part, output in zip(self._parts, outputs, strict=True)
         ]
-        tokens = {side: 0 for side in SIDES}
+        tokens = dict.fromkeys(SIDES, 0)
         sums = _sums(self._do("tokenising", works, lambda r: sum(r[side]["tokens"] for side in SIDES)))
         tokens = {side: sums[side]["tokens"] for side in SIDES}
         with atomic_folder(corpus.folder) as draft:
@@ -255,7 +254,7 @@ def _sums(reports: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The figures of each side, summed over all parts."""
     sums: dict[str, Any] = {}
     for side in SIDES:
-        sums[side] = {name: 0 for name in ("documents", "sentences", "tokens", "bytes", "words")}
+        sums[side] = dict.fromkeys(("documents", "sentences", "tokens", "bytes", "words"), 0)
         sums[side]["lengths"] = {}
     for report in reports:
         for side, figures in report.items():

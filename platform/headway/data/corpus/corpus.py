@@ -114,7 +114,7 @@ class ContentDigests:
 
 
 class Sample:
-    """The texts that a tokenizer is trained on: all, or those whose hash is in a fraction; read again and again.
+    """The texts that a tokenizer is trained on: all, or those whose hash is in a fraction. Can be read again.
 
     Args:
         texts: a function that reads the training texts.

@@ -1,9 +1,9 @@
 """Find copies among all parts of a corpus, a range of hashes at a time, in memory that does not grow.
 
 Exact copies have the same `text_key`; the first stays, in the order of the source. Near copies share a band
-of their signatures (`minhash`). Of those that an earlier text is like, by their signatures, none stays. "Earlier"
-means by rank: held-out texts come before all others, so that what is like a held-out text is not trained on.
-For those, sharing a band is enough: better a text too few than a held-out one that was trained on.
+of their signatures (`minhash`). Of those that an earlier text is like, by their signatures, none stays.
+"Earlier" means by rank: held-out texts come before all others, so that what is like a held-out text is not
+trained on. For those, sharing a band is enough: better a text too few than a held-out one trained on.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class FindCopies:
         return ranks[1:][is_copy] & ~TRAINED
 
     def _near(self, hashes: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-        """Each text that is like one of up to 64 before it in its bucket, or that shares one with a held-out one."""
+        """Each text that is like one of the 64 before it in its bucket, or in one with a held-out text."""
         hashes = hashes[0]
         documents, is_held_out = ranks & ~TRAINED, ranks < TRAINED
         is_dropped = self._beside_held_out(hashes, is_held_out)

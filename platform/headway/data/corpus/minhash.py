@@ -2,9 +2,9 @@
 
 The likeness of two texts is the Jaccard index of their sets of runs of five words: how many runs they share,
 as a fraction of all that either has. MinHash (Broder 1997) keeps the smallest of each of 128 hash functions
-over a set; two sets have equal ones with a probability that is their Jaccard index. Locality-sensitive hashing
-(Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets", section 3.4) hashes bands of several of these
-together: texts that are equal in any band are candidates.
+over a set; two sets have equal ones with a probability that is their Jaccard index. Locality-sensitive
+hashing (Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets", section 3.4) hashes bands of several of
+these together: texts that are equal in any band are candidates.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import xxhash
 
 from headway.config.base import ConfigError
+from headway.data.permutation import mix64
 
 HASHES = 128
 _WORDS_A_RUN = 5
@@ -26,12 +27,11 @@ _WORD = re.compile(
     "[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]|[^\\W\u0e00-\u0eff\u1780-\u17ff"
     "\u3040-\u30ff\u3400-\u9fff]+"
 )
-# Odd multipliers, so that a run's hash depends on the order of its words; those of SplitMix64's mixer last.
+# Odd multipliers, so that a run's hash depends on the order of its words.
 _PLACES = np.asarray(
     [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5, 0x85EBCA77C2B2AE63],
     np.uint64,
 )
-_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 def signatures(texts: Sequence[str]) -> np.ndarray:
@@ -71,7 +71,7 @@ def run_hashes(text: str, known: dict[str, int]) -> np.ndarray:
     total = np.zeros(len(hashes) - width + 1, np.uint64)
     for place in range(width):
         total += hashes[place : place + len(total)] * _PLACES[place]
-    return _mix(total)
+    return mix64(total)
 
 
 def band_width(threshold: float) -> int:
@@ -91,16 +91,10 @@ def band_hashes(signed: np.ndarray, width: int) -> np.ndarray:
     total = np.zeros((len(signed), bands), np.uint64)
     columns = signed[:, : bands * width].reshape(len(signed), bands, width).astype(np.uint64)
     for place in range(width):
-        total = _mix(total + columns[:, :, place] + np.uint64(1))
-    return _mix(total + np.arange(bands, dtype=np.uint64) * _PLACES[0])
+        total = mix64(total + columns[:, :, place] + np.uint64(1))
+    return mix64(total + np.arange(bands, dtype=np.uint64) * _PLACES[0])
 
 
 def likeness(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """The likeness of pairs of texts, by their signatures of shape (pairs, 128); its error is about 0.04."""
     return (one == other).mean(axis=1)
-
-
-def _mix(values: np.ndarray) -> np.ndarray:
-    values = (values ^ (values >> np.uint64(30))) * _FIRST
-    values = (values ^ (values >> np.uint64(27))) * _SECOND
-    return values ^ (values >> np.uint64(31))
