@@ -12,6 +12,7 @@ import pytest
 from headway.config.base import ConfigError
 from headway.config.corpora.cleaning import CleaningConfig
 from headway.config.corpus import CorpusConfig
+from headway.data.corpus import clean_block
 from headway.data.corpus.build import Work, build_corpus, in_this_process
 from headway.data.corpus.corpus import CARD, Corpus
 from headway.data.corpus.prepare import prepare_corpus, read_splits
@@ -74,10 +75,13 @@ def test_work_that_died_goes_on_with_what_is_missing_and_gives_the_same_bits(con
     config = config.model_copy(update={"near_duplicates": 0.8})
     whole = build_corpus(config, tmp_path / "whole", tmp_path / "w", block_bytes=4000)
     read: list[object] = []
-    from headway.data.corpus import clean_block
-
     original = clean_block.read_block
-    monkeypatch.setattr(clean_block, "read_block", lambda *a: read.append(a[0]) or original(*a))
+
+    def noted(block, config):
+        read.append(block)
+        return original(block, config)
+
+    monkeypatch.setattr(clean_block, "read_block", noted)
     deaths = 0
     for seed, after in enumerate([0, 3, 9, 14, 30]):
         with pytest.raises(DeathError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from headway.data.pretraining.row_plan import plan_sentence_rows, plan_token_row
 from headway.data.pretraining.stored_plan import PlanFacts, RowLengths, planned_rows
 from headway.pipeline.digest import _MADE_OF_THE_REST
 
-PLANNERS = {"tokens": plan_token_rows, "sentences": plan_sentence_rows}
+PLANNERS: dict[str, Any] = {"tokens": plan_token_rows, "sentences": plan_sentence_rows}
 
 
 @pytest.fixture
@@ -45,6 +46,7 @@ def test_stored_rows_are_those_planned_in_memory(kind, budget, store):
 
 @pytest.mark.parametrize("kind", ["tokens", "sentences"])
 def test_rows_are_planned_once_and_mapped_by_all_who_ask(kind, store, monkeypatch):
+    other: Any
     rows, facts = planned_rows(store, kind, 20)
 
     def fail(*_: object) -> None:
@@ -54,7 +56,7 @@ def test_rows_are_planned_once_and_mapped_by_all_who_ask(kind, store, monkeypatc
     again, facts_again = planned_rows(open_store(store.folder), kind, 20)
     assert facts_again == facts
     for other in (again, pickle.loads(pickle.dumps(again))):
-        bounds = other._bounds
+        bounds: Any = other._bounds
         while bounds.base is not None and not isinstance(bounds, np.memmap):
             bounds = bounds.base
         assert isinstance(bounds, np.memmap)

@@ -25,14 +25,10 @@ def normalize(text: str, config: CleaningConfig) -> str:
     """
     if config.repair:
         text = _repaired(text)
-    if text.isascii():  # all normal forms of these are themselves
-        form = "none"
-    else:
-        form = config.unicode_form
-        text = _LINE_ENDS.sub("\n", text)
-    if form != "none":
-        text = unicodedata.normalize(form, text)
-    return _UNSEEN.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = _LINE_ENDS.sub("\n", text)
+    if config.unicode_form != "none" and not text.isascii():  # all forms of ASCII are itself
+        text = unicodedata.normalize(config.unicode_form, text)
+    return _UNSEEN.sub("", text)
 
 
 def _repaired(text: str) -> str:

@@ -73,7 +73,7 @@ class PretrainingBatches(DealtBatches):
             self._splitter = PairSplitter(store, rows, budget, pairs)
             self.truncated_fraction = facts.left_out / facts.tokens
             self.one_sentence_fraction = facts.one_sentence / facts.rows
-        lengths: RowLengths = RowLengths(
+        lengths = RowLengths(
             rows,
             facts.longest,
             at_least=self.sequences_a_row,  # a row of one token is both of its parts

@@ -70,7 +70,7 @@ class PairSplitter:
         self.rows = rows
         self.objective = objective
         self._budget = budget
-        self.longest: RowLengths[SentenceRows] = RowLengths(rows, budget, at_most=budget)
+        self.longest = RowLengths(rows, budget, at_most=budget)
         self._sentences = store.sentences
         self._others = OtherDocuments(store)
 

@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -141,7 +141,7 @@ class StoredSentenceRows:
         return self._store.sentences[self._bounds[rows + 1]] - self._store.sentences[self._bounds[rows]]
 
 
-class RowLengths(Generic[Rows]):
+class RowLengths:
     """The lengths of rows as they are batched: limited, and with special tokens; computed when asked.
 
     Args:
@@ -154,7 +154,7 @@ class RowLengths(Generic[Rows]):
 
     def __init__(
         self,
-        rows: PlannedRows[Rows],
+        rows: PlannedRows[Any],
         longest: int,
         *,
         at_least: int = 0,

@@ -31,8 +31,8 @@ def read_text(path: Path, encoding: str, fallback: str | None = None, content: b
         ConfigError: the file cannot be read, or is not text in that encoding.
     """
     try:
-        content = path.read_bytes() if content is None else content
-        text = content.decode(encoding)
+        raw = path.read_bytes() if content is None else content
+        text = raw.decode(encoding)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except LookupError as error:
@@ -40,7 +40,7 @@ def read_text(path: Path, encoding: str, fallback: str | None = None, content: b
     except UnicodeDecodeError as error:
         if fallback is None:
             raise ConfigError(f"{path}: byte {error.start} is not {encoding} text; set encoding") from error
-        text = content.decode(fallback)
+        text = raw.decode(fallback)
     if "\0" in text:
         raise ConfigError(f"{path}: not text (it holds zero bytes)")
     return text.removeprefix(_BYTE_ORDER_MARK)
