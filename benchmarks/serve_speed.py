@@ -3,7 +3,7 @@
     python benchmarks/serve_speed.py            # about 8 minutes on 2 cores, once the peers are installed
     python benchmarks/serve_speed.py --short    # a tenth of the texts
 
-Headway serves it as it is, and quantised to int8 by its step `compress`. Peers: infinity-emb, FastAPI with
+Headway serves it as it is, and quantised to int8 by its step `quantize`. Peers: infinity-emb, FastAPI with
 transformers, `mlflow models serve`, and ONNX Runtime with int8 weights behind FastAPI. One server after the
 other, on the same machine, with the same client: short sentences of BBC articles (29 tokens on average) from
 64 clients with one text a request, then 8 clients with 32. The client shares the cores with the server. Peers

@@ -42,6 +42,17 @@ def test_elsewhere_than_on_a_terminal_lines_come_every_few_seconds(clock, capsys
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 
+def test_a_line_that_says_nothing_new_comes_once_a_minute(clock, capsys):
+    display = Display()
+    for _ in range(130):
+        display.training("evaluate", 0, 12, {})
+        clock[0] += 1.0
+    display.training("evaluate", 12, 12, {})
+    display.training("evaluate", 12, 12, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["evaluate  step 0/12"] * 3 + ["evaluate  step 12/12"]
+
+
 def test_runs_side_by_side_have_a_step_each_and_one_time_left(clock, capsys):
     display = Display()
     display.trainings("finetune", {"seed-0": (40, 40), "seed-1": (0, 40), "seed-2": (0, 40)})
@@ -53,6 +64,20 @@ def test_runs_side_by_side_have_a_step_each_and_one_time_left(clock, capsys):
         "finetune  seed-0 step 40/40  seed-1 step 0/40  seed-2 step 0/40",
         "finetune  seed-0 step 40/40  seed-1 step 40/40  seed-2 step 20/40  10 s left",
         "finetune  seed-0 step 40/40  seed-1 step 40/40  seed-2 step 40/40",
+    ]
+
+
+def test_what_is_counted_has_a_bar_a_rate_and_the_time_left(clock, capsys):
+    display = Display()
+    display.counted("predict", 250, 1000, "texts")  # of an earlier run
+    clock[0] += 10.0
+    display.counted("predict", 500, 1000, "texts")
+    clock[0] += 20.0
+    display.counted("predict", 1000, 1000, "texts")
+    assert capsys.readouterr().out.splitlines() == [
+        "predict   ━━━━━━┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄  25%  250/1,000 texts",
+        "predict   ━━━━━━━━━━━━┄┄┄┄┄┄┄┄┄┄┄┄  50%  500/1,000 texts  25 texts/s  20 s left",
+        "predict   ━━━━━━━━━━━━━━━━━━━━━━━━ 100%  1,000/1,000 texts  25 texts/s",
     ]
 
 

@@ -40,11 +40,11 @@ ENGINE_LEVELS = [
     ["loading", "optimizers"],
     ["checkpoint", "parallel", "inference", "pruning", "distillation"],
     ["model"],
-    ["hardware"],
+    ["formats", "hardware"],
 ]
 DATA_LEVELS = [
     ["pretraining"],
-    ["corpus", "task_batches", "teacher_outputs"],
+    ["corpus", "task_batches", "teacher_outputs", "predictions"],
     ["sources", "batches", "contents"],
     ["batch", "framing", "token_packing", "atomic"],
     ["sampling"],

@@ -163,12 +163,12 @@ def _headway(folder: Path, model: Path, port: int) -> Peer:
 
 def _quantised(folder: Path, model: Path) -> Path:
     """MiniLM with scales for int8, by Headway's own step."""
-    settings, runs = folder / "compress.yaml", folder / "quantised"
-    if not list(runs.glob("compress/*/model")):
-        settings.write_text(f"model: {model}\ntexts: {{source: bbc-news}}\n")
-        command = [sys.executable, "-m", "headway.cli.main", "compress", str(settings), "--runs", str(runs)]
+    settings, runs = folder / "quantize.yaml", folder / "quantised"
+    if not list(runs.glob("quantize/*/model")):
+        settings.write_text(f"model: {model}\ntexts: {{source: bbc-news}}\nmin_speedup: 0\n")
+        command = [sys.executable, "-m", "headway.cli.main", "quantize", str(settings), "--runs", str(runs)]
         subprocess.run(command, check=True)
-    return sorted(runs.glob("compress/*/model"))[-1]
+    return sorted(runs.glob("quantize/*/model"))[-1]
 
 
 def _infinity(folder: Path, model: Path) -> Peer:

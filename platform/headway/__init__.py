@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headway.api.verbs import finetune, pretrain, prune, quantize, run, serve, sweep
+    from headway.api.verbs import export, finetune, pretrain, prune, quantize, run, serve, static, sweep
     from headway.client import Client
     from headway.config.base import ConfigError
     from headway.engine.model.attention import multi_head_attention
@@ -20,6 +20,7 @@ __all__ = [
     "Client",
     "ConfigError",
     "__version__",
+    "export",
     "finetune",
     "multi_head_attention",
     "pretrain",
@@ -27,12 +28,14 @@ __all__ = [
     "quantize",
     "run",
     "serve",
+    "static",
     "sweep",
 ]
 
 _HOMES = {
     "Client": "headway.client",
     "ConfigError": "headway.config.base",
+    "export": "headway.api.verbs",
     "finetune": "headway.api.verbs",
     "multi_head_attention": "headway.engine.model.attention",
     "pretrain": "headway.api.verbs",
@@ -40,6 +43,7 @@ _HOMES = {
     "quantize": "headway.api.verbs",
     "run": "headway.api.verbs",
     "serve": "headway.api.verbs",
+    "static": "headway.api.verbs",
     "sweep": "headway.api.verbs",
 }
 

@@ -13,6 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 _LINE_EVERY_SECONDS = 5.0
+_SAME_LINE_EVERY_SECONDS = 60.0
+"""So that a log says that something still works, and little more."""
+_BAR = 24
+"""Characters of a bar of progress."""
 
 
 class Display:
@@ -23,7 +27,7 @@ class Display:
         width = None if sys.stdout.isatty() else 200
         self.console = Console(quiet=quiet, highlight=False, width=width, soft_wrap=width is not None)
         self._live: Live | None = None
-        self._last_line = 0.0
+        self._last_line = ("", 0.0)  # and when it was printed
         self._began: dict[str, tuple[int, float]] = {}
 
     def line(self, text: str, style: str = "") -> None:
@@ -83,6 +87,27 @@ class Display:
             parts.append(f"{duration(seconds / (done - first) * (total - done))} left")
         self._progress(name, "  ".join(parts), now)
 
+    def counted(self, name: str, done: int, total: int, unit: str) -> None:
+        """Show how much of something is done, with its rate and the time left; shown as `training` shows it.
+
+        Args:
+            name: of the step.
+            done: how many, those of an earlier, interrupted run included.
+            total: how many there are.
+            unit: what is counted, such as "texts".
+        """
+        now = time.monotonic()
+        left = self._seconds_left(name, done, total, now)
+        first, began = self._began[name]
+        filled = _BAR * done // max(total, 1)
+        parts = [f"{'━' * filled}{'┄' * (_BAR - filled)} {done / max(total, 1):4.0%}"]
+        parts.append(f"{done:,}/{total:,} {unit}")
+        if now > began and done > first:
+            parts.append(f"{(done - first) / (now - began):,.0f} {unit}/s")
+        if left is not None:
+            parts.append(f"{duration(left)} left")
+        self._progress(name, "  ".join(parts), now, is_last=done == total)
+
     def waiting(self, name: str, text: str) -> None:
         """What a step waits for; shown as `training` shows how far it has come."""
         self._progress(name, text, time.monotonic())
@@ -112,8 +137,11 @@ class Display:
         text = Text.assemble((f"{name:<9} ", "bold cyan"), line)
         if self.console.is_terminal:
             self._show(text)
-        elif now - self._last_line > _LINE_EVERY_SECONDS or is_last:
-            self._last_line = now
+            return
+        last, printed = self._last_line
+        pause = _SAME_LINE_EVERY_SECONDS if text.plain == last else _LINE_EVERY_SECONDS
+        if now - printed > pause or (is_last and text.plain != last):
+            self._last_line = (text.plain, now)
             self.console.print(text)
 
     def _show(self, renderable: Any) -> None:

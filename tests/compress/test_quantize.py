@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import transformers
 
+from encoder_folders import random_pack, save_encoder
 from headway.compress.quantize import _Observed, calibrate
-from headway.config.base import ConfigError
-from headway.engine.inference.encoder import Product
-from headway.engine.inference.int8 import PRODUCTS, Int8Product
+from headway.engine.inference.int8 import Int8Product, write_roundings
+from headway.engine.inference.products import PRODUCTS, Product
 from headway.inference.model import EncoderModel
-from headway.inference.packing import Pack
+from headway.inference.packing import Operation, Pack
 from headway.inference.tokens import TextTokenizer
 
 
@@ -67,11 +66,21 @@ def test_one_far_value_in_many_is_cut_off_rather_than_all_steps_made_coarse():
     assert np.abs(values - hidden[inside].numpy()).max() <= rounding.scale * 0.51
 
 
-def test_an_encoder_without_berts_layers_is_refused(encoder, tmp_path):
-    config = transformers.DistilBertConfig(vocab_size=300, dim=32, n_layers=1, n_heads=2, hidden_dim=32)
-    transformers.DistilBertModel(config).save_pretrained(tmp_path)
-    (tmp_path / "tokenizer.json").write_bytes((encoder / "tokenizer.json").read_bytes())
-    with pytest.raises(
-        ConfigError, match=r"^quantize: int8 is for encoders with BERT's layers .*'distilbert'"
-    ):
-        calibrate(EncoderModel(tmp_path, "fp32"), [])
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "modernbert"])
+def test_a_quantised_encoder_is_served_in_integers_and_close_on_texts_that_set_no_scales(kind, tmp_path):
+    folder = save_encoder(tmp_path, kind, "embed")
+    lengths = [5, 23, 3, 12, 23, 8]
+    exact = EncoderModel(folder, "fp32")
+    write_roundings(folder, calibrate(exact, [random_pack(lengths, seed) for seed in range(8)]))
+    served, integers = EncoderModel(folder), EncoderModel(folder, "int8")
+    cosines = []
+    for seed in range(100, 104):
+        expected, chosen, rounded = (
+            np.stack(model.run(Operation("embed"), random_pack(lengths, seed)))
+            for model in (exact, served, integers)
+        )
+        assert np.array_equal(chosen, rounded)
+        assert not np.array_equal(chosen, expected)
+        cosines += (expected * rounded).sum(axis=1).tolist()
+    assert np.mean(cosines) > 0.999
+    assert min(cosines) > 0.99

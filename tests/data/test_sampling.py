@@ -12,8 +12,10 @@ from headway.data.sampling import (
     BatchSizes,
     Draw,
     deal,
+    dealt_sizes,
     derived_seed,
     epoch_rows,
+    parts_of,
     random_generator,
     rows_of_step,
 )
@@ -56,11 +58,38 @@ def test_the_example_of_dealing_is_true():
     assert [part.tolist() for part in deal(np.asarray([4, 1, 3, 2]), 2)] == [[0, 1], [2, 3]]
 
 
+def test_rows_of_equal_length_are_dealt_in_their_order():
+    """Python's own sort, which is stable, deals the same 300 rows of three lengths."""
+    lengths = np.random.default_rng(1).integers(5, 8, 300)
+    expected: list[list[int]] = [[], [], []]
+    for place, row in enumerate(sorted(range(300), key=lambda row: -lengths[row])):
+        expected[[0, 1, 2, 2, 1, 0][place % 6]].append(row)
+    assert [part.tolist() for part in deal(lengths, 3)] == [sorted(part) for part in expected]
+
+
+def test_parts_without_a_row_are_dealt_nothing():
+    assert dealt_sizes(2, 4) == [1, 1, 0, 0]
+    assert [part.tolist() for part in deal(np.asarray([4, 5]), 4)] == [[1], [0], [], []]
+
+
+@pytest.mark.parametrize(("parts", "workers"), [(1, 1), (4, 2), (8, 3), (7, 7), (5, 4)])
+def test_each_part_of_a_batch_has_one_worker_and_they_have_about_as_many(parts, workers):
+    shares = [parts_of(rank, workers, parts) for rank in range(workers)]
+    assert [part for share in shares for part in share] == list(range(parts))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
 def test_generators_are_functions_of_their_key():
     assert random_generator(1, 2).integers(2**60) == random_generator(1, 2).integers(2**60)
     assert random_generator(1, 2).integers(2**60) != random_generator(2, 1).integers(2**60)
     assert derived_seed(1, 2, 3) == derived_seed(1, 2, 3) != derived_seed(1, 3, 2)
     assert 0 <= derived_seed(5) < 2**32
+
+
+def test_without_warmup_every_step_draws_the_whole_batch():
+    sizes = BatchSizes.of_run(10, None, total_steps=20, first_step=3)
+    assert [sizes.of_step(step) for step in range(4)] == [10] * 4
+    assert sizes.before_step(4) == 40
 
 
 def test_batch_warmup_goes_on_in_the_next_phase():

@@ -11,7 +11,6 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "flood_drill.py"
 
 
 @pytest.mark.drill
-@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_clients_beside_a_flood_lose_no_request():
     command = [sys.executable, str(SCRIPT), "--seconds", "15"]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import Field
 
 import headway
-from headway.config.base import ConfigError
+from headway.config.base import INPUT, Config, ConfigError
 from headway.config.loading import step_config
 from headway.inference import golden
-from headway.pipeline.digest import Inputs, result_settings, step_digest
+from headway.pipeline.digest import Inputs, input_names, result_settings, step_digest
 from headway.tracking import Tracking
 
 
@@ -80,6 +82,37 @@ def test_workers_count_if_rows_are_packed_into_batches_of_tokens(inputs):
     assert digest(packed | {"workers": [1, 2]}, inputs) == digest(packed | {"workers": 2}, inputs)
 
 
+def test_a_digest_is_sixteen_hexadecimal_digits(inputs):
+    """It ends the names of folders."""
+    assert re.fullmatch("[0-9a-f]{16}", digest(PRETRAIN, inputs))
+
+
+def test_the_order_in_which_settings_are_written_does_not_count(inputs):
+    search = {"optimizer.learning_rate": [1e-4, 1e-3], "epochs": [1, 2]}
+    turned = dict(reversed(search.items()))
+    assert digest(SWEEP | {"search": search}, inputs) == digest(SWEEP | {"search": turned}, inputs)
+
+
+def test_what_is_no_path_stands_for_itself(inputs):
+    assert inputs.content_of("${corpus}") == "${corpus}"
+
+
+def test_inputs_are_found_in_groups_of_every_shape():
+    class Part(Config):
+        file: str = Field(json_schema_extra=INPUT)
+        note: str = "no input"
+
+    class Whole(Config):
+        listed: list[Part]
+        named: dict[str, Part]
+        paths: dict[str, str | Path | int] = Field(json_schema_extra=INPUT)
+
+    parts = [Part(file=name) for name in "abcd"]
+    paths: dict[str, str | Path | int] = {"one": "e", "two": Path("f"), "three": 3}
+    whole = Whole(listed=parts[:2], named={"third": parts[2], "fourth": parts[3]}, paths=paths)
+    assert sorted(input_names(whole)) == ["a", "b", "c", "d", "e", "f"]
+
+
 def test_touching_a_file_changes_nothing_and_another_byte_of_the_same_moment_does(tmp_path, inputs):
     texts = tmp_path / "texts"
     texts.mkdir()
@@ -97,6 +130,7 @@ def test_the_same_content_is_not_read_twice(tmp_path, inputs, monkeypatch):
     file.write_text('{"text": "One."}\n')
     with inputs.remembered():
         before = digest({"use": "corpus", "source": str(file)}, inputs)
+    assert (tmp_path / "runs" / "contents.json").exists()
     again = Inputs(tmp_path / "runs", Tracking.at(tmp_path / "runs"))
     monkeypatch.setattr("headway.data.contents._read", lambda *_: pytest.fail("read again"))
     assert digest({"use": "corpus", "source": str(file)}, again) == before
@@ -109,7 +143,9 @@ def test_the_same_content_is_not_read_twice(tmp_path, inputs, monkeypatch):
         {"use": "finetune", "model": "model", "task": "${task}"},
         {"use": "sweep", "model": "model", "task": {"source": "rows"}},
         {"use": "evaluate", "model": "${x}", "beside": {"other": "model"}, "task": {"source": "rows"}},
-        {"use": "compress", "model": "model", "texts": {"source": "rows"}},
+        {"use": "quantize", "model": "model", "texts": {"source": "rows"}},
+        {"use": "static", "model": "model", "texts": {"source": "rows"}},
+        {"use": "export", "model": "model", "texts": {"source": "rows"}, "format": "onnx"},
         {"use": "register", "model": "model", "name": "name"},
         {"use": "corpus", "source": "rows", "tokenizer": "model"},
         {"use": "pretrain", "corpus": {"source": "rows", "tokenizer": "model"}, "steps": 1},
@@ -158,6 +194,7 @@ def test_a_moved_alias_is_another_input(tmp_path, inputs):
     for _ in range(2):
         client.create_model_version("moving", source=str(tmp_path))
     client.set_registered_model_alias("moving", "champion", "1")
+    assert inputs.content_of("models:/moving@champion") == "moving/1"
     step = {"use": "finetune", "model": "models:/moving@champion", "task": "${task}"}
     before = digest(step, inputs)
     assert digest(step, inputs) == before

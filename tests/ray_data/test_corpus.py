@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_a_corpus_made_on_the_cluster_has_the_bits_of_one_made_in_a_process(
     config = CorpusConfig(
         source=str(labelled_file), vocab_size=300, max_length=32, near_duplicates=0.8, engine="ray"
     )
-    monkeypatch.setattr(module, "build_corpus", lambda *args: build_corpus(*args, block_bytes=9000))
+    monkeypatch.setattr(module, "build_corpus", partial(build_corpus, block_bytes=9000))
     context = make_context("corpus")
     made = prepared_corpus(config, context)
     alone = build_corpus(config, tmp_path / "stores", tmp_path / "work", block_bytes=7000)

@@ -158,6 +158,9 @@ def test_seeds_are_trained_side_by_side_and_the_best_is_kept(
     assert {child.data.tags["headway.data_digest"] for child in children} == {
         parent.data.tags["headway.data_digest"]
     }
+    for child in children:
+        read = {entry.dataset.name.rsplit("/", 1)[1] for entry in child.inputs.dataset_inputs}
+        assert read == {"train", "validation"}
     assert parent.data.metrics["validation_accuracy"] == summary["validation_accuracy"]
     [model] = parent.outputs.model_outputs
     assert client.get_logged_model(model.model_id).tags["headway.folder"] == str(context.folder / "model")

@@ -33,7 +33,8 @@ def config(encoder, labelled_file) -> SweepConfig:
 
 def test_three_trials_are_searched_and_the_best_model_is_handed_on(config, make_context, runs, ray_cluster):
     context = make_context("sweep-three", runs)
-    result = run_sweep(config, context)
+    more = {"finetune": config.finetune | {"system_metrics_interval_s": 0.2}}
+    result = run_sweep(SweepConfig.model_validate(config.model_dump() | more), context)
     summary = result.summary
     assert (summary["trials"], summary["failed"]) == (3, 0)
     assert result.outputs["best"] == result.output
@@ -51,13 +52,20 @@ def test_three_trials_are_searched_and_the_best_model_is_handed_on(config, make_
         [parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'"
     )
     assert len(children) == 3
-    finished = [child for child in children if child.info.status == "FINISHED"]
-    assert len(finished) == 3 - summary["stopped_early"]
-    assert max(child.data.metrics["validation_accuracy"] for child in finished) == pytest.approx(
-        best["accuracy"]
-    )
+    assert {child.info.status for child in children} == {"FINISHED"}  # a stopped one did all that was asked
+    [winner] = [
+        child for child in children if child.info.run_name == f"trial {Path(result.output).parent.name}"
+    ]
+    assert winner.data.metrics["validation_accuracy"] == pytest.approx(best["accuracy"])
     rates = {child.data.params["optimizer.learning_rate"] for child in children}
     assert len(rates) == 3
+    rows = {
+        entry.dataset.name.rsplit("/", 1)[1]: entry.dataset.digest for entry in parent.inputs.dataset_inputs
+    }
+    read = {rows["train"], rows["validation"]}
+    for child in children:
+        assert {entry.dataset.digest for entry in child.inputs.dataset_inputs} == read
+    assert winner.data.metrics["system/process_memory_megabytes"] > 10
 
 
 def test_a_sweep_whose_time_is_over_ends_with_a_model_and_no_trial_left_running(

@@ -15,8 +15,8 @@ from mlflow import MlflowClient
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from headway.config.base import ConfigError
-from headway.inference.description import describe
-from headway.inference.predictor import Predictor, kind_of
+from headway.inference.description import describe, kind_of
+from headway.inference.predictor import Predictor
 from headway.tracking import Tracking, tracking_uri
 from mlflow_server import MlflowServer
 from waiting import PATIENCE

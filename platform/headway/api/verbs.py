@@ -20,8 +20,10 @@ from typing import Any
 from headway.api.inputs import finetune_config, plain, pretrain_config, reference
 from headway.api.results import TrainedModel
 from headway.api.step import make_context, run_step
-from headway.config.compression.compress import CompressConfig
+from headway.config.compression.export import ExportConfig, ExportFormat
 from headway.config.compression.prune import PruneConfig
+from headway.config.compression.quantize import QuantizeConfig
+from headway.config.compression.static import StaticConfig
 from headway.config.finetune import FinetuneConfig
 from headway.config.loading import load_pipeline, validate
 from headway.config.pipeline import PipelineConfig
@@ -188,7 +190,7 @@ def quantize(
         texts: similar to those it will be given: the path of a source, or settings of one.
         runs: folder for everything that is made.
         quiet: do not show how close to the original and how fast it is.
-        **settings: of `CompressConfig`.
+        **settings: of `QuantizeConfig`.
 
     Returns:
         A folder with the same weights, and the scales.
@@ -199,8 +201,68 @@ def quantize(
     """
     source = texts if isinstance(texts, SourceConfig | Mapping) else {"source": str(texts)}
     given = {"model": reference(model), "texts": plain(source)}
-    config = validate(CompressConfig, settings | given)
-    return Path(run_step("compress", config, make_context("compress", Path(runs), Display(quiet))).output)
+    config = validate(QuantizeConfig, settings | given)
+    return Path(run_step("quantize", config, make_context("quantize", Path(runs), Display(quiet))).output)
+
+
+def static(
+    model: str | Path | TrainedModel,
+    texts: SourceConfig | Mapping[str, Any] | str | Path,
+    *,
+    runs: Path | str = RUNS,
+    quiet: bool = False,
+    **settings: Any,
+) -> Path:
+    """Make a table with a vector for each token out of an encoder.
+
+    Args:
+        model: the encoder: a folder, `models:/name@alias`, or what a function above returned.
+        texts: similar to those it will be given: the path of a source, or settings of one.
+        runs: folder for everything that is made.
+        quiet: do not show how alike the two find texts, and how fast the table is.
+        **settings: of `StaticConfig`.
+
+    Returns:
+        A folder with the table, which is served, registered and trained like any other model.
+
+    Raises:
+        ConfigError: a setting is not allowed, or there are too few texts.
+    """
+    source = texts if isinstance(texts, SourceConfig | Mapping) else {"source": str(texts)}
+    given = {"model": reference(model), "texts": plain(source)}
+    config = validate(StaticConfig, settings | given)
+    return Path(run_step("static", config, make_context("static", Path(runs), Display(quiet))).output)
+
+
+def export(
+    model: str | Path | TrainedModel,
+    texts: SourceConfig | Mapping[str, Any] | str | Path,
+    *,
+    format: ExportFormat,
+    runs: Path | str = RUNS,
+    quiet: bool = False,
+    **settings: Any,
+) -> Path:
+    """Write a model's graph for ONNX Runtime or OpenVINO, and check it against PyTorch.
+
+    Args:
+        model: the encoder: a folder, `models:/name@alias`, or what a function above returned.
+        texts: similar to those it will be given: the path of a source, or settings of one.
+        format: `onnx` or `openvino`.
+        runs: folder for everything that is made.
+        quiet: do not show how far the graph is from PyTorch, and how fast it is.
+        **settings: of `ExportConfig`.
+
+    Returns:
+        A folder with the model and its graph.
+
+    Raises:
+        ConfigError: a setting is not allowed, an extra is not installed, or the graph differs from PyTorch.
+    """
+    source = texts if isinstance(texts, SourceConfig | Mapping) else {"source": str(texts)}
+    given = {"model": reference(model), "texts": plain(source), "format": format}
+    config = validate(ExportConfig, settings | given)
+    return Path(run_step("export", config, make_context("export", Path(runs), Display(quiet))).output)
 
 
 def serve(

@@ -26,7 +26,7 @@ from headway.config.loading import load_config, load_pipeline
 from headway.config.pipeline import STEP_CONFIGS
 from headway.redaction import redacted
 
-_CONTINUED = ("run", "pretrain", "finetune", "sweep", "evaluate", "compress", "predict")
+_CONTINUED = ("run", "pretrain", "finetune", "sweep", "evaluate", "quantize", "predict")
 """The commands that begin where an interrupted one of the same settings ended."""
 
 
@@ -145,9 +145,23 @@ def prune(**options: Any) -> None:
 
 @click.command()
 @file_options
-def compress(**options: Any) -> None:
+def quantize(**options: Any) -> None:
     """Quantise an encoder as FILE says; prints the model's folder."""
-    _run_step("compress", **options)
+    _run_step("quantize", **options)
+
+
+@click.command()
+@file_options
+def static(**options: Any) -> None:
+    """Make a table of token vectors out of an encoder as FILE says; prints the model's folder."""
+    _run_step("static", **options)
+
+
+@click.command()
+@file_options
+def export(**options: Any) -> None:
+    """Export a model to ONNX or OpenVINO as FILE says; prints the model's folder."""
+    _run_step("export", **options)
 
 
 @click.command()
@@ -178,7 +192,7 @@ def _run_step(
 
 
 for command in (
-    *(run, pretrain, finetune, sweep, evaluate, prune, compress, profile),
+    *(run, pretrain, finetune, sweep, evaluate, prune, quantize, static, export, profile),
     *(serve, predict, load_test, key),
     *(up, down, submit, status, logs, cancel),
     doctor,

@@ -8,12 +8,15 @@ import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from headway.cli.options import ADDRESS, RUNS, SET
 from headway.config.base import ConfigError
+
+if TYPE_CHECKING:
+    from headway.steps.predict import PredictRequest
 
 
 @click.command()
@@ -132,22 +135,31 @@ def load_test(
 @click.option(
     "--input",
     "source",
-    type=click.Path(path_type=Path),
-    help=".csv, .jsonl, .json or .parquet.",
+    help=".csv, .jsonl, .json or .parquet: a file, a folder, a pattern, or a URI such as s3://…",
 )
-@click.option("--output", type=click.Path(path_type=Path), help=".csv, .jsonl or .parquet to write.")
+@click.option("--output", help=".csv, .jsonl or .parquet to write, or FOLDER/ for .parquet in parts.")
 @click.option("--column", default="text", show_default=True, help="Column of --input with the texts.")
 @click.option("--question", help="What a model for question answering looks for in each text.")
+@click.option("--dtype", type=click.Choice(["float32", "float16"]), help="Numbers of embeddings in --output.")
+@click.option(
+    "--on-bad-row",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    show_default=True,
+    help="A row of --input without a text ends the run before it begins, or is left out.",
+)
 @RUNS
 @ADDRESS
 def predict(
     texts: tuple[str, ...],
     model: str,
     file: Path | None,
-    source: Path | None,
-    output: Path | None,
+    source: str | None,
+    output: str | None,
     column: str,
     question: str | None,
+    dtype: Any,
+    on_bad_row: Any,
     runs: Path,
     address: str | None,
 ) -> None:
@@ -160,7 +172,10 @@ def predict(
     if (source is None) != (output is None) or (source is not None and (texts or file is not None)):
         raise ConfigError("predict: --input and --output go together, without TEXTS and --file")
     if source is not None and output is not None:
-        _predict_file(model, source, output, column, question, runs, address)
+        from headway.steps.predict import PredictRequest
+
+        request = PredictRequest(source, output, column, question, dtype, on_bad_row)
+        _predict_file(model, request, runs, address)
         return
     if file is not None:
         texts += tuple(_lines_of(file))
@@ -170,8 +185,8 @@ def predict(
 
 
 def _predict_texts(model: str, texts: Sequence[str], question: str | None, runs: Path) -> None:
-    from headway.inference.description import describe
-    from headway.inference.predictor import Predictor, kind_of
+    from headway.inference.description import describe, kind_of
+    from headway.inference.predictor import Predictor
     from headway.tracking import Tracking
     from headway.tracking.references import model_folder
 
@@ -202,31 +217,17 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def _predict_file(
-    model: str,
-    source: Path,
-    output: Path,
-    column: str,
-    question: str | None,
-    runs: Path,
-    address: str | None,
-) -> None:
+def _predict_file(model: str, request: PredictRequest, runs: Path, address: str | None) -> None:
     from headway.cluster import connect
     from headway.display import Display
     from headway.steps.predict import predict_file
     from headway.tracking import Tracking
 
-    rows = predict_file(
-        model,
-        source,
-        output,
-        Tracking.at(runs),
-        Display(),
-        column=column,
-        question=question,
-        address=address,
-    )
-    click.echo(f"{rows} rows: {output}")
+    display = Display()
+    done = predict_file(model, request, Tracking.at(runs), display, address)
+    display.settle()
+    left_out = f", {done.bad:,} bad ones left out" if done.bad else ""
+    click.echo(f"{done.rows:,} rows{left_out}: {request.output}")
     connect.shut_down()
 
 

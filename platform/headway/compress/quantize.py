@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from headway.config.base import ConfigError
-from headway.engine.inference.encoder import FusedLayer, Product
-from headway.engine.inference.int8 import PRODUCTS, Rounding
+from headway.engine.inference.int8 import Rounding
+from headway.engine.inference.products import PRODUCTS, Product
 from headway.inference.packing import Operation, Pack
 
 if TYPE_CHECKING:
@@ -109,14 +109,11 @@ def calibrate(model: EncoderModel, packs: Sequence[Pack]) -> list[dict[str, Roun
         For each layer, the rounding of each product by its name.
 
     Raises:
-        ConfigError: the encoder's layers are not those of BERT.
+        ConfigError: the model has no layers.
     """
     floats = model.trunk.layers
-    if floats is None or not all(isinstance(layer, FusedLayer) for layer in floats):
-        kind = model.model.config.model_type
-        raise ConfigError(
-            f"quantize: int8 is for encoders with BERT's layers (bert, roberta, …), not for {kind!r}"
-        )
+    if not floats:
+        raise ConfigError("model: static embeddings have no layers whose products could be in int8")
     every = max(1, sum(len(pack.ids) for pack in packs) // _KEPT_ROWS)
     observed = [layer.replaced(lambda product: _Observed(product, every)) for layer in floats]
     model.trunk.layers = observed

@@ -72,6 +72,11 @@ class FinetuneConfig(TrainingConfig):
         None, description="train a few weights beside the model's, then merge them"
     )
     distill: DistillConfig | None = Field(None, description="also learn from a teacher's outputs")
+    quantize_aware: Literal["int8", "int4"] | None = Field(
+        None,
+        description="round numbers in training as `quantize` will, so that the model learns to do without "
+        "what is lost; int8: inputs and weights of the layers' products; int4: all weights that are packed",
+    )
     seeds: Positive = Field(
         1, description="runs with consecutive seeds; the best on the validation rows is kept"
     )
@@ -91,6 +96,14 @@ class FinetuneConfig(TrainingConfig):
     def _lora_is_not_split(self) -> FinetuneConfig:
         if self.lora is not None and self.parallel.tensor > 1:
             raise ValueError(f"parallel.tensor {self.parallel.tensor} does not go with lora; shard does")
+        return self
+
+    @model_validator(mode="after")
+    def _rounded_layers_are_whole(self) -> FinetuneConfig:
+        if self.quantize_aware is not None and (self.lora is not None or self.parallel.splits_model):
+            raise ValueError(
+                "quantize_aware does not go with lora, nor with parallel.shard, tensor and pipeline"
+            )
         return self
 
     @model_validator(mode="after")

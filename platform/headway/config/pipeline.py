@@ -7,8 +7,10 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from headway.config.base import Config
-from headway.config.compression.compress import CompressConfig
+from headway.config.compression.export import ExportConfig
 from headway.config.compression.prune import PruneConfig
+from headway.config.compression.quantize import QuantizeConfig
+from headway.config.compression.static import StaticConfig
 from headway.config.corpus import CorpusConfig
 from headway.config.evaluate import ChooseConfig, EvaluateConfig
 from headway.config.finetune import FinetuneConfig
@@ -25,7 +27,9 @@ STEP_CONFIGS: dict[str, type[Config]] = {
     "evaluate": EvaluateConfig,
     "choose": ChooseConfig,
     "prune": PruneConfig,
-    "compress": CompressConfig,
+    "quantize": QuantizeConfig,
+    "static": StaticConfig,
+    "export": ExportConfig,
     "register": RegisterConfig,
     "serve": ServeConfig,
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from headway.config.base import ConfigError
+from headway.engine.formats.packed import is_packed
 from headway.inference.answers import AnswerSettings
 from headway.inference.sentence_modules import (
     SentenceModules,
@@ -17,6 +18,9 @@ from headway.inference.sentence_modules import (
 )
 
 Ability = Literal["embeddings", "attention", "classify", "rerank", "fill-mask", "tokens", "answer"]
+
+Kind = Literal["label", "labels", "score", "entities", "masks", "answers", "embedding"]
+"""What a model's answer is about; `Predictor.rows` says what it holds."""
 
 _HEADS: dict[str, Ability] = {
     "ForSequenceClassification": "classify",
@@ -42,7 +46,7 @@ class Description:
         max_length: tokens of an input at most, special ones included.
         hidden_size: numbers in a token's last hidden state.
         embedding_size: numbers in an embedding.
-        layers: attention layers.
+        layers: attention layers; none if it is a table of token vectors.
         heads: attention heads in each layer.
         sentence: what makes the embedding of the tokens' hidden states.
         multi_label: whether classes are independent of each other.
@@ -96,8 +100,11 @@ def describe(folder: Path) -> Description:
     head = next((ability for suffix, ability in _HEADS.items() if architecture.endswith(suffix)), None)
     labels = _labels(config) if head in ("classify", "tokens") else ()
     sentence = read_sentence_modules(folder)
-    hidden_size = int(config.get("hidden_size") or config["dim"])
-    abilities: tuple[Ability, ...] = ("embeddings", "attention", "rerank", *([head] if head else []))
+    hidden_size = int(_first_of(config, "hidden_size", "dim"))
+    layers = int(_first_of(config, "num_hidden_layers", "n_layers"))
+    # It is computed by transformers' own layers, from floats.
+    attention: tuple[Ability, ...] = ("attention",) if layers and not is_packed(folder) else ()
+    abilities: tuple[Ability, ...] = ("embeddings", *attention, "rerank", *([head] if head else []))
     return Description(
         architecture=architecture,
         abilities=abilities,
@@ -105,14 +112,29 @@ def describe(folder: Path) -> Description:
         max_length=_max_length(folder, config),
         hidden_size=hidden_size,
         embedding_size=sentence.width(hidden_size),
-        layers=int(config.get("num_hidden_layers") or config["n_layers"]),
-        heads=int(config.get("num_attention_heads") or config["n_heads"]),
+        layers=layers,
+        heads=int(_first_of(config, "num_attention_heads", "n_heads")),
         sentence=sentence,
         multi_label=config.get("problem_type") == "multi_label_classification",
         threshold=_threshold(config),
         score_activation=_score_activation(folder, config),
         answers=AnswerSettings.of_config(config),
     )
+
+
+def _first_of(config: dict[str, Any], *names: str) -> Any:
+    """The value of the first of some names that a configuration has; DistilBERT's differ from BERT's."""
+    return next(config[name] for name in names if name in config)
+
+
+def kind_of(description: Description) -> Kind:
+    """What a model's head answers; an encoder without one gives embeddings."""
+    if "classify" in description.abilities:
+        if len(description.labels) == 1:
+            return "score"
+        return "labels" if description.multi_label else "label"
+    heads: dict[str, Kind] = {"tokens": "entities", "fill-mask": "masks", "answer": "answers"}
+    return next((kind for ability, kind in heads.items() if ability in description.abilities), "embedding")
 
 
 def threshold_for_config(threshold: float) -> dict[str, Any]:

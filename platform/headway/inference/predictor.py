@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,14 +15,11 @@ import torch
 from headway.config.base import ConfigError
 from headway.config.serve import Precision
 from headway.inference.answers import ScoredWindow, best_answers, scored_window
-from headway.inference.description import Description, describe
+from headway.inference.description import Kind, describe, kind_of
 from headway.inference.entities import entities
 from headway.inference.model import EncoderModel
 from headway.inference.packing import Operation, Pack, packed
 from headway.inference.tokens import Piece, TextTokenizer
-
-Kind = Literal["label", "labels", "score", "entities", "masks", "answers", "embedding"]
-"""What a row of answers is about; `Predictor.rows` says what it holds."""
 
 _PACK_TOKENS = {"cpu": 4096, "cuda": 16_384}
 _CANDIDATES = 5
@@ -36,16 +33,6 @@ _OPERATIONS: dict[Kind, Operation] = {
     "answers": Operation("answer"),
     "embedding": Operation("embed"),
 }
-
-
-def kind_of(description: Description) -> Kind:
-    """What a model's head answers; an encoder without one gives embeddings."""
-    if "classify" in description.abilities:
-        if len(description.labels) == 1:
-            return "score"
-        return "labels" if description.multi_label else "label"
-    heads: dict[str, Kind] = {"tokens": "entities", "fill-mask": "masks", "answer": "answers"}
-    return next((kind for ability, kind in heads.items() if ability in description.abilities), "embedding")
 
 
 class Predictor:
@@ -97,14 +84,28 @@ class Predictor:
             ConfigError: questions that are missing, or a text without a hidden word for a model that looks
                 for them.
         """
-        if not texts:
-            return []
+        return self.answered(texts, self.pieces(texts, questions)) if texts else []
+
+    def pieces(self, texts: Sequence[str], questions: Sequence[str] | None = None) -> list[Piece]:
+        """The tokens of texts, for `answered`, which another thread may be in meanwhile.
+
+        Raises:
+            ConfigError: as `rows` does.
+        """
         if self.kind == "answers":
-            return self._answers(texts, questions)
+            if questions is None:
+                raise ConfigError("question: the model looks for answers in texts; give a question")
+            return self._tokenizer.pieces(questions, texts, overlong="window")
         pieces = self._tokenizer.pieces(texts)
         if self.kind == "masks":
             self._check_masks(pieces)
+        return pieces
+
+    def answered(self, texts: Sequence[str], pieces: Sequence[Piece]) -> list[dict[str, Any]]:
+        """An answer for each text, as `rows` gives it, from its tokens."""
         found = self._run(pieces)
+        if self.kind == "answers":
+            return self._answers(texts, pieces, found)
         return [
             self._row(texts[i], piece, row) for i, (piece, row) in enumerate(zip(pieces, found, strict=True))
         ]
@@ -137,12 +138,11 @@ class Predictor:
                 return {"masks": [self._candidates(*word) for word in found]}
         return {"embedding": found}
 
-    def _answers(self, texts: Sequence[str], questions: Sequence[str] | None) -> list[dict[str, Any]]:
-        if questions is None:
-            raise ConfigError("question: the model looks for answers in texts; give a question")
-        pieces = self._tokenizer.pieces(questions, texts, overlong="window")
+    def _answers(
+        self, texts: Sequence[str], pieces: Sequence[Piece], found: Sequence[Any]
+    ) -> list[dict[str, Any]]:
         windows: list[list[ScoredWindow]] = [[] for _ in texts]
-        for piece, scores in zip(pieces, self._run(pieces), strict=True):
+        for piece, scores in zip(pieces, found, strict=True):
             windows[piece.text].append(scored_window(piece.encoding, scores))
         settings = self._model.description.answers
         return [

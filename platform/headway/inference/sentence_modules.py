@@ -10,7 +10,7 @@ What is known is done in this order; a folder that asks for anything else is ref
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,22 +103,17 @@ def read_sentence_modules(folder: Path) -> SentenceModules:
     if any(not str(module["type"]).startswith("sentence_transformers.") for module in listed):
         raise _refused(folder, f"modules.json names code that is not sentence-transformers' own: {names}")
     places = [folder / module["path"] for module in listed]
-    if names[0] != "Transformer" or places[0] != folder:
+    if names[0] not in ("Transformer", "StaticEmbedding") or places[0] != folder:
         raise _refused(folder, f"its first module is {names[0]} in {listed[0]['path']!r}, not an encoder")
     _check_prompt(folder)
+    if names[0] == "StaticEmbedding":  # which takes the mean itself
+        return SentenceModules(vector_modules=_vector_modules(names[1:], places[1:]))
     if len(names) == 1:  # a cross-encoder, whose scores come from its head
         return SentenceModules()
     _check_transformer(folder, transformer_settings(folder))
     if names[1] != "Pooling":
         raise _refused(folder, f"the module {names[1]} is not known; known after an encoder: Pooling")
-    return SentenceModules(
-        _poolings(places[1]),
-        tuple(
-            module
-            for name, place in zip(names[2:], places[2:], strict=True)
-            if (module := _vector_module(name, place)) is not None
-        ),
-    )
+    return SentenceModules(_poolings(places[1]), _vector_modules(names[2:], places[2:]))
 
 
 def transformer_settings(folder: Path) -> dict[str, Any]:
@@ -179,6 +174,11 @@ def _poolings(place: Path) -> tuple[Pooling, ...]:
     if unknown := [mode for mode in modes if mode not in POOLINGS]:
         raise _refused(place, f"pooling_mode {unknown[0]!r} is not known; known: {', '.join(POOLINGS)}")
     return tuple(modes)
+
+
+def _vector_modules(names: Sequence[str], places: Sequence[Path]) -> tuple[VectorModule, ...]:
+    found = (_vector_module(name, place) for name, place in zip(names, places, strict=True))
+    return tuple(module for module in found if module is not None)
 
 
 def _vector_module(name: str, place: Path) -> VectorModule | None:

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 import headway
 from headway.cluster import connect
 from headway.config.base import Config, ConfigError
-from headway.config.compression.compress import CompressConfig
+from headway.config.compression.export import ExportConfig
 from headway.config.compression.prune import PruneConfig
+from headway.config.compression.quantize import QuantizeConfig
+from headway.config.compression.static import StaticConfig
 from headway.config.corpus import CorpusConfig
 from headway.config.loading import check_pipeline, step_config
 from headway.config.pipeline import STEP_OUTPUTS, PipelineConfig
@@ -43,7 +45,7 @@ _REFERENCE = re.compile(r"^\$\{([^.}]+)(?:\.([^}]+))?\}$")
 RESULT = "result.json"
 """The file that a step's folder has once it is done."""
 _NEVER_CACHED = {"serve"}
-_WITHOUT_RAY = (CorpusConfig, RegisterConfig, PruneConfig, CompressConfig)
+_WITHOUT_RAY = (CorpusConfig, RegisterConfig, PruneConfig, QuantizeConfig, StaticConfig, ExportConfig)
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Jobs over more data than one process can hold, on all cores of a cluster by Ray Data."""
+"""Jobs over more text than one machine holds, on Ray Data."""

@@ -15,8 +15,10 @@ from headway.data.sampling import BatchSizes
 from headway.data.teacher_outputs import TaughtBatches
 from headway.engine.distillation.imitation import Distillation
 from headway.engine.distillation.teacher import Teacher
+from headway.engine.formats.fake_quantize import round_in_training
 from headway.engine.model.encoder import load_as_saved
 from headway.engine.model.lora import add_lora, freeze_layers, keep_layers, merged
+from headway.engine.model.unpadded import encoder_layers
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.objectives import TaskObjective
 from headway.engine.training.scoring import predict
@@ -76,6 +78,8 @@ class FinetuningJob:
         freeze_layers(model, config.frozen_layers)
         if config.lora is not None:
             add_lora(model, config.lora)
+        if config.quantize_aware is not None:
+            round_in_training(model, encoder_layers(model), config.quantize_aware)
         objective = self.task.objective(model, config, self.rows[0])
         if config.distill is not None:
             if self.teacher is None:

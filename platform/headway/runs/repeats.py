@@ -6,7 +6,7 @@ import math
 import shutil
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,22 @@ from headway.runs.paths import RunPaths
 from headway.runs.system_metrics import SystemMetricsReader
 from headway.runs.worker import TrainingJob, train_worker
 from headway.tracking import Run
+from headway.tracking.data_split import DataSplit
 
 
-def train_variants(jobs: Mapping[str, TrainingJob], context: Context, parent: Run) -> dict[str, list[Entry]]:
+def train_variants(
+    jobs: Mapping[str, TrainingJob], context: Context, parent: Run, data: Sequence[DataSplit]
+) -> dict[str, list[Entry]]:
     """Train every job in its own process, on a part of the cluster; each is a child run of `parent`.
 
     Each leaves its journal and model in `variants/<name>` of the step's folder; a job that is already done is
     not trained again.
+
+    Args:
+        jobs: by name.
+        context: of the step.
+        parent: the step's run.
+        data: rows that each job reads.
 
     Returns:
         The journal of each job.
@@ -54,6 +63,7 @@ def train_variants(jobs: Mapping[str, TrainingJob], context: Context, parent: Ru
             settings = job.config.model_dump(mode="json")
             run_name = f"{context.step} {name}"
             child = tracking.start_run(context.experiment, run_name, settings, parent, token=name)
+            child.log_inputs(data)
         measured = entries[name] + SystemMetricsReader(folders[name]).unread()
         child.log_metrics([entry[:2] for entry in measured], [entry.time for entry in measured])
         child.close()

@@ -23,6 +23,7 @@ from headway.runs.teaching import taught_job
 from headway.runs.training import chosen_entry, chosen_metrics, run_job, tracked
 from headway.tasks.task import Task
 from headway.tracking import Run
+from headway.tracking.data_split import DataSplit
 from headway.tracking.logged_models import Scores, log_reference
 from headway.tracking.references import model_folder
 
@@ -82,7 +83,7 @@ def _across_seeds(
         f"seed-{seed}": replace(job, config=_variant(job.config, seed=seed))
         for seed in range(first, first + seeds)
     }
-    entries = train_variants(jobs, context, run)
+    entries = train_variants(jobs, context, run, _rows_read(job))
     measured = {name: chosen_metrics(found, job.config) for name, found in entries.items()}
 
     def score(name: str) -> float:
@@ -102,8 +103,14 @@ def _across_folds(job: FinetuningJob, folds: int, context: Context, run: Run) ->
     config = _variant(job.config, seed=job.config.seed)
     jobs = {f"fold-{n}": replace(job, config=config, fold=(n, folds)) for n in range(folds)}
     _ = jobs["fold-0"].rows  # refuses more folds than there are groups of rows, before workers start
-    entries = train_variants(jobs, context, run)
+    entries = train_variants(jobs, context, run, _rows_read(job))
     return {"folds": folds, **spreads([chosen_metrics(measured, config) for measured in entries.values()])}
+
+
+def _rows_read(job: FinetuningJob) -> list[DataSplit]:
+    """What each seed and fold trains on and chooses by."""
+    data = task_splits(job.task)
+    return [data["train"], data["validation"]]
 
 
 def _has_test_rows(config: FinetuneConfig) -> bool:

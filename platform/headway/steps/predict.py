@@ -1,234 +1,274 @@
 """The verb `predict` on files: computes a model's answer for every row, on the cluster by Ray Data.
 
-Rows are computed in parts of fixed size. The answers of a part are written beside the output as soon as they
-are computed, so that a run that was stopped continues with the missing parts.
+    files → blocks, each read once: which rows are bad, where parts begin → plan.json
+    parts → each read, tokenized, computed and written beside the output by one worker
+    parts → the output
+
+The driver holds the plan, and no rows. A part appears whole, so that a run that was stopped continues with
+those that are missing, and ends with the same bytes.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
-import numpy as np
-import pyarrow
-import pyarrow.parquet
 import xxhash
 
-from headway.cluster import connect
 from headway.cluster.capacity import require_processes
 from headway.config.base import ConfigError
-from headway.data.atomic import write_atomically
-from headway.data.sources.prediction_files import Row, as_table, check_output, read_rows, write_rows
+from headway.data.predictions.inputs import BLOCK_BYTES, InputFile, blocks_of, list_files, without_query
+from headway.data.predictions.plain_copy import PlainCopier
+from headway.data.predictions.plan import Plan
+from headway.data.predictions.records import Columns
+from headway.data.predictions.survey import SHOWN, Rows, Surveyor, put_together
+from headway.data.predictions.work_folder import PARTS, Output, WorkFolder
+from headway.data.predictions.writing import Joiner
 from headway.display import Display
-from headway.inference.description import Description, describe
+from headway.inference.answer_columns import Dtype, answer_schema
+from headway.inference.description import Description, Kind, describe, kind_of
+from headway.inference.part_scorer import PartScorer, ScoringJob
+from headway.ray_data.actors import map_on_actors
 from headway.tracking import Tracking
 from headway.tracking.references import model_folder
 
-if TYPE_CHECKING:
-    from headway.inference.predictor import Kind
+PART_ROWS = 16_384
+"""Rows in a part, at most."""
+_MIN_PART_BYTES, _MAX_PART_BYTES = 64 << 10, 32 << 20
+"""Bytes of a part's rows, about: a 64th of all, within these."""
+_READ_HERE_BYTES = 2 * BLOCK_BYTES
+"""So much is read without a cluster: what is wrong in small files is told at once."""
 
-PART_ROWS = 1024
-"""Rows in a part."""
-COLUMNS = {
-    **{name: f"predicted_{name}" for name in ("label", "labels", "score", "scores", "entities", "answers")},
-    "embedding": "embedding",
-}
-"""Names in files of what `Predictor.rows` gives."""
+Map = Callable[..., Iterator[tuple[int, Any]]]
+"""`map_on_actors`, which the cluster is joined for."""
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """What is asked for.
+
+    Attributes:
+        source: a file, a folder, a pattern or a URI: .csv, .jsonl, .json or .parquet, all but the last also
+            compressed.
+        output: .csv, .jsonl or .parquet, or, with a slash at its end, a folder of .parquet.
+        column: the name of the column with the texts.
+        question: that a model which answers questions looks for in each text.
+        dtype: of the numbers of embeddings, float32 if None.
+        on_bad_row: whether a bad row ends the run before anything is computed, or is left out.
+    """
+
+    source: str
+    output: str
+    column: str = "text"
+    question: str | None = None
+    dtype: Dtype | None = None
+    on_bad_row: Literal["fail", "skip"] = "fail"
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """How many rows were written, and how many bad ones were left out."""
+
+    rows: int
+    bad: int
 
 
 def predict_file(
-    model: str,
-    source: Path,
-    output: Path,
-    tracking: Tracking,
-    display: Display,
-    *,
-    column: str = "text",
-    question: str | None = None,
-    address: str | None = None,
-) -> int:
-    """Write what the model's head answers for every row of a file; an embedding if it has none.
+    model: str, request: PredictRequest, tracking: Tracking, display: Display, address: str | None = None
+) -> Predicted:
+    """Write what the model's head answers for every row of some files; an embedding if it has none.
 
     Args:
         model: a folder, or models:/name@alias.
-        source: .csv, .jsonl, .json or .parquet.
-        output: .csv, .jsonl or .parquet, with the columns of `source` and those of
-            `answer_columns`.
+        request: what is asked for.
         tracking: where `models:/` is looked up.
         display: shows the progress.
-        column: the name of the column with the texts.
-        question: that a model which answers questions looks for in each text.
         address: of the Ray cluster.
 
-    Returns:
-        The number of rows.
-
     Raises:
-        ConfigError: the file is bad, rows in it are (one line for each), or there is no such model; nothing
-            was computed.
+        ConfigError: a file is bad, or rows are (one line for each of the first ten) and none may be, or there
+            is no such model; nothing was computed.
     """
-    check_output(output)
+    output = Output(request.output)
+    output.check()
     folder = model_folder(model, tracking).resolve()
-    kind = kind_in_files(describe(folder))
-    if (kind == "answers") != (question is not None):
-        raise ConfigError("--question: needed by models that answer questions, and by no others")
-    rows = read_rows(source, column, answer_columns(kind))
-    if output.suffix.lower() == ".parquet":
-        as_table(rows)  # raises before anything is computed if columns have mixed types
-    parts = Parts.at(output, _key(folder, source, column, question))
-    texts = [row[column] for row in rows]
-    missing = parts.missing(len(texts))
-    total = -(-len(texts) // PART_ROWS)
-    if len(missing) < total:
-        display.line(f"{total - len(missing)} of {total} parts were already computed")
-    if missing:
-        require_processes(1, address, tracking.uri, partial(display.waiting, "predict"))
-        for done, (part, answers) in enumerate(
-            _computed(folder, texts, missing, question), total - len(missing) + 1
-        ):
-            parts.write(part, answers)
-            display.training("predict", done, total, {})
-    write_rows(output, rows, parts.answers(total))
-    parts.remove()
-    return len(rows)
+    description = describe(folder)
+    kind = kind_in_files(description)
+    _check(request, kind)
+    answers = answer_schema(kind, description, request.dtype or "float32")
+    columns = Columns(request.column, frozenset(answers.names))
+    work = WorkFolder(output)
+    map_ = _joining_cluster(address, tracking, display)
+    plan = _plan(request, folder, columns, output, work, map_, display)
+    job = ScoringJob(
+        folder,
+        kind,
+        request.question,
+        request.dtype or "float32",
+        columns,
+        plan.files,
+        work,
+        output.suffix,
+        plan.rows.headers,
+        plan.rows.schema,
+        answers,
+    )
+    _compute(plan, job, map_, display)
+    if output.is_folder:
+        work.publish(PARTS, output)
+    else:
+        display.waiting("predict", "joining the parts")
+        joiner = (work, output, [*job.names, *answers.names], len(plan.rows.parts))
+        for _ in map_(Joiner, joiner, [None]):
+            work.remove()
+    return Predicted(plan.count, plan.rows.bad)
 
 
 def kind_in_files(description: Description) -> Kind:
     """What rows of files are asked for; they hide no words, so an encoder with that head embeds them."""
-    from headway.inference.predictor import kind_of
-
     kind = kind_of(description)
     return "embedding" if kind == "masks" else kind
 
 
-def answer_columns(kind: Kind) -> tuple[str, ...]:
-    """The columns that the answers of a model of this kind are written to."""
-    named = {"label": ("label", "score"), "labels": ("labels", "scores")}
-    return tuple(COLUMNS[name] for name in named.get(kind, (kind,)))
+def _check(request: PredictRequest, kind: Kind) -> None:
+    if (kind == "answers") != (request.question is not None):
+        raise ConfigError("--question: needed by models that answer questions, and by no others")
+    if request.dtype is not None and kind != "embedding":
+        raise ConfigError("--dtype: only for models that give embeddings")
 
 
-class Parts:
-    """The answers that are computed so far, in a folder beside the output: a Parquet file for each part."""
+def _joining_cluster(address: str | None, tracking: Tracking, display: Display) -> Map:
+    def map_(*arguments: Any, **options: Any) -> Iterator[tuple[int, Any]]:
+        require_processes(1, address, tracking.uri, partial(display.waiting, "predict"))
+        return map_on_actors(*arguments, **options)
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    @classmethod
-    def at(cls, output: Path, key: str) -> Parts:
-        """The parts of an output; those of another model, input or column are deleted."""
-        folder = output.with_name(f".{output.name}.parts")
-        name = folder / "key"
-        if not name.is_file() or name.read_text() != key:
-            shutil.rmtree(folder, ignore_errors=True)
-            write_atomically(name, key)
-        return cls(folder)
-
-    def missing(self, rows: int) -> list[int]:
-        """Indices of the parts that are not computed yet."""
-        return [part for part in range(-(-rows // PART_ROWS)) if not self._path(part).is_file()]
-
-    def write(self, part: int, answers: pyarrow.Table) -> None:
-        """Write the answers of a part."""
-        draft = self._path(part).with_suffix(".draft")
-        pyarrow.parquet.write_table(answers, draft)
-        draft.replace(self._path(part))
-
-    def answers(self, total: int) -> list[Row]:
-        """The answers for all rows, in order."""
-        return [
-            row for part in range(total) for row in pyarrow.parquet.read_table(self._path(part)).to_pylist()
-        ]
-
-    def remove(self) -> None:
-        """Delete the folder."""
-        shutil.rmtree(self._folder)
-
-    def _path(self, part: int) -> Path:
-        return self._folder / f"{part:06}.parquet"
+    return map_
 
 
-class Scorer:
-    """A model in an actor of Ray Data."""
-
-    def __init__(self, folder: str, cores: int, question: str | None = None) -> None:
-        import torch
-
-        from headway.inference.predictor import Predictor
-
-        torch.set_num_threads(cores)
-        self._predictor = Predictor(Path(folder), kind_in_files(describe(Path(folder))))
-        self._question = question
-
-    def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
-        """Answers for the texts of one part."""
-        texts = batch["text"].to_pylist()
-        questions = None if self._question is None else [self._question] * len(texts)
-        return pyarrow.table({"part": batch["part"], **_table(self._predictor.rows(texts, questions))})
-
-
-def _table(rows: Sequence[Row]) -> dict[str, Any]:
-    """Answers by their columns."""
-    found = {column: [row[name] for row in rows] for name, column in COLUMNS.items() if name in rows[0]}
-    if "embedding" in found:
-        vectors = np.asarray(found["embedding"])
-        flat = pyarrow.array(vectors.ravel(), pyarrow.float32())
-        found["embedding"] = pyarrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-    return found
-
-
-def _computed(
-    folder: Path, texts: Sequence[str], missing: Sequence[int], question: str | None
-) -> Iterator[tuple[int, pyarrow.Table]]:
-    """Yield (part, its answers) as they are computed."""
-    import ray.data
-
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    tables = [part_table(texts, part) for part in missing]
-    gpus = connect.available_gpus()
-    processes = max(1, min(len(tables), gpus or connect.available_cpus()))
-    scored = ray.data.from_arrow(tables).map_batches(
-        Scorer,
-        fn_constructor_args=(str(folder), 1, question),
-        batch_size=None,  # a block is a part
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=processes),
-        num_cpus=1,
-        num_gpus=1 if gpus else 0,
-    )
-    rows_of = {part: table.num_rows for part, table in zip(missing, tables, strict=True)}
-    yield from _whole(scored.iter_batches(batch_size=None, batch_format="pyarrow"), rows_of)
+def _plan(
+    request: PredictRequest,
+    model: Path,
+    columns: Columns,
+    output: Output,
+    work: WorkFolder,
+    map_: Map,
+    display: Display,
+) -> Plan:
+    """The plan of an earlier run if its files are unchanged; otherwise one from all rows."""
+    files = list_files(request.source)
+    settings = {**asdict(request), "model": _digest_of_files(model), "part_rows": PART_ROWS}
+    del settings["source"]
+    look = _digest([settings, files])
+    kept = Plan.read(work)
+    if kept is not None and kept.look == look:
+        return kept
+    if kept is not None:
+        replace(kept, look="").write(work)  # its copies of files are about to be replaced
+    try:
+        plain = _plain_files(files, work, map_, display)
+        rows = _surveyed(files, plain, columns, output, map_, display)
+        _check_rows(request, rows, display)
+    except ConfigError:
+        if kept is None:
+            work.remove()
+        raise
+    plan = Plan(look, _digest([settings, rows.digest, rows.parts]), plain, rows)
+    plan.write(work)
+    return plan
 
 
-def part_table(texts: Sequence[str], part: int) -> pyarrow.Table:
-    """The texts of a part, as an actor receives them."""
-    chosen = texts[part * PART_ROWS : (part + 1) * PART_ROWS]
-    return pyarrow.table({"part": [part] * len(chosen), "text": chosen})
+def _plain_files(
+    files: Sequence[InputFile], work: WorkFolder, map_: Map, display: Display
+) -> list[InputFile]:
+    """The files, with copies in place of those that cannot be read from their middle."""
+    plain = list(files)
+    copied = [(i, file) for i, file in enumerate(files) if not file.is_plain]
+    is_small = sum(file.size for _, file in copied) <= _READ_HERE_BYTES
+    copies = _here(PlainCopier, (work,), copied) if is_small else map_(PlainCopier, (work,), copied)
+    for done, (i, copy) in enumerate(copies, 1):
+        plain[copied[i][0]] = copy
+        display.waiting("predict", f"{done} of {len(copied)} files unpacked")
+    return plain
 
 
-def _whole(batches: Iterator[pyarrow.Table], rows_of: dict[int, int]) -> Iterator[tuple[int, pyarrow.Table]]:
-    """Yield whole parts: Ray Data may have split large ones."""
-    pieces: dict[int, list[pyarrow.Table]] = {}
-    for table in batches:
-        part = table["part"][0].as_py()
-        pieces.setdefault(part, []).append(table.drop_columns(["part"]))
-        if sum(piece.num_rows for piece in pieces[part]) == rows_of[part]:
-            yield part, pyarrow.concat_tables(pieces.pop(part))
+def _surveyed(
+    files: Sequence[InputFile],
+    plain: Sequence[InputFile],
+    columns: Columns,
+    output: Output,
+    map_: Map,
+    display: Display,
+) -> Rows:
+    size = sum(file.size for file in plain)
+    part_bytes = min(max(size // 64, _MIN_PART_BYTES), _MAX_PART_BYTES)
+    arguments = (plain, columns, PART_ROWS, part_bytes, output.suffix == ".parquet")
+    try:
+        blocks = [block for i, file in enumerate(plain) for block in blocks_of(i, file)]
+        surveys: list[Any] = [None] * len(blocks)
+        found = (
+            _here(Surveyor, arguments, blocks)
+            if size <= _READ_HERE_BYTES
+            else map_(Surveyor, arguments, blocks)
+        )
+        for done, (i, survey) in enumerate(found, 1):
+            surveys[i] = survey
+            display.waiting("predict", f"{done} of {len(blocks)} blocks checked")
+        return put_together(plain, blocks, surveys, [without_query(file.address)[0] for file in files])
+    except ConfigError as error:
+        message = str(error)
+        for file, copy in zip(files, plain, strict=True):
+            message = message.replace(copy.address, without_query(file.address)[0])
+        raise ConfigError(message) from error
 
 
-def _key(folder: Path, source: Path, column: str, question: str | None) -> str:
-    """A text that changes with all that the answers depend on: weights, input, column, question."""
+def _here(
+    make: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...], items: Sequence[Any]
+) -> Iterator[tuple[int, Any]]:
+    """What `map_on_actors` does, in this process."""
+    return enumerate(map(make(*arguments), items))
+
+
+def _check_rows(request: PredictRequest, rows: Rows, display: Display) -> None:
+    more = [f"and {rows.bad - SHOWN:,} rows more"] if rows.bad > SHOWN else []
+    if rows.bad and request.on_bad_row == "fail":
+        raise ConfigError("\n".join([*rows.problems, *more]))
+    if not rows.parts:
+        raise ConfigError(
+            f"--input: {request.source!r} holds no row" + (" that is not bad" if rows.bad else "")
+        )
+    for line in [*rows.problems, *more]:
+        display.line(f"left out: {line}")
+
+
+def _compute(plan: Plan, job: ScoringJob, map_: Map, display: Display) -> None:
+    """Write the parts that are missing."""
+    parts = plan.rows.parts
+    finished = plan.finished(job.work, job.suffix)
+    missing = [i for i in range(len(parts)) if i not in finished]
+    if finished:
+        display.line(f"{len(finished):,} of {len(parts):,} parts were already computed")
+    if not missing:
+        return
+    done = sum(parts[i].rows for i in finished)
+    for _, count in map_(PartScorer, (job,), [(i, parts[i]) for i in missing], on_gpus=True):
+        done += count
+        display.counted("predict", done, plan.count, "texts")
+
+
+def _digest(content: Any) -> str:
+    return xxhash.xxh3_128(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _digest_of_files(folder: Path) -> str:
+    """A digest of the files in a folder, by names and content."""
     digest = xxhash.xxh3_128()
-    for file in [*sorted(path for path in folder.iterdir() if path.is_file()), source]:
+    for file in sorted(path for path in folder.iterdir() if path.is_file()):
         digest.update(file.name.encode())
         with file.open("rb") as content:
             while chunk := content.read(1 << 22):
                 digest.update(chunk)
-    return json.dumps(
-        {"digest": digest.hexdigest(), "column": column, "question": question, "rows": PART_ROWS}
-    )
+    return digest.hexdigest()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from headway.config.register import RegisterConfig
-from headway.inference.description import describe
+from headway.inference.description import describe, kind_of
 from headway.inference.golden import store_golden
-from headway.inference.predictor import kind_of
 from headway.runs.context import Context, StepResult
 from headway.runs.lineage.model_card import ModelCard, model_card
 from headway.runs.lineage.provenance import DATA_DIGEST

@@ -87,7 +87,11 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
             train, validation = job.base.rows
             splits = {"train": train, "validation": validation, "test": job.base.task.split("test")}
             tell_class_counts(splits, context, parent)
-        with TrialLog(context, parent) as log, EndedTrials(ledger, job.settings_of, metrics) as ended:
+        read = [data["train"], data["validation"]]
+        with (
+            TrialLog(context, parent, read) as log,
+            EndedTrials(ledger, job.settings_of, metrics) as ended,
+        ):
             board = Leaderboard(ledger, context.display, list(space), metrics, log, ended)
             board.reconcile()
             _tune(config, context, job, resources, ledger, space, board)

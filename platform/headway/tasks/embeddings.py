@@ -14,6 +14,7 @@ from headway.config.base import ConfigError
 from headway.config.finetune import FinetuneConfig
 from headway.data.sources.rows import Row, number_of, text_of
 from headway.data.task_batches import GroupBatches
+from headway.engine.formats.static import MODEL_TYPE as STATIC
 from headway.engine.training.contrastive import ContrastiveObjective
 from headway.engine.training.task_objectives import CosineObjective, EmbeddingObjective
 from headway.tasks.item import Item, Splits
@@ -118,6 +119,8 @@ class Embeddings(Task):
     def save(self, model: Any, tokenizer_folder: Path, folder: Path) -> None:
         """See `Task`; adds the files that make it a `SentenceTransformer`."""
         super().save(model, tokenizer_folder, folder)
+        if model.config.model_type == STATIC:
+            return  # it is one already
         modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
         _write_json(
             folder / "modules.json",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from headway.data.atomic import link_or_copy
 
 if TYPE_CHECKING:
-    from headway.inference.predictor import Kind
+    from headway.inference.description import Kind
 
 _PACKAGE = Path(__file__).parents[1]
 TRAVELS = ("config", "data", "engine", "inference", "redaction.py")

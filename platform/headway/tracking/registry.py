@@ -17,7 +17,7 @@ from headway.tracking.pyfunc import add_files, log_model
 from headway.tracking.run import Run
 
 if TYPE_CHECKING:
-    from headway.inference.predictor import Kind
+    from headway.inference.description import Kind
 
 _WEIGHTS = "artifacts/weights"
 _VERSIONS = "mlflow.modelVersions"

@@ -15,6 +15,8 @@ from headway.config.corpus import CorpusConfig
 from headway.data.sources.block_reader import BadInput, read_block
 from headway.data.sources.blocks import plan_blocks
 from headway.data.sources.documents import read_documents
+from headway.engine.checkpoint.storage import Folder
+from s3_server import bucket
 
 TEXTS = [f"Text {number} with ünïcode and\na second line{' more' * (number % 7)}." for number in range(60)]
 
@@ -67,6 +69,19 @@ def test_a_data_set_is_read_in_ranges_of_rows(tmp_path):
     datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(tmp_path / "saved")
     config = CorpusConfig(source=str(tmp_path / "saved"))
     assert [item for block in plan_blocks(config) for item in read_block(block, config)] == TEXTS
+
+
+@pytest.mark.parametrize("pattern", ["texts", "texts/*.jsonl", "texts/b.jsonl.gz"])
+def test_texts_on_an_object_store_are_read_like_those_on_a_disk(pattern):
+    rows = [json.dumps({"text": text}).encode() + b"\n" for text in TEXTS]
+    with bucket("corpus/texts") as address:
+        folder = Folder(address)
+        folder.write("a.jsonl", b"".join(rows[:30]))
+        folder.write("b.jsonl.gz", gzip.compress(b"".join(rows[30:])))
+        config = CorpusConfig(source=address.replace("/texts?", f"/{pattern}?"))
+        blocks = plan_blocks(config, 700)
+        found = [item for block in blocks for item in read_block(block, config)]
+    assert found == {"texts": TEXTS, "texts/*.jsonl": TEXTS[:30], "texts/b.jsonl.gz": TEXTS[30:]}[pattern]
 
 
 def test_files_that_changed_make_other_blocks(tmp_path):

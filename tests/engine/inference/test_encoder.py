@@ -11,7 +11,8 @@ from transformers.activations import ACT2FN
 
 from headway.config.base import ConfigError
 from headway.config.serve import Precision
-from headway.engine.inference.encoder import Product, load_for_inference
+from headway.engine.inference.encoder import load_for_inference
+from headway.engine.inference.products import Product
 from headway.engine.model.layout import layout_of_lengths
 
 LENGTHS = [5, 23, 3, 12, 23, 8]

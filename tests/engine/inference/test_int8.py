@@ -11,13 +11,13 @@ from headway.config.base import ConfigError
 from headway.engine.inference.encoder import load_for_inference
 from headway.engine.inference.int8 import (
     FILE,
-    PRODUCTS,
     Int8Product,
     Rounding,
     read_roundings,
     weight_levels,
     write_roundings,
 )
+from headway.engine.inference.products import PRODUCTS
 
 ROUNDING = Rounding(scale=0.031, zero_point=117)
 

@@ -272,6 +272,20 @@ def test_state_and_metrics(serving):
     asyncio.run(run())
 
 
+def test_candidates_for_masks_are_bounded_in_one_request(serving):
+    ten_masks = " ".join(["[MASK]"] * 10)
+
+    async def run():
+        async with serving("fill-mask") as server:
+            refused = await server.post("fill-mask", 413, input=[ten_masks] * 21, candidates=100)
+            assert "210 masks with 100 candidates each" in refused["error"]["message"]
+            assert "at most 20,000 candidates" in refused["error"]["message"]
+            allowed = await server.post("fill-mask", input=[ten_masks] * 20, candidates=100)
+            assert sum(len(mask) for text in allowed["data"] for mask in text["masks"]) == 20_000
+
+    asyncio.run(run())
+
+
 def test_a_request_is_answered_by_one_version_to_its_end(serving, folders):
     async def run():
         async with serving("classify") as server:

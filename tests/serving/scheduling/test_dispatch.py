@@ -144,14 +144,18 @@ def test_what_comes_while_a_replica_computes_leaves_together():
 
 
 def test_a_replica_that_always_dies_ends_in_an_error():
+    calls = []
+
     async def call(kind, pack):
+        calls.append(1)
         raise ReplicaLostError("died")
 
     async def work(queue, dispatcher):
-        with pytest.raises(ReplicaLostError):
+        with pytest.raises(ReplicaLostError, match=r"^every replica that computed this was lost$"):
             await ask(queue, sequence(1), seconds=20.0)
 
     asyncio.run(run_with(call, work, pause=0.001))
+    assert len(calls) == 21
 
 
 def test_a_slow_replica_gets_smaller_packs_until_it_is_in_time():
@@ -261,3 +265,140 @@ def test_replicas_are_counted_from_zero_once_one_is_lost():
     asyncio.run(work())
     assert counts == [0, 1, 0]
     assert dispatcher.replicas == 1 and dispatcher.capacity == 2
+
+
+def test_a_release_is_drained_once_nothing_waits_and_nothing_is_computed():
+    events = []
+
+    async def call(kind, pack):
+        await asyncio.sleep(0.05)
+        events.append("computed")
+        return Reply("r", sums(pack))
+
+    async def work(queue, dispatcher):
+        asking = [asyncio.create_task(ask(queue, sequence(8, i))) for i in range(3)]
+        await asyncio.sleep(0)
+        await dispatcher.drain()
+        events.append("drained")
+        assert await asyncio.gather(*asking) == [[0], [8], [16]]
+        await dispatcher.drain()
+
+    asyncio.run(run_with(call, work))
+    assert events == ["computed"] * 3 + ["drained"]
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_replica_that_is_too_slow_shows_how_fast_it_can_be_at_most(replicas):
+    """Less than a pack of 8 tokens in 0.2 s, on each of the replicas."""
+    calls, speeds = 0, []
+
+    async def call(kind, pack):
+        nonlocal calls
+        calls += 1
+        speeds.append(queue_of[0].tokens_per_second)
+        if calls == 3:
+            await asyncio.sleep(60)
+        return Reply(f"r{calls % replicas}", sums(pack))
+
+    async def work(queue, dispatcher):
+        queue_of.append(queue)
+        queue.tokens_per_second = 1e6
+        for i in range(3):
+            await ask(queue, sequence(8, i))
+
+    queue_of: list[TokenQueue] = []
+    asyncio.run(run_with(call, work, pack_timeout=0.2, pause=0.001))
+    assert speeds[3] == pytest.approx(8 / 0.2 * replicas)
+
+
+class Clock:
+    """Stands in for the module `time`."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("headway.serving.scheduling.dispatch.time", clock)
+    return clock
+
+
+def test_the_speed_of_all_replicas_is_a_moving_average(clock):
+    packs, stages = [], []
+
+    async def call(kind, pack):
+        clock.now += 2.0
+        return Reply("r", sums(pack))
+
+    async def work(queue, dispatcher):
+        queue.tokens_per_second = 100.0
+        queue.on_stage = lambda stage, seconds: stages.append((stage, seconds))
+        await ask(queue, sequence(8))
+        assert queue.tokens_per_second == pytest.approx(0.9 * 100 + 0.1 * 8 / 2)
+        await asyncio.gather(ask(queue, sequence(3)), ask(queue, sequence(3, 1)))
+        assert queue.tokens_per_second == pytest.approx(0.9 * 90.4 + 0.1 * 6 / 2)
+
+    asyncio.run(run_with(call, work, on_pack=lambda *pack: packs.append(pack)))
+    assert packs == [(1, 8, 2.0), (2, 6, 2.0)]
+    assert [seconds for stage, seconds in stages if stage == "compute"] == [2.0, 2.0]
+
+
+def test_packs_that_overlap_count_the_time_since_the_last_one_was_done(clock):
+    async def run():
+        queue = TokenQueue(pack_tokens=8, max_tokens=1000, tokens_per_second=0.0)
+        dispatcher = Dispatcher(queue, call=None)
+        clock.now = 1005.0
+        dispatcher._measure(50, 1, started=1000.0)
+        assert queue.tokens_per_second == pytest.approx(0.1 * 10)
+        clock.now = 1006.0
+        dispatcher._measure(50, 1, started=1001.0)
+        assert queue.tokens_per_second == pytest.approx(0.9 * 1 + 0.1 * 50)
+        dispatcher._measure(50, 1, started=1001.0)  # at the same moment
+        assert queue.tokens_per_second == pytest.approx(0.9 * 5.9 + 0.1 * 50 / 1e-3)
+
+    asyncio.run(run())
+
+
+def test_a_pack_is_done_after_those_before_it_and_the_time_of_its_tokens(clock):
+    async def run():
+        queue = TokenQueue(pack_tokens=64, max_tokens=1000, tokens_per_second=100.0)
+        dispatcher = Dispatcher(queue, call=None)
+        assert dispatcher._done_at(50) == 1000.5
+        dispatcher._seen = {"one": 999.0, "other": 1000.0}
+        assert dispatcher._done_at(50) == 1001.0, "each of two has half of the speed"
+        dispatcher._sent = {"a": 1005.0}
+        assert dispatcher._done_at(50) == 1001.0, "the other one is idle"
+        dispatcher._sent = {"a": 1005.0, "b": 1003.0}
+        assert dispatcher._done_at(50) == 1004.0
+        dispatcher._sent = {"a": 1005.0, "b": 998.0}
+        assert dispatcher._done_at(50) == 1001.0, "what should be done by now is taken to be"
+        queue.tokens_per_second = 0.01
+        assert dispatcher._done_at(5) == 1010.0
+
+    asyncio.run(run())
+
+
+def test_a_pack_for_a_busy_replica_is_sent_shortly_before_that_is_done(clock):
+    async def run():
+        queue = TokenQueue(pack_tokens=8, max_tokens=1000)
+        dispatcher = Dispatcher(queue, call=None)
+        assert dispatcher._pause() == 0.0
+        for done_in, pause in ((9.0, 0.01), (0.02, 0.005), (0.014, 0.0), (-1.0, 0.0)):
+            dispatcher._sent = {"a": 1000.0 + done_in}
+            assert dispatcher._pause() == pytest.approx(pause)
+        dispatcher._sent = {"a": 1009.0, "b": 1009.0}
+        assert dispatcher._pause() is None
+        asking = [asyncio.create_task(ask(queue, sequence(4, i))) for i in range(2)]
+        await asyncio.sleep(0)
+        assert dispatcher._pause() == 0.0, "a full pack waits, for which there may be a new replica"
+        dispatcher._sent = dict.fromkeys("abc", 1009.0)
+        assert dispatcher._pause() is None
+        for task in asking:
+            task.cancel()
+
+    asyncio.run(run())

@@ -155,6 +155,7 @@ def test_a_small_request_is_not_spread_over_packs():
             assert not task.done()
             assert serve(queue) == [100] * 4
             await done(task)
+            assert task.done()
 
     asyncio.run(run())
 
@@ -175,6 +176,7 @@ def test_what_a_small_request_shares_with_a_large_one_does_not_wait_for_the_rest
         queue = TokenQueue(pack_tokens=600, max_tokens=100_000)
         await ask(queue, *(sequence(600, i) for i in range(20)), name="much")
         await ask(queue, sequence(600, 19), name="little")
+        assert queue._waiting.held() == {"much": 19 * 600, "little": 600}
         assert serve(queue) == [600]
         (item,) = queue.take()
         assert item.sequence.ids[0] == 19 and queue.waiting_tokens == 18 * 600
@@ -277,5 +279,210 @@ def test_tokens_are_unanswered_while_they_wait_and_while_they_are_computed():
         serve(queue)
         assert queue.unanswered_tokens == 0
         await asyncio.gather(*tasks)
+
+    asyncio.run(run())
+
+
+def test_a_full_queue_tells_a_person_when_to_come_back():
+    assert str(QueueFullError(7)) == "the queue is full; try again in 7 s"
+
+
+def test_results_are_kept_only_for_those_who_ask_for_that():
+    async def run():
+        queue = TokenQueue(pack_tokens=100, max_tokens=1000, cache_size=8)
+        for _ in range(2):
+            task = await ask(queue, sequence(2, 5))
+            assert serve(queue) == [2] and await task == [10]
+        kept = await ask(queue, sequence(2, 5), cached=True)
+        assert serve(queue) == [2] and await kept == [10]
+        assert await (await ask(queue, sequence(2, 5), cached=True)) == [10]
+        again = await ask(queue, sequence(2, 5))
+        assert serve(queue) == [2] and await again == [10]
+
+    asyncio.run(run())
+
+
+def test_without_a_cache_nothing_is_kept():
+    async def run():
+        queue = TokenQueue(pack_tokens=100, max_tokens=1000)
+        for _ in range(2):
+            task = await ask(queue, sequence(2, 5), cached=True)
+            assert serve(queue) == [2] and await task == [10]
+
+    asyncio.run(run())
+
+
+def test_a_pack_may_be_asked_to_be_smaller_but_not_larger():
+    async def run():
+        queue = TokenQueue(pack_tokens=8, max_tokens=1000)
+        await ask(queue, *(sequence(2, i) for i in range(20)))
+        assert queue.holds_pack(4) and queue.holds_pack(100)
+        assert [sum(job.tokens for job in queue.take(limit)) for limit in (4, 100, 8, None)] == [4, 8, 8, 8]
+        assert queue.waiting_tokens == 12
+        queue.take()
+        assert queue.waiting_tokens == 4 and not queue.holds_pack() and queue.holds_pack(4)
+
+    asyncio.run(run())
+
+
+def test_a_caller_that_has_gone_leaves_its_share_to_the_others(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("headway.serving.scheduling.fair_share.time.monotonic", lambda: now)
+
+    async def run():
+        nonlocal now
+        queue = TokenQueue(pack_tokens=2048, max_tokens=100_000)
+        done_soon = await ask(queue, sequence(9), name="gone")
+        assert serve(queue) == [9]
+        await done(done_soon)
+        await ask(queue, *(sequence(512, i) for i in range(10)))
+        assert serve(queue) == [512] * 2, "it may ask again at once"
+        now += 1.1
+        assert serve(queue) == [512] * 4
+
+    asyncio.run(run())
+
+
+def test_what_nobody_waited_for_is_computed_for_the_next_who_asks():
+    async def run():
+        queue = TokenQueue(pack_tokens=100, max_tokens=1000)
+        gone = await ask(queue, sequence(5, 2))
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        assert queue.take() == []
+        later = await ask(queue, sequence(5, 2))
+        assert serve(queue) == [5] and await later == [10]
+
+    asyncio.run(run())
+
+
+def test_a_sequence_tells_how_long_it_waited_the_first_time_it_is_sent(monkeypatch):
+    stages = []
+
+    async def run():
+        queue = TokenQueue(100, 1000, on_stage=lambda stage, seconds: stages.append((stage, seconds)))
+        await ask(queue, sequence(5))
+        (item,) = queue._unfinished.values()
+        item.arrived = 50.0
+        monkeypatch.setattr("headway.serving.scheduling.queue.time.monotonic", lambda: 53.0)
+        queue.put_back(queue.take())
+        queue.take()
+        monkeypatch.undo()
+
+    asyncio.run(run())
+    assert stages == [("queue", 3.0)]
+
+
+def test_a_pack_put_back_waits_for_its_callers_again():
+    async def run():
+        queue = TokenQueue(pack_tokens=100, max_tokens=1000)
+        one = await ask(queue, sequence(5), name="one")
+        await ask(queue, sequence(7, 1), name="other")
+        queue.put_back(queue.take())
+        assert queue._waiting.held() == {"one": 5, "other": 7}
+        one.cancel()
+        await asyncio.gather(one, return_exceptions=True)
+        assert queue._waiting.held() == {"other": 7}
+        await ask(queue, sequence(7, 1), name="a third")  # for the same work
+        assert queue.waiting_tokens == 7 and serve(queue) == [7]
+        assert queue.waiting_tokens == 0
+
+    asyncio.run(run())
+
+
+def test_an_exception_reaches_all_who_wait():
+    async def run():
+        queue = TokenQueue(pack_tokens=100, max_tokens=1000)
+        tasks = [await ask(queue, sequence(5)) for _ in range(2)]
+        (item,) = queue.take()
+        queue.finish(item, ValueError("cannot compute this"))
+        for task in await done(*tasks):
+            with pytest.raises(ValueError, match="cannot compute this"):
+                await task
+        again = await ask(queue, sequence(5))
+        assert serve(queue) == [5] and await again == [0]
+
+    asyncio.run(run())
+
+
+def test_a_caller_that_comes_late_does_not_catch_up_on_what_others_had_before():
+    """From then on, both get about as much."""
+
+    async def run():
+        queue = TokenQueue(pack_tokens=600, max_tokens=100_000)
+        await ask(queue, *(sequence(600, i) for i in range(20)), name="early")
+        for _ in range(10):
+            serve(queue)
+        await ask(queue, *(sequence(600, 100 + i) for i in range(10)), name="late")
+        order = []
+        for _ in range(6):
+            (item,) = queue.take()
+            order.append(item.caller)
+            queue.finish(item, 0)
+        assert 2 <= order.count("early") <= 4
+
+    asyncio.run(run())
+
+
+def test_a_pack_of_three_callers_is_full_too():
+    """Their shares need not divide it: 4,096 tokens are 1,365 and a third for each."""
+
+    async def run():
+        queue = TokenQueue(pack_tokens=4096, max_tokens=100_000)
+        for name in ("one", "two", "three"):
+            await ask(queue, *(sequence(512, i) for i in range(20)), name=name, kind=name)
+        assert queue.holds_pack()
+
+    asyncio.run(run())
+
+
+def test_work_that_comes_no_sooner_at_another_caller_stays_where_it_is():
+    async def run():
+        queue = TokenQueue(pack_tokens=600, max_tokens=100_000)
+        for name in ("first", "second"):
+            await ask(queue, sequence(600), name=name)
+        assert queue._waiting.held() == {"first": 600}
+
+    asyncio.run(run())
+
+
+def test_one_large_request_takes_turns_with_several_small_ones():
+    async def run():
+        queue = TokenQueue(pack_tokens=512, max_tokens=100_000)
+        await ask(queue, *(sequence(512, i) for i in range(6)), name="large")
+        for i in range(3):
+            await ask(queue, sequence(512, 10 + i), name="small")
+        order = []
+        for _ in range(6):
+            (item,) = queue.take()
+            order.append(item.caller)
+            queue.finish(item, 0)
+        assert order == ["large", "small"] * 3
+
+    asyncio.run(run())
+
+
+def test_work_that_another_asks_for_later_keeps_its_place():
+    """The second caller's own work is behind, so it does not hasten what it shares with the first."""
+
+    async def run():
+        queue = TokenQueue(pack_tokens=600, max_tokens=100_000)
+        await ask(queue, *(sequence(600, i) for i in range(3)), name="first")
+        await ask(queue, *(sequence(600, 10 + i) for i in range(5)), name="second")
+        await ask(queue, sequence(600, 1), name="second")
+        assert queue._waiting.held() == {"first": 1800, "second": 3000}
+
+    asyncio.run(run())
+
+
+def test_results_come_in_the_order_of_what_was_asked_for_wherever_they_come_from():
+    async def run():
+        queue = TokenQueue(pack_tokens=100, max_tokens=1000, cache_size=8)
+        first = await ask(queue, sequence(1, 1), cached=True)
+        assert serve(queue) == [1] and await first == [1]
+        task = await ask(queue, *(sequence(1, fill) for fill in (2, 1, 3, 2)), cached=True)
+        assert queue.waiting_tokens == 2
+        assert serve(queue) == [1, 1]
+        assert await task == [2, 1, 3, 2]
 
     asyncio.run(run())

@@ -16,7 +16,14 @@ from headway.config.sources import SourceConfig
 from headway.data.sources.documents import BBC_NEWS, is_saved_dataset, load_dataset, place_of
 from headway.data.sources.files import FILE_TYPES
 from headway.data.sources.globs import glob_files, is_glob
-from headway.data.sources.streams import ReadError, compression_of, filesystem_of, open_stream, plain_name
+from headway.data.sources.streams import (
+    ReadError,
+    compression_of,
+    filesystem_of,
+    open_stream,
+    plain_name,
+    split_options,
+)
 
 BLOCK_BYTES = 32 << 20
 _DATASET_ROWS = 16_384
@@ -102,7 +109,8 @@ def _listed(name: str, place: Path | None) -> list[File]:
         raise ConfigError(f"source: {name!r} does not exist")
     scheme = address.partition("://")[0] + "://" if "://" in address else ""
     infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
-    files = [_file(scheme + info.path, info) for info in infos if info.type == fs.FileType.File]
+    options = split_options(address)[1]
+    files = [_file(scheme + info.path + options, info) for info in infos if info.type == fs.FileType.File]
     texts = [file for file in files if plain_name(file.address).lower().endswith(".txt")]
     if name == BBC_NEWS or texts:
         return _sorted(texts)

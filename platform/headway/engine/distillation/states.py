@@ -30,12 +30,15 @@ class StatesLoss(nn.Module):
         """Check that both models fit together.
 
         Raises:
-            ConfigError: the teacher has too few layers, or the relation heads do not divide both widths.
+            ConfigError: a model has no layers, the teacher has too few, or the relation heads do not divide
+                both widths.
         """
         super().__init__()
         self._hidden, self._relations = config.hidden, config.relations
         widths = [model.config.hidden_size for model in (student, teacher)]
         depths = [model.config.num_hidden_layers for model in (student, teacher)]
+        if not all(depths):
+            raise ConfigError("distill: hidden and relations compare layers; static embeddings have none")
         self._pairs = taught_layers(*depths)
         self.widening = nn.ModuleList()
         if config.hidden and widths[0] != widths[1]:

@@ -1,4 +1,4 @@
-"""BERT's layers with products of 8-bit integers, for CPUs.
+"""Products of 8-bit integers, for CPUs.
 
 A weight has a scale for each of its outputs, computed from its numbers. A product's input has a single scale,
 measured beforehand on texts (`headway.compress.quantize`). A scale for each row would need a pass over the
@@ -8,7 +8,6 @@ row, which would cost most of what int8 saves.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,9 @@ from transformers.activations import GELUActivation
 
 from headway.config.base import ConfigError
 from headway.data.atomic import write_atomically
-from headway.engine.model.attention import attend_unpadded
-from headway.engine.model.layout import SequenceLayout
+from headway.engine.inference.products import PRODUCTS
 
 FILE = "int8.json"
-
-PRODUCTS = ("projections", "attended", "wide", "narrow")
-"""A layer's products: queries, keys and values; attention's output; into and out of the feed-forward
-layer."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +82,11 @@ class Int8Product:
 
     Args:
         weight: float, shape (outputs, inputs).
-        bias: float, shape (outputs,).
+        bias: float, shape (outputs,), or None.
         rounding: of the input.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, rounding: Rounding) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, rounding: Rounding) -> None:
         smoothing = torch.tensor(rounding.smoothing or [1.0])
         weight = weight.detach().float() * smoothing
         self.scale, self.zero_point = rounding.scale, rounding.zero_point
@@ -104,7 +98,7 @@ class Int8Product:
         integers = (weight / self._weight_scale[:, None]).round().clamp(-levels, levels).to(torch.int8)
         self._packed = torch.ops.onednn.qlinear_prepack(integers, None)
         self._weight_zero_point = torch.zeros(len(weight), dtype=torch.int64)
-        self._bias = bias.detach().float()
+        self._bias = None if bias is None else bias.detach().float()
 
     def rounded(self, hidden: Tensor) -> Tensor:
         """A float input, (tokens, inputs), as uint8."""
@@ -161,33 +155,3 @@ class Int8Product:
             [],
             "",
         )
-
-
-class Int8Layer:
-    """A layer of BERT with integer products, attention in `dtype`, and sums and norms in float32.
-
-    Args:
-        layer: the layer with float products (`headway.engine.inference.encoder.FusedLayer`).
-        roundings: of the products' inputs, by the products' names.
-        dtype: of queries, keys and values.
-    """
-
-    def __init__(self, layer: Any, roundings: Mapping[str, Rounding], dtype: torch.dtype) -> None:
-        def product(name: str) -> Int8Product:
-            one = getattr(layer, name)
-            return Int8Product(one.weight, one.bias, roundings[name])
-
-        self.heads, self.dtype, self.activation = layer.heads, dtype, layer.activation
-        self.projections, self.attended = product("projections"), product("attended")
-        self.wide, self.narrow = product("wide"), product("narrow")
-        self.attended_norm, self.norm = layer.attended_norm, layer.norm
-
-    def __call__(self, hidden: Tensor, layout: SequenceLayout, **_: None) -> Tensor:
-        """The output, float32, shape (tokens, hidden_size); `hidden` is overwritten."""
-        projected = self.projections(hidden, self.dtype)
-        # (tokens, 3 * hidden_size) → (tokens, 3, num_heads, head_dim)
-        query, key, value = projected.unflatten(-1, (3, self.heads, -1)).unbind(1)
-        attended = attend_unpadded(query, key, value, layout)
-        hidden = self.attended_norm(self.attended.added(self.attended.rounded(attended), hidden))
-        inner = self.wide.activated(hidden, self.activation, self.narrow)
-        return self.norm(self.narrow.added(inner, hidden))

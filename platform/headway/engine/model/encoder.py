@@ -23,6 +23,8 @@ from transformers.utils import logging
 
 from headway.config.base import ConfigError
 from headway.config.pretrain import ModelConfig, Preset
+from headway.engine.formats import static
+from headway.engine.formats.packed import unpacked_folder
 from headway.engine.model.attention import ATTENTION_NAME
 from headway.engine.model.dropout import use_fast_dropout
 from headway.engine.model.unpadded import check_supported, run_unpadded
@@ -175,15 +177,21 @@ def load_as_saved(folder: Path) -> PreTrainedModel:
         ConfigError: the folder contains no model, or does not say which class of transformers it is.
     """
     names = _from_folder(AutoConfig, folder).architectures or [""]
-    kind = getattr(transformers, names[0], None)
+    kind = model_class(names[0])
     if kind is None:
         raise ConfigError(f"model: {str(folder)!r} has the unknown architecture {names[0]!r}")
     return made_ours(_model_from_folder(kind, folder))
 
 
+def model_class(architecture: str) -> Any:
+    """The class with this name, of transformers or of static embeddings; None if there is none."""
+    return getattr(transformers, architecture, None) or getattr(static, architecture, None)
+
+
 def _model_from_folder(auto_class: Any, folder: Path, **settings: Any) -> Any:
     """A model whose attribute `new_weights` names the weights that the folder lacks, which are random."""
-    model, info = _from_folder(auto_class, folder, output_loading_info=True, **settings)
+    with unpacked_folder(folder) as plain:
+        model, info = _from_folder(auto_class, plain, output_loading_info=True, **settings)
     mismatched = [name for name, *_ in info["mismatched_keys"]]
     setattr(model, NEW_WEIGHTS, frozenset([*info["missing_keys"], *mismatched]))
     return model
@@ -228,10 +236,15 @@ def made_ours(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:
-    """Save weights (safetensors) and configuration in transformers' format, readable without Headway."""
+    """Save weights (safetensors) and configuration in transformers' format, readable without Headway.
+
+    Static embeddings, which transformers does not know, are readable by sentence-transformers.
+    """
     model.set_attn_implementation("sdpa")
     try:
         with quietly():
             model.save_pretrained(folder)
     finally:
         model.set_attn_implementation(ATTENTION_NAME)
+    if model.config.model_type == static.MODEL_TYPE:
+        static.write_sentence_files(folder)

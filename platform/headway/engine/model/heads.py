@@ -95,6 +95,8 @@ def sequence_logits(model: Any, hidden_states: Tensor, layout: SequenceLayout) -
             if model.config.classifier_pooling == "mean":
                 first = mean_pooled(hidden_states, layout)
             return model.classifier(model.drop(model.head(first)))
+        case "static":
+            return model.scores(mean_pooled(hidden_states, layout))
         case _:
             return model.classifier(first[:, None])
 

@@ -102,7 +102,7 @@ def _modernbert_layer(layer: Any, hidden: Tensor, inputs: LayerInputs) -> Tensor
     query, key, value = _in_parts(attention.Wqkv, layer.attn_norm(hidden), 3)
     # (tokens, width) → (tokens, num_heads, head_dim) and back
     query, key = (
-        _rotated(part.unflatten(-1, (-1, attention.head_dim)), rotation).flatten(1) for part in (query, key)
+        rotated(part.unflatten(-1, (-1, attention.head_dim)), rotation).flatten(1) for part in (query, key)
     )
     projected = (query, key, value)
     probability = attention.attention_dropout if layer.training else 0.0
@@ -116,6 +116,16 @@ def _modernbert_layer(layer: Any, hidden: Tensor, inputs: LayerInputs) -> Tensor
 
 
 _BY_MODEL_TYPE: dict[str, RunLayer] = {"distilbert": _distilbert_layer, "modernbert": _modernbert_layer}
+
+
+def rotated(heads: Tensor, rotation: Rotation) -> Tensor:
+    """Queries or keys, (tokens, num_heads, head_dim), rotated by their positions, in float32."""
+    # (tokens, head_dim) → (tokens, 1, 2, head_dim / 2)
+    cosines, sines = (part[:, None].unflatten(-1, (2, -1)).float() for part in rotation)
+    # (tokens, num_heads, head_dim) → (tokens, num_heads, 2, head_dim / 2)
+    exact = heads.unflatten(-1, (2, -1)).float()
+    # `flip` swaps the halves; a compiler makes it an index, not a copy.
+    return (exact * cosines + exact.flip(-2) * sines).to(heads.dtype).flatten(-2)
 
 
 def _projected(hidden: Tensor, *parts: Any) -> Tensor | tuple[Tensor, ...]:
@@ -154,16 +164,6 @@ def _dropped(dropout: Any, values: Tensor, seed: Tensor | None, site: int) -> Te
     if seed is None or not dropout.training or dropout.p == 0.0:
         return dropout(values)
     return seeded_dropout(values, dropout.p, seed, site)
-
-
-def _rotated(heads: Tensor, rotation: Rotation) -> Tensor:
-    """Queries or keys, (tokens, num_heads, head_dim), rotated by their positions, in float32."""
-    # (tokens, head_dim) → (tokens, 1, 2, head_dim / 2)
-    cosines, sines = (part[:, None].unflatten(-1, (2, -1)).float() for part in rotation)
-    # (tokens, num_heads, head_dim) → (tokens, num_heads, 2, head_dim / 2)
-    exact = heads.unflatten(-1, (2, -1)).float()
-    # `flip` swaps the halves; a compiler makes it an index, not a copy.
-    return (exact * cosines + exact.flip(-2) * sines).to(heads.dtype).flatten(-2)
 
 
 def _begin_pair(layer: Any, hidden: Tensor) -> Tensor:

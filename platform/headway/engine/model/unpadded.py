@@ -14,10 +14,11 @@ from headway.engine.model.attention import ATTENTION_NAME
 from headway.engine.model.layers import Rotation, use_unpadded_forward
 from headway.engine.model.layout import SequenceLayout
 
-SUPPORTED = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "modernbert")
+SUPPORTED = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "modernbert", "static")
 """Values of `model_type` that `layers` can run."""
 
-_WITHOUT_TOKEN_TYPES = ("distilbert", "modernbert")
+_WITHOUT_TOKEN_TYPES = ("distilbert", "modernbert", "static")
+_WITHOUT_POSITIONS = ("modernbert", "static")
 
 
 def check_supported(config: PreTrainedConfig) -> None:
@@ -36,7 +37,7 @@ def encoder_layers(encoder: Any) -> nn.ModuleList:
     """The layers of an encoder, or of a model around one, lowest first."""
     encoder = encoder.base_model
     match encoder.config.model_type:
-        case "modernbert":
+        case "modernbert" | "static":
             return encoder.layers
         case "distilbert":
             return encoder.transformer.layer
@@ -112,7 +113,7 @@ def run_trunk(
 def _embedded(encoder: Any, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor) -> Tensor:
     """The input of the first layer, (tokens, hidden_size)."""
     arguments: dict[str, Tensor] = {"input_ids": input_ids[None]}
-    if encoder.config.model_type != "modernbert":
+    if encoder.config.model_type not in _WITHOUT_POSITIONS:
         arguments["position_ids"] = (position_ids + _first_position(encoder))[None]
     arguments |= token_type_arguments(encoder.config, token_type_ids)
     embedded = encoder.embeddings(**arguments)[0]

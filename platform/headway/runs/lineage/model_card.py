@@ -72,7 +72,8 @@ def model_card(
 
 
 def _sentence(description: Description) -> str:
-    shape = f"{description.layers} layers, hidden size {description.hidden_size}"
+    layers = f"{description.layers} layers" if description.layers else "a table of token vectors"
+    shape = f"{layers}, hidden size {description.hidden_size}"
     said = f"`{description.architecture}` ({shape}) for texts of up to {description.max_length} tokens"
     labels = description.labels
     if len(labels) > 1:

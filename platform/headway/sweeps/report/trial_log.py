@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 
 from headway.runs.context import Context
 from headway.runs.journal import Entry, JournalReader, Once
+from headway.runs.system_metrics import SystemMetricsReader
 from headway.sweeps.ledger import Ending, Trial, TrialState
 from headway.tracking import Run
+from headway.tracking.data_split import DataSplit
 from headway.tracking.forwarding import Forwarder
 
 _PAUSE_SECONDS = 5.0
@@ -32,12 +35,14 @@ class TrialLog(Forwarder):
     Args:
         context: of the sweep.
         parent: the run of the sweep.
+        data: the rows that every trial reads.
     """
 
-    def __init__(self, context: Context, parent: Run) -> None:
+    def __init__(self, context: Context, parent: Run, data: Sequence[DataSplit] = ()) -> None:
         super().__init__(self._pass_on, "headway-trials", _PAUSE_SECONDS, context.tracking.max_seconds_away)
         self._context = context
         self._parent = parent
+        self._data = data
         self._runs: dict[int, _TrialRun] | None = None
         self._changed: dict[Trial, Ending | None] = {}
         self._lock = threading.Lock()
@@ -74,14 +79,15 @@ class TrialLog(Forwarder):
             run = tracking.start_run(
                 context.experiment, trial.name, trial.sampled, self._parent, token=str(trial.number)
             )
-            runs[trial.number] = _TrialRun(run, Once({}))
+            run.log_inputs(self._data)
+            runs[trial.number] = _TrialRun(run, self._data, Once({}))
         runs[trial.number].log(trial, ending)
 
     def _known_runs(self) -> dict[int, _TrialRun]:
         """The runs by number of the trial; those that an earlier driver made, too."""
         if self._runs is None:
             children = self._context.tracking.children(self._parent)
-            self._runs = {int(token): _TrialRun(run) for token, run in children.items()}
+            self._runs = {int(token): _TrialRun(run, self._data) for token, run in children.items()}
         return self._runs
 
 
@@ -90,13 +96,15 @@ class _TrialRun:
 
     Args:
         run: of the trial.
+        data: the rows that it reads.
         once: what is logged; None if only MLflow knows.
     """
 
-    def __init__(self, run: Run, once: Once | None = None) -> None:
+    def __init__(self, run: Run, data: Sequence[DataSplit], once: Once | None = None) -> None:
         self._run = run
+        self._data = data
         self._once = once
-        self._reader: JournalReader | None = None
+        self._readers: list[JournalReader | SystemMetricsReader] = []
         self._pending: deque[Entry] = deque()
 
     def log(self, trial: Trial, ending: Ending | None) -> None:
@@ -105,9 +113,12 @@ class _TrialRun:
             if not self._run.is_open():
                 return  # an earlier driver has logged all of it
             self._run.log_params(trial.sampled)
+            self._run.log_inputs(self._data)
             self._once = Once(self._run.logged_steps())
-        self._reader = self._reader or JournalReader(trial.journal)
-        self._pending.extend(self._reader.unread())
+        if not self._readers:
+            self._readers = [JournalReader(trial.journal), SystemMetricsReader(trial.folder)]
+        for reader in self._readers:
+            self._pending.extend(reader.unread())
         new = self._once.new(list(self._pending))
         if new:
             self._run.log_metrics([entry[:2] for entry in new], [entry.time for entry in new])

@@ -36,7 +36,8 @@ async function loadModels() {
 
 function showFacts() {
   const { version, layers, heads, max_length, mask } = current();
-  $("facts").textContent = `version ${version} · ${layers} layers of ${heads} heads · up to ${max_length} tokens`;
+  const shape = layers ? `${layers} layers of ${heads} heads` : "a table of token vectors";
+  $("facts").textContent = `version ${version} · ${shape} · up to ${max_length} tokens`;
   document.querySelector("#fill-mask .hint").textContent = `Write ${mask} for each word to guess.`;
   for (const section of document.querySelectorAll("main > section")) {
     section.hidden = !can(section.id);

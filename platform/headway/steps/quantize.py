@@ -1,4 +1,4 @@
-"""The step `compress`: makes an encoder's layers multiply 8-bit integers on a CPU, and measures the loss."""
+"""The step `quantize`: makes an encoder's layers multiply 8-bit integers on a CPU, and measures the loss."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import numpy as np
 
 from headway.compress.quantize import calibrate
 from headway.config.base import ConfigError
-from headway.config.compression.compress import CompressConfig
+from headway.config.compression.quantize import QuantizeConfig
 from headway.data.atomic import atomic_folder, link_or_copy
 from headway.data.sources.documents import read_documents
 from headway.data.sources.origin import origin_of
 from headway.data.sources.splitting import drop_duplicates
-from headway.engine.inference.int8 import write_roundings
+from headway.engine.formats.packed import is_packed, pack_folder
+from headway.engine.inference.int8 import FILE, write_roundings
 from headway.inference.model import EncoderModel
 from headway.inference.packing import Operation, OperationName, Pack
 from headway.inference.tokens import TextTokenizer
@@ -32,11 +33,12 @@ _PACK_TEXTS = 32
 _TIMED_RUNS = 3
 
 
-def run_compress(config: CompressConfig, context: Context) -> StepResult:
+def run_quantize(config: QuantizeConfig, context: Context) -> StepResult:
     """Copy a model, add the scales for 8-bit integers, and compare it with the original.
 
-    The weights stay as they are: the folder opens with plain transformers, gives the same results there, and
-    can be trained further. They are rounded to integers when the model is served.
+    Float weights stay as they are: the folder opens with plain transformers, gives the same results there,
+    and can be trained further. They are rounded to integers when the model is served. Packed weights are for
+    Headway alone, which serves them, and unpacks them for whatever else it does with a model.
 
     Raises:
         ConfigError: there are too few texts, int8 does not support the encoder, or the result differs too
@@ -51,32 +53,54 @@ def run_compress(config: CompressConfig, context: Context) -> StepResult:
         figures = {name: float(value) for name, value in summary.items()}
         run.log_metrics([(0, figures)])
         add_models(run, context, [(config.model, original)])
-        log_reference(run, context.step, target, config.quantize, config.model_dump(mode="json"))
-    return StepResult(str(target), _headline(summary), summary=summary)
+        log_reference(run, context.step, target, _said(config), config.model_dump(mode="json"))
+    return StepResult(str(target), _headline(config, summary), summary=summary)
 
 
-def _split(config: CompressConfig, texts: list[str]) -> DataSplit:
+def _split(config: QuantizeConfig, texts: list[str]) -> DataSplit:
     origin = origin_of(config.texts)
     return DataSplit(f"{origin['name']}/texts", digest_of(texts), origin, "calibration", len(texts))
 
 
-def _made(config: CompressConfig, texts: list[str], original: Path, target: Path) -> dict[str, Any]:
+def _made(config: QuantizeConfig, texts: list[str], original: Path, target: Path) -> dict[str, Any]:
     """Write the model, and measure how close it is to the original."""
+    if config.weight_bits is not None and is_packed(original):
+        raise ConfigError(f"weights: those of {str(original)!r} are packed already")
     exact = EncoderModel(original, "fp32")
     packs = _packs(config, texts, original, exact.description.max_length)
     with atomic_folder(target) as draft:
         shutil.copytree(original, draft, copy_function=link_or_copy, dirs_exist_ok=True)
-        write_roundings(draft, calibrate(exact, packs[::2]))
-        summary = _compared(exact, EncoderModel(draft, "int8"), packs[1::2])
+        (draft / FILE).unlink(missing_ok=True)  # an earlier result's scales
+        floats = EncoderModel(draft)
+        if config.quantize is not None:
+            write_roundings(draft, calibrate(exact, packs[::2]))
+        if config.weight_bits is not None:
+            pack_folder(draft, config.weight_bits)
+        summary = _compared(exact, floats, EncoderModel(draft, config.quantize or "auto"), packs[1::2])
         if summary["cosine"] < config.min_cosine:
             raise ConfigError(
-                f"min_cosine: {config.min_cosine}, but the int8 embeddings of {str(original)!r} have a mean "
-                f"cosine of {summary['cosine']:.4f} to the original's; nothing is saved"
+                f"min_cosine: {config.min_cosine}, but the {_said(config)} embeddings of {str(original)!r} "
+                f"have a mean cosine of {summary['cosine']:.4f} to the original's; nothing is saved"
             )
+        if config.weight_bits is not None:
+            summary |= {"bytes": _bytes(original), "packed_bytes": _bytes(draft)}
+        elif summary["speed_ratio_vs_floats"] < config.min_speedup:
+            (draft / FILE).unlink()
     return summary
 
 
-def _texts(config: CompressConfig) -> list[str]:
+def _bytes(folder: Path) -> int:
+    """The size of a model's weights."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def _said(config: QuantizeConfig) -> str:
+    """What was done, in a word or two."""
+    weights = f"{config.weights} weights" if config.weight_bits is not None else ""
+    return " with ".join(part for part in (config.quantize, weights) if part)
+
+
+def _texts(config: QuantizeConfig) -> list[str]:
     """Texts spread over the whole source."""
     texts = [document.text for document in drop_duplicates(read_documents(config.texts))]
     wanted = min(2 * config.samples, len(texts))
@@ -85,15 +109,24 @@ def _texts(config: CompressConfig) -> list[str]:
     return [texts[index * len(texts) // wanted] for index in range(wanted)]
 
 
-def _packs(config: CompressConfig, texts: list[str], folder: Path, longest: int) -> list[Pack]:
+def _packs(config: QuantizeConfig, texts: list[str], folder: Path, longest: int) -> list[Pack]:
     """Texts in packs: every other one sets the scales, the rest measure."""
     pieces = TextTokenizer(folder, min(config.max_length, longest)).pieces(texts)
     count = max(2, 2 * (len(texts) // (2 * _PACK_TEXTS)))
     return [Pack.of([piece.sequence for piece in pieces[start::count]]) for start in range(count)]
 
 
-def _compared(exact: EncoderModel, rounded: EncoderModel, packs: Sequence[Pack]) -> dict[str, Any]:
-    """How close int8 is to the original on texts that set no scales, and how fast it is."""
+def _compared(
+    exact: EncoderModel, floats: EncoderModel, rounded: EncoderModel, packs: Sequence[Pack]
+) -> dict[str, Any]:
+    """How close the result is to the original on texts that set no scales, and how fast it is.
+
+    Args:
+        exact: the original in float32.
+        floats: the original as it is served.
+        rounded: the result as it is served.
+        packs: of the texts.
+    """
     operations: list[OperationName] = ["embed"]
     if "classify" in exact.description.abilities:
         operations.append("classify")
@@ -106,12 +139,13 @@ def _compared(exact: EncoderModel, rounded: EncoderModel, packs: Sequence[Pack])
                 cosines += (before * after).sum(axis=1).tolist()
             else:
                 same += _same_classes(before, after).tolist()
-    seconds = {model: _seconds(model, packs) for model in (exact, rounded)}
+    seconds = {model: _seconds(model, packs) for model in (exact, floats, rounded)}
     summary = {
         "texts": len(cosines),
         "cosine": float(np.mean(cosines)),
         "min_cosine": min(cosines),
         "speed_ratio_vs_fp32": seconds[exact] / seconds[rounded],
+        "speed_ratio_vs_floats": seconds[floats] / seconds[rounded],
     }
     return summary | ({"same_class": float(np.mean(same))} if same else {})
 
@@ -134,9 +168,20 @@ def _seconds(model: EncoderModel, packs: Sequence[Pack]) -> float:
     return min(seconds)
 
 
-def _headline(summary: dict[str, Any]) -> str:
+def _headline(config: QuantizeConfig, summary: dict[str, Any]) -> str:
     same = f", {summary['same_class']:.1%} in the same class" if "same_class" in summary else ""
+    size = ""
+    if "packed_bytes" in summary:
+        size = f"{summary['bytes'] / 1e6:.1f} → {summary['packed_bytes'] / 1e6:.1f} MB; "
+    ratio = summary["speed_ratio_vs_floats"]
+    if config.weight_bits is None and ratio < config.min_speedup:
+        return (
+            f"{_said(config)} is {ratio:.2f} x as fast here as the floats that are served otherwise, and "
+            f"min_speedup is {config.min_speedup:g}: layers keep multiplying floats"
+        )
     return (
-        f"int8: cosine {summary['cosine']:.4f} to the original (at least {summary['min_cosine']:.4f}) on "
-        f"{summary['texts']} texts{same}; {summary['speed_ratio_vs_fp32']:.2f} x as fast as fp32 here"
+        f"{_said(config)}: cosine {summary['cosine']:.4f} to the original (at least "
+        f"{summary['min_cosine']:.4f}) on {summary['texts']} texts{same}; {size}"
+        f"{summary['speed_ratio_vs_fp32']:.2f} x as fast as fp32 here, {ratio:.2f} x as the floats that are "
+        "served otherwise"
     )

@@ -1,0 +1,1 @@
+"""Files of rows to predict, read and written part by part."""
