@@ -107,9 +107,10 @@ def summary(rows: dict[tuple[str, float], dict[str, Any]], small: float, large: 
     """The ratios; None where a row failed or was not asked for."""
 
     def ratio(one: tuple[str, float], other: tuple[str, float], figure: str) -> float | None:
-        values = [rows.get(key, {}).get(figure) for key in (one, other)]
-        failed = any("error" in rows.get(key, {}) for key in (one, other))
-        return None if failed or None in values else round(values[0] / values[1], 3)
+        first, second = (rows.get(key, {"error": "not measured"}) for key in (one, other))
+        if "error" in first or "error" in second:
+            return None
+        return round(float(first[figure] / second[figure]), 3)
 
     mine = ("headway", small)
     return {

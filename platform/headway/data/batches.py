@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -125,7 +125,7 @@ class DealtBatches:
     sequences_a_row = 1
 
     def __init__(self, lengths: Lengths, batch_sizes: BatchSizes, seed: int) -> None:
-        self.lengths = lengths
+        self.lengths: Any = lengths  # an array, if whoever made the batches has one
         self.batch_sizes = batch_sizes
         self.seed = seed
         self._packings: dict[int, TokenPacking] = {}
