@@ -10,7 +10,7 @@ from headway.config.corpus import CorpusConfig
 from headway.config.finetune import FinetuneConfig
 from headway.config.loading import step_config, validate
 from headway.config.pipeline import STEP_CONFIGS
-from headway.config.pretrain import ModelConfig, PretrainConfig
+from headway.config.pretrain import MaskingConfig, ModelConfig, PretrainConfig
 from headway.config.serve import ServeConfig
 from headway.config.training import OptimizerConfig, TrainingConfig
 
@@ -71,6 +71,45 @@ MISTAKES = [
             ],
         },
         "x: phases.1.batch_size 7 is less than workers x gradient_accumulation, 8",
+    ),
+    (
+        "pretrain",
+        {"corpus": {"sources": {"a": {"corpus": "c"}}}, "steps": 1},
+        "x.corpus.sources.a.weight: missing; it must be set",
+    ),
+    (
+        "pretrain",
+        {"corpus": {"sources": {"a": {"corpus": {"source": "s", "vocab": 2}, "weight": 1}}}, "steps": 1},
+        "x.corpus.sources.a.corpus.vocab: unknown setting; did you mean 'vocab_size'?",
+    ),
+    (
+        "pretrain",
+        {"corpus": {"sources": {"a": {"corpus": "c", "weight": 1}}}},
+        "x: a mixture of corpora has no epochs: give steps",
+    ),
+    (
+        "pretrain",
+        {"corpus": {"sources": {"a": {"corpus": "c", "weight": 1}}}, "steps": 1, "batch_tokens": 64},
+        "x: batch_tokens does not go with a mixture of corpora; batch_size does",
+    ),
+    (
+        "pretrain",
+        {
+            "corpus": {"sources": {"web": {"corpus": "c", "weight": 1}}},
+            "steps": 1,
+            "phases": [{"fraction": 1, "sources": {"wep": 1}}],
+        },
+        "x: phases.0.sources.wep: there is no such source; did you mean 'web'?",
+    ),
+    (
+        "pretrain",
+        {"corpus": {"source": "s"}, "phases": [{"fraction": 1, "sources": {"web": 1}}]},
+        "x: phases.0.sources: corpus is no mixture; give corpus.sources",
+    ),
+    (
+        "pretrain",
+        {"corpus": "c", "recipe": "bret"},
+        "x.recipe: 'bret' is not allowed; it should be 'modernbert'",
     ),
     ("pretrain", {"corpus": 3}, "x.corpus: 3 is not allowed; it should be a"),
     (
@@ -190,3 +229,18 @@ def test_a_number_of_replicas_stands_for_least_and_most():
 def test_finetuning_has_defaults_of_its_own():
     assert FinetuneConfig(model="m", task="t").optimizer.learning_rate == 2e-4
     assert PretrainConfig(corpus="c").optimizer.learning_rate == 1e-3
+
+
+def test_a_recipe_fills_in_what_is_not_set():
+    settings = {"corpus": "c", "recipe": "modernbert", "steps": 1000, "masking": {"whole_words": True}}
+    config = validate(PretrainConfig, settings | {"optimizer": {"learning_rate": 1e-4}})
+    assert config.masking == MaskingConfig(rate=0.3, whole_words=True)
+    assert config.optimizer.learning_rate == 1e-4 and config.optimizer.betas == (0.9, 0.98)
+    assert config.schedule.name == "wsd" and config.objective == ["mlm"]
+    assert config.learning_rate_scales(1000) == [(0, 1.0), (850, 0.375), (975, 0.375)]
+    # Every phase has as many tokens in a step.
+    assert {
+        phase.max_length * (phase.batch_size or config.batch_size)
+        for phase in config.phases
+        if phase.max_length is not None
+    } == {1024 * 4608}

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from ray.cluster_utils import Cluster
 
 from ports import free_port
@@ -68,7 +69,21 @@ def first(folder) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def second(folder, first) -> subprocess.CompletedProcess[str]:
+def made(folder, first) -> dict[str, Any]:
+    """The summary of the first run, read before the second replaces it."""
+    assert first.returncode == 0, first.stdout + first.stderr
+    return summary_of(folder)
+
+
+@pytest.fixture(scope="module")
+def logged(folder, made) -> list[Run]:
+    """What MLflow holds of the first run, before the second adds its own."""
+    client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
+    return list(client.search_runs([client.get_experiment_by_name("quickstart").experiment_id]))
+
+
+@pytest.fixture(scope="module")
+def second(folder, made, logged) -> subprocess.CompletedProcess[str]:
     return headway(folder)
 
 
@@ -76,10 +91,8 @@ def summary_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "runs" / "quickstart" / "summary.json").read_text())
 
 
-def test_one_command_goes_from_text_to_a_served_encoder(folder, first):
-    assert first.returncode == 0, first.stdout + first.stderr
-    summary = summary_of(folder)
-    pretrain, evaluate, sweep = summary["pretrain"], summary["evaluate"], summary["sweep"]
+def test_one_command_goes_from_text_to_a_served_encoder(made):
+    pretrain, evaluate, sweep = made["pretrain"], made["evaluate"], made["sweep"]
     assert pretrain["validation_loss_end"] < pretrain["validation_loss_start"]
     assert pretrain["tokens_per_second"] > 0
     right = evaluate["accuracy_random_init"] * evaluate["texts"]
@@ -89,10 +102,10 @@ def test_one_command_goes_from_text_to_a_served_encoder(folder, first):
     assert set(evaluate["few_labels"]["4"]) == {"pretrained", "random_init", "tfidf"}
     assert sweep["trials"] == 2
     assert sweep["best"]["settings"]["optimizer.name"] == "adamw"
-    assert summary["register"]["model_uri"] == "models:/bbc-news@champion"
-    assert (summary["serve"]["requests"], summary["serve"]["failed"]) == (5, 0)
-    assert list(summary["wall_seconds"]) == ["corpus", "pretrain", "sweep", "evaluate", "register", "serve"]
-    assert summary["wall_seconds"]["pretrain"] > summary["wall_seconds"]["corpus"] > 0
+    assert made["register"]["model_uri"] == "models:/bbc-news@champion"
+    assert (made["serve"]["requests"], made["serve"]["failed"]) == (5, 0)
+    assert list(made["wall_seconds"]) == ["corpus", "pretrain", "sweep", "evaluate", "register", "serve"]
+    assert made["wall_seconds"]["pretrain"] > made["wall_seconds"]["corpus"] > 0
 
 
 def test_it_ends_with_what_was_made_and_how_to_look_further(folder, first):
@@ -115,11 +128,9 @@ def test_its_output_is_lines_that_a_log_can_hold(first):
     assert len(noise) < 10, first.stderr
 
 
-def test_mlflow_shows_one_pipeline_with_its_steps_and_their_trials_under_it(folder, first):
-    client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
-    found = client.search_runs([client.get_experiment_by_name("quickstart").experiment_id])
-    ids = {run.info.run_id: run.info.run_name for run in found}
-    parents = {run.info.run_name: ids.get(run.data.tags.get("mlflow.parentRunId")) for run in found}
+def test_mlflow_shows_one_pipeline_with_its_steps_and_their_trials_under_it(folder, logged):
+    ids = {run.info.run_id: run.info.run_name for run in logged}
+    parents = {run.info.run_name: ids.get(run.data.tags.get("mlflow.parentRunId")) for run in logged}
     steps = ["corpus", "pretrain", "sweep", "evaluate", "register", "serve"]
     assert parents == {
         "quickstart": None,
@@ -127,9 +138,10 @@ def test_mlflow_shows_one_pipeline_with_its_steps_and_their_trials_under_it(fold
         "trial 00000": "sweep",
         "trial 00001": "sweep",
     }
-    by_name = {run.info.run_name: run for run in found}
+    by_name = {run.info.run_name: run for run in logged}
     for name in ("headway.version", "headway.packages", "headway.cluster", "headway.data_digest"):
         assert by_name["trial 00000"].data.tags[name] == by_name["sweep"].data.tags[name]
+    client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
     version = client.get_model_version_by_alias("bbc-news", "champion")
     assert float(version.tags["test_accuracy"]) > 0.6
     assert version.run_id == by_name["sweep"].info.run_id

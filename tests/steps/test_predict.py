@@ -134,7 +134,8 @@ def score(model, runs, tmp_path):
 
     def score(source: str, output: str, display: Display | None = None, folder: Path | None = None, **more):
         place = [name if "://" in name else f"{tmp_path}/{name}" for name in (source, output)]
-        request = PredictRequest(*place, **{"column": "body"} | more)
+        settings: dict[str, Any] = {"column": "body"} | more
+        request = PredictRequest(place[0], place[1], **settings)
         return predict_file(str(folder or model), request, Tracking.at(runs), display or Display(quiet=True))
 
     return score
@@ -256,7 +257,7 @@ def test_answers_of_every_head_are_the_same_in_lines_and_in_parquet(
     rows, score, make_model, tmp_path, here, architecture, settings, added
 ):
     folder = make_model(architecture, **settings)
-    more = {"question": "Who steers?"} if architecture.endswith("Answering") else {}
+    more: dict[str, Any] = {"question": "Who steers?"} if architecture.endswith("Answering") else {}
     score("in.jsonl", "out.jsonl", folder=folder, **more)
     score("in.jsonl", "out.parquet", folder=folder, **more)
     found = read_jsonl(tmp_path / "out.jsonl")
@@ -281,11 +282,12 @@ def test_columns_of_parquet_keep_their_types(score, tmp_path, here):
 
 def test_rows_of_different_columns_and_numbers_fit_into_one_table(score, tmp_path, here, monkeypatch):
     monkeypatch.setattr(records, "CHUNK_ROWS", 1)
-    rows = [{"body": "a", "n": 1}, {"body": "b", "x": None}, {"n": 2.5, "x": "y", "body": "c"}]
+    rows: list[dict[str, Any]] = [{"body": "a", "n": 1}, {"body": "b", "x": None}]
+    rows.append({"n": 2.5, "x": "y", "body": "c"})
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     score("in.jsonl", "out.parquet")
     found = pyarrow.parquet.read_table(tmp_path / "out.parquet").select(["body", "n", "x"]).to_pylist()
-    assert found == [{"body": "a", "n": 1.0, "x": None}, {"body": "b", "n": None, "x": None}, {**rows[2]}]
+    assert found == [{"body": "a", "n": 1.0, "x": None}, {"body": "b", "n": None, "x": None}, rows[2]]
 
 
 def test_numbers_stay_as_they_are_in_lines(score, tmp_path, here):
@@ -299,7 +301,8 @@ def test_parts_of_another_model_column_or_content_are_not_used(rows, score, enco
     with pytest.raises(StoppedError):
         score("in.jsonl", "out.jsonl", Stopping(after=3))
     kept = shutil.copytree(tmp_path / ".out.jsonl.parts", tmp_path / "kept")
-    for more in ({"folder": encoder}, {"column": "note"}, {"on_bad_row": "skip"}):
+    others: list[dict[str, Any]] = [{"folder": encoder}, {"column": "note"}, {"on_bad_row": "skip"}]
+    for more in others:
         shutil.copytree(kept, tmp_path / ".out.jsonl.parts", dirs_exist_ok=True)
         display = Stopping()
         score("in.jsonl", "out.jsonl", display, **more)

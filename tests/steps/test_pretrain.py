@@ -64,7 +64,7 @@ def test_what_is_saved_opens_with_sentence_transformers_and_gives_the_same_vecto
     sequences = tokenizer(texts[:8], truncation=True, max_length=32)["input_ids"]
     ids = torch.tensor([token for sequence in sequences for token in sequence])
     layout = layout_of_lengths(torch.tensor([len(sequence) for sequence in sequences]))
-    encoder = load_for_inference(folder, "BertModel", "fp32", torch.device("cpu"))
+    encoder = load_for_inference(Path(folder), "BertModel", "fp32", torch.device("cpu"))
     with torch.inference_mode():
         ours = mean_pooled(encoder(ids, torch.zeros_like(ids), layout), layout)
     theirs = SentenceTransformer(str(folder), device="cpu").encode(texts[:8], convert_to_tensor=True)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from headway.config.base import INPUT, Config, Fraction, Positive
 from headway.config.compression.distill import DistillConfig
-from headway.config.corpus import CorpusConfig
-from headway.config.mistakes import check_measure
+from headway.config.corpora.mixture import AnyCorpus, MixtureConfig, Weight
+from headway.config.corpora.recipes import Recipe, expand_recipe
+from headway.config.mistakes import check_measure, suggest
 from headway.config.training import TrainingConfig
 
 Preset = Literal[
@@ -44,11 +46,24 @@ class MaskingConfig(Config):
 
 
 class PhaseConfig(Config):
-    """A part of pretraining with its own length of rows: BERT's first 90 % of steps have 128 tokens."""
+    """A part of pretraining with settings of its own: BERT's first 90 % of steps have rows of 128 tokens."""
 
-    max_length: Annotated[int, Field(ge=8, le=8192)]
     fraction: Annotated[float, Field(gt=0.0, le=1.0)] = Field(description="of all steps")
+    max_length: Annotated[int, Field(ge=8, le=8192)] | None = Field(
+        default=None, description="tokens in a sequence at most; if not set, the corpus' length"
+    )
     batch_size: Positive | None = Field(default=None, description="if not set, that of the run")
+    masking_rate: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
+        default=None, description="if not set, that of `masking`"
+    )
+    learning_rate_scale: Annotated[float, Field(gt=0.0)] = Field(
+        default=1.0, description="factor on what the schedule says"
+    )
+    sources: dict[str, Weight] | None = Field(
+        default=None,
+        description="of a mixture, name → weight in this phase; sources left out give it no rows; if not "
+        "set, the mixture's weights",
+    )
 
 
 def _one_or_several(objective: Any) -> Any:
@@ -58,8 +73,14 @@ def _one_or_several(objective: Any) -> Any:
 class PretrainConfig(TrainingConfig):
     """The step `pretrain`."""
 
-    corpus: str | CorpusConfig = Field(
-        description="the folder of a prepared corpus, or the settings to prepare one", json_schema_extra=INPUT
+    recipe: Recipe | None = Field(
+        None,
+        description="settings that a model was published with, in place of those that are not set: "
+        "`modernbert` masks 30 %, warms up, stays, and decays in a last phase, which is for better data",
+    )
+    corpus: AnyCorpus = Field(
+        description="the folder of a prepared corpus, the settings to prepare one, or a mixture of several",
+        json_schema_extra=INPUT,
     )
     model: str | ModelConfig = Field(
         ModelConfig(), description="a shape, or a folder to continue from", json_schema_extra=INPUT
@@ -77,6 +98,31 @@ class PretrainConfig(TrainingConfig):
     )
     distill: DistillConfig | None = Field(None, description="also learn from a teacher's scores of words")
     validation_rows: Positive = Field(512, description="number of held-out rows for the validation loss")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_recipe(cls, settings: Any) -> Any:
+        return expand_recipe(settings)
+
+    @model_validator(mode="after")
+    def _sources_exist(self) -> PretrainConfig:
+        known = self.corpus.sources if isinstance(self.corpus, MixtureConfig) else None
+        if known is not None and self.steps is None:
+            raise ValueError("a mixture of corpora has no epochs: give steps")
+        if known is not None and self.batch_tokens is not None:
+            raise ValueError("batch_tokens does not go with a mixture of corpora; batch_size does")
+        for number, phase in enumerate(self.phases):
+            where = f"phases.{number}.sources"
+            if phase.sources is None or isinstance(self.corpus, str):
+                continue
+            if known is None:
+                raise ValueError(f"{where}: corpus is no mixture; give corpus.sources")
+            for name in phase.sources:
+                if name not in known:
+                    raise ValueError(f"{where}.{name}: there is no such source{suggest(name, known)}")
+            if not any(phase.sources.values()):
+                raise ValueError(f"{where}: no source has a weight above 0")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> PretrainConfig:
@@ -103,6 +149,16 @@ class PretrainConfig(TrainingConfig):
             raise ValueError("distill does not go with parallel.shard, tensor and pipeline; workers do")
         check_measure("best_by", self.best_by, self.measures)
         return self
+
+    def first_steps(self, total_steps: int) -> list[int]:
+        """The step at which each phase of a run of so many steps begins."""
+        starts = accumulate((phase.fraction for phase in self.phases[:-1]), initial=0.0)
+        return [round(start * total_steps) for start in starts]
+
+    def learning_rate_scales(self, total_steps: int) -> list[tuple[int, float]]:
+        """See `TrainingConfig`."""
+        scales = [phase.learning_rate_scale for phase in self.phases]
+        return list(zip(self.first_steps(total_steps), scales, strict=False))
 
     @property
     def measures(self) -> list[str]:

@@ -287,6 +287,10 @@ class TrainingConfig(Config):
         number = rows if isinstance(rows, int) else rows.rows
         return max(1, round(epochs * number / self._mean_batch_size))
 
+    def learning_rate_scales(self, total_steps: int) -> list[tuple[int, float]]:
+        """(first step, factor on the schedule from there on), ascending; none for the schedule as it is."""
+        return []
+
     @property
     def _mean_batch_size(self) -> float:
         """Rows a step, over a whole run: while batches warm up they are smaller."""

@@ -41,12 +41,14 @@ class BatchSizes(NamedTuple):
         start: rows of the first step of warm-up.
         warmup_steps: steps until `full` is reached; 0 for none.
         first_step: steps of the run before the first one here, which is a later phase's.
+        rows_before: rows that an earlier phase drew, if this one goes on after them.
     """
 
     full: int
     start: int = 0
     warmup_steps: int = 0
     first_step: int = 0
+    rows_before: int = 0
 
     @classmethod
     def of_run(
@@ -69,7 +71,8 @@ class BatchSizes(NamedTuple):
     def before_step(self, step: int) -> int:
         """Rows of all steps before one."""
         growing = min(step, max(0, self.warmup_steps - self.first_step))
-        return sum(self.of_step(s) for s in range(growing)) + (step - growing) * self.full
+        grown = sum(self.of_step(s) for s in range(growing))
+        return self.rows_before + grown + (step - growing) * self.full
 
 
 def rows_of_step(seed: int, step: int, batch: BatchSizes, rows: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from headway.config.pretrain import PretrainConfig
-from headway.data.corpus.corpus import Corpus
 from headway.ray_data.corpus import prepared_corpus
 from headway.runs.context import Context, StepResult
 from headway.runs.journal import first_value, last_value, median_value
-from headway.runs.lineage.data_splits import corpus_splits
+from headway.runs.lineage.data_splits import pretraining_splits
 from headway.runs.pretraining import (
     PretrainingJob,
     corpus_folder,
+    mixture_notes,
     pair_notes,
     start_from,
     teacher_folder,
@@ -30,9 +30,10 @@ def run_pretrain(config: PretrainConfig, context: Context) -> StepResult:
     corpus = corpus_folder(config, base, context, prepared_corpus)
     job = PretrainingJob(config, corpus, base, teacher_folder(config, corpus, context))
     batches = job.batches()[0]
-    for note in pair_notes(batches) if job.pairs is not None else []:
+    notes = pair_notes(batches) if job.pairs is not None else []
+    for note in [*mixture_notes(batches, job), *notes]:
         context.display.step(context.step, note)
-    data = corpus_splits(Corpus(job.corpus_folder))
+    data = pretraining_splits(job.corpus_folder)
     with tracked(config, context, list(data.values())) as run:
         if job.pairs is not None and "truncated_fraction" not in run.logged_steps():
             run.log_metrics(truncation(batches))

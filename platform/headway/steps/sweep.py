@@ -18,14 +18,13 @@ from headway.config.pretrain import PretrainConfig
 from headway.config.sweep import COSTS, SuccessiveHalving, SweepConfig
 from headway.config.tasks import ClassificationTask
 from headway.data.atomic import write_atomically
-from headway.data.corpus.corpus import Corpus
 from headway.ray_data.corpus import prepared_corpus
 from headway.redaction import redacted
 from headway.runs.class_counts import tell_class_counts
 from headway.runs.context import Context, StepResult
 from headway.runs.finetuning import FinetuningJob, task_folder
 from headway.runs.held_out import score_models
-from headway.runs.lineage.data_splits import corpus_splits, task_splits
+from headway.runs.lineage.data_splits import pretraining_splits, task_splits
 from headway.runs.lineage.step_run import record_run, step_parent, step_tags
 from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from, teacher_folder
 from headway.runs.teaching import taught_job
@@ -150,7 +149,7 @@ def _data(job: SweepJob) -> dict[str, DataSplit]:
     """The rows that all trials read, by their split."""
     if isinstance(job.base, FinetuningJob):
         return task_splits(job.base.task)
-    return corpus_splits(Corpus(job.base.corpus_folder))
+    return pretraining_splits(job.base.corpus_folder)
 
 
 def _parent_run(config: SweepConfig, context: Context, data: list[DataSplit]) -> Run:

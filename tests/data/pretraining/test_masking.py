@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from headway.config.pretrain import MaskingConfig
 from headway.data.corpus.words import WordTable
-from headway.data.pretraining.counter_random import row_keys
-from headway.data.pretraining.masking import Masked, Vocabulary, mask_rows
+from headway.data.pretraining.counter_random import Purpose, row_keys
+from headway.data.pretraining.masking import Masked, Vocabulary, _random_order, mask_rows
 from headway.data.pretraining.ragged import Ragged
 
 SIZE, MASK = 1000, 4
@@ -168,6 +170,44 @@ def test_a_word_ends_with_its_row_even_if_no_special_token_stands_between():
     for number, (row, masked) in enumerate(zip(rows, together, strict=True)):
         [alone] = mask_together([row], config, WORD_PIECES, keys[number : number + 1])
         assert np.array_equal(masked.positions, alone.positions)
+
+
+@pytest.mark.parametrize("whole_words", [False, True])
+def test_a_batch_may_end_with_rows_that_have_nothing_to_hide(whole_words):
+    rows = [sequence(9), np.asarray([2, 3], np.int64), np.asarray([2, 1, 3], np.int64)]
+    config = MaskingConfig(rate=0.3, whole_words=whole_words)
+    masked = mask_together(rows, config, WORD_PIECES, keys_of(1, 3))
+    assert [len(one.positions) for one in masked[1:]] == [0, 0]
+    [alone] = mask_together(rows[:1], config, WORD_PIECES, keys_of(1, 1))
+    assert np.array_equal(masked[0].positions, alone.positions)
+
+
+@pytest.mark.parametrize("before", range(5))
+def test_a_piece_after_special_tokens_begins_a_word(before):
+    row = np.asarray([2] * before + [700, 3], np.int64)
+    masked = mask_alone(row, MaskingConfig(whole_words=True), WORD_PIECES, 0)
+    assert masked.positions.tolist() == [before]
+
+
+def test_a_word_may_begin_at_the_first_token_of_a_row():
+    rows = [np.asarray([10, 700, 701, 11, 702], np.int64)] * 50
+    config = MaskingConfig(rate=0.6, whole_words=True)
+    hidden = {tuple(m.positions.tolist()) for m in mask_together(rows, config, WORD_PIECES, keys_of(0, 50))}
+    assert hidden == {(0, 1, 2), (3, 4)}
+
+
+@pytest.mark.parametrize(("longest", "most_rows"), [(2**37 - 1, 1), (2**36 - 1, 3), (2**30, 127)])
+def test_more_and_longer_rows_than_64_bits_can_order_are_refused(longest, most_rows):
+    """26 bits are random, so the row and the position in it have 38 together."""
+
+    def order(rows: int) -> np.ndarray:
+        none = np.empty(0, np.int64)
+        layout = SimpleNamespace(lengths=np.full(rows, longest), owners=none, positions=none, starts=none)
+        return _random_order(layout, none.astype(np.uint64), none, Purpose.MASKED_TOKEN)
+
+    assert len(order(most_rows)) == 0
+    with pytest.raises(ValueError, match=f"{most_rows + 1} rows of up to {longest} tokens are too many"):
+        order(most_rows + 1)
 
 
 @pytest.mark.parametrize("rate", [0.15, 0.4])

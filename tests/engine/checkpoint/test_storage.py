@@ -153,6 +153,7 @@ def test_a_checkpoints_files_are_summed_while_they_are_written(tmp_path: Path) -
     files = writer.fs
     assert files.concat_path("state", "part") == "state/part"
     assert files.init_path(Path("state")) == "state"
+    assert files.validate_checkpoint_id("state")
     files.mkdir("state")
     content = np.arange(3_000_000, dtype=np.int32)
     with files.create_stream("state/draft", "wb") as stream:
@@ -183,4 +184,5 @@ def test_a_distributed_checkpoint_comes_back_from_a_folder(tmp_path: Path) -> No
     dcp.load(loaded, storage_reader=reader, no_dist=True)
     assert same(loaded, state)
     metadata = reader.read_metadata()
-    assert metadata.storage_meta is not None and metadata.storage_meta.load_id == reader.load_id
+    assert metadata.storage_meta is not None
+    assert (metadata.storage_meta.load_id, metadata.storage_meta.save_id) == (reader.load_id, writer.save_id)

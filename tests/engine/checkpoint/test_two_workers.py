@@ -6,6 +6,7 @@ The workers are threads here, and what they exchange goes through a meeting of t
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_states import folder_of, save_steps
+from torch.distributed.checkpoint.api import CheckpointException
 
 from headway.engine.checkpoint import checkpoints as module
 from headway.engine.checkpoint.checkpoints import Checkpoints
@@ -130,14 +132,41 @@ def test_workers_of_one_start_name_their_states_alike_and_those_of_another_diffe
     assert first == second != third
 
 
+def raising(error: BaseException) -> Callable[..., None]:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(OSError("\nno space is left\non the disk"), "no space is left"), (TimeoutError(), "TimeoutError")],
+)
 def test_a_manifest_that_could_not_be_written_is_known_to_both(
-    both: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    both: Both, monkeypatch: pytest.MonkeyPatch, error: OSError, reason: str
 ) -> None:
     monkeypatch.setattr(module.dcp, "save", lambda *_, **__: None)
-    monkeypatch.setattr(
-        module.SavedStates, "complete_with", lambda *_: (_ for _ in ()).throw(OSError("no space is left"))
-    )
-    told = "the state after step 3 could not be saved: no space is left"
+    monkeypatch.setattr(module.SavedStates, "complete_with", raising(error))
+    told = f"the state after step 3 could not be saved: {reason}"
+    assert both(lambda mine: mine._write(3, {}, {}, None)) == [told, told]
+
+
+def test_of_what_torch_gathers_from_all_workers_the_first_failure_is_told(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = {1: (OSError("the disk is full"), traceback.StackSummary())}
+    monkeypatch.setattr(module.dcp, "save", raising(CheckpointException("write", failures)))
+    told = "the state after step 3 could not be saved: the disk is full"
+    assert both(lambda mine: mine._write(3, {}, {}, None)) == [told, told]
+
+
+def test_a_draft_that_cannot_be_removed_either_ends_nothing(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.dcp, "save", raising(OSError("the storage is gone")))
+    monkeypatch.setattr(module.SavedStates, "remove", raising(OSError("the storage is gone")))
+    told = "the state after step 3 could not be saved: the storage is gone"
     assert both(lambda mine: mine._write(3, {}, {}, None)) == [told, told]
 
 

@@ -157,6 +157,15 @@ def test_a_resumed_schedule_goes_on_with_the_rates_of_an_untouched_one(step):
     assert rates(schedule, resumed)[: TOTAL - step] == expected[step:]
 
 
+def test_phases_scale_the_schedule_each_from_its_first_step_on():
+    config = ScheduleConfig(name="linear", warmup=0.1)
+    plain, scaled = (torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5) for _ in range(2))
+    expected = rates(build_schedule(plain, config, TOTAL), plain)
+    seen = rates(build_schedule(scaled, config, TOTAL, scales=[(0, 1.0), (10, 0.5), (15, 0.1)]), scaled)
+    factors = [1.0 if step < 10 else 0.5 if step < 15 else 0.1 for step in range(len(expected))]
+    assert seen == pytest.approx([rate * factor for rate, factor in zip(expected, factors, strict=True)])
+
+
 @pytest.mark.parametrize(("total", "first"), [(1, 1 / 2), (2, 1 / 3)])
 def test_a_run_all_of_warmup_or_of_one_step_has_a_schedule(total, first):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)

@@ -6,13 +6,16 @@ import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from gpu_stand_in import allow_fused_optimizers
 from tiny_states import model_and_optimizer
 from tiny_training import same, tiny_batches, tiny_config, tiny_objective
 
+from headway.config.finetune import FinetuneConfig
 from headway.engine.checkpoint.checkpoints import CheckpointError, Checkpoints
 from headway.engine.checkpoint.saved_states import saved_steps
 from headway.engine.checkpoint.storage import Folder
@@ -68,6 +71,19 @@ def test_a_trainer_says_what_it_is_about_to_do() -> None:
     assert Trainer(tiny_objective(), tiny_batches(), tiny_config()).worker == replace(Worker())
 
 
+def test_a_model_is_trained_on_the_workers_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    allow_fused_optimizers(monkeypatch)
+    run = Trainer(tiny_objective(), tiny_batches(), tiny_config(), worker=Worker(device=torch.device("meta")))
+    assert {weight.device.type for weight in run.objective.parameters()} == {"meta"}
+
+
+def test_epochs_are_counted_in_the_steps_of_the_batches() -> None:
+    """40 rows make three batches and a third of 12 rows each, so two epochs are seven steps."""
+    settings = {"model": "m", "task": {"source": "s"}, "epochs": 2, "batch_size": 12, "precision": "fp32"}
+    config = FinetuneConfig.model_validate(settings)
+    assert Trainer(tiny_objective(), tiny_batches(), config, worker=Worker(device=CPU)).total_steps == 7
+
+
 def test_a_run_goes_on_after_its_saved_state_without_measuring_its_start_again(tmp_path: Path) -> None:
     whole = trainer()
     whole.add_evaluation(lambda module: {"validation_loss": 1.0})
@@ -106,7 +122,7 @@ def test_a_state_is_as_good_as_the_last_evaluation_before_it(
 def test_throughput_counts_the_time_of_steps_and_not_that_of_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock on which a step takes 2 s, a hook or an evaluation 100, and all else nothing."""
     now, tokens = 50.0, 0
-    monkeypatch.setattr(trainer_module.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(trainer_module, "time", SimpleNamespace(perf_counter=lambda: now))
     run = trainer(steps=4)
     take = run.train_step
 

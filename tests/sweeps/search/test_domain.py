@@ -46,11 +46,13 @@ def test_all_multiples_are_equally_likely_the_ends_too():
     [
         ("uniform(0.1, 1.0)", 0.5, 1.2, 0.6),
         ("uniform(0.1, 1.0)", 0.9, 1.2, 1.0),
+        ("uniform(0.1, 1.0)", 1.0, 1.2, 1.0),
         ("loguniform(1e-5, 1e-3)", 1.1e-5, 0.8, 1e-5),
         ("randint(1, 9)", 2, 1.2, 3),
         ("randint(1, 9)", 2, 0.8, 1),
         ("randint(1, 9)", 8, 1.2, 8),
         ("quniform(0.0, 0.5, 0.1)", 0.2, 1.2, 0.3),
+        ("quniform(0.0, 1.0, 0.1)", 0.2, 3.0, 0.6),
     ],
 )
 def test_a_value_is_scaled_within_its_range_and_by_a_quantum_at_least(written, value, factor, scaled):

@@ -13,7 +13,7 @@ from headway.config.pretrain import PretrainConfig
 from headway.config.sweep import SweepConfig
 from headway.sweeps.checks import check_sweep
 from headway.sweeps.search.domain import Range
-from headway.sweeps.search.space import grid_points, parse_search, trial_settings
+from headway.sweeps.search.space import _ways_to, grid_points, parse_search, trial_settings
 
 
 def checked(search: dict[str, Any], **more: Any) -> SweepConfig:
@@ -108,6 +108,18 @@ def test_a_condition_that_cannot_hold_is_told_before_any_trial(search, message):
     with pytest.raises(ConfigError) as error:
         checked(search)
     assert message in str(error.value)
+
+
+def test_conditions_that_no_trial_fulfils_together_are_no_way_to_a_setting():
+    """`layers` is searched with either optimizer, but what it needs besides is searched with one only."""
+    search = {
+        "optimizer.name": ["adamw", "lamb"],
+        "frozen_layers": {"values": [0, 2], "when": {"optimizer.name": "adamw"}},
+        "layers": {"values": [1, 2], "when": {"frozen_layers": 0, "optimizer.name": ["adamw", "lamb"]}},
+    }
+    space = parse_search(checked(search).search, FinetuneConfig)
+    assert list(_ways_to("layers", space)) == [{"optimizer.name": "adamw", "frozen_layers": 0}]
+    assert list(_ways_to("optimizer.name", space)) == [{}]
 
 
 SEARCH = {"optimizer.learning_rate": "loguniform(1e-5, 1e-3)"} | CONDITIONAL

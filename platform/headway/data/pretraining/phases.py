@@ -6,12 +6,16 @@ from collections.abc import Iterator, Sequence
 
 from headway.data.batches import Batch
 from headway.data.pretraining.batches import PretrainingBatches
+from headway.data.pretraining.mixture import MixedBatches
+
+RowBatches = PretrainingBatches | MixedBatches
+"""The batches of a phase: of one corpus, or of several."""
 
 
 class PhasedBatches:
     """The batches of one phase after another; still a pure function of (seed, step)."""
 
-    def __init__(self, phases: Sequence[PretrainingBatches], first_steps: Sequence[int]) -> None:
+    def __init__(self, phases: Sequence[RowBatches], first_steps: Sequence[int]) -> None:
         """Take the phases, and the step at which each begins, in ascending order from 0."""
         self.phases = phases
         self.first_steps = first_steps
@@ -31,7 +35,7 @@ class PhasedBatches:
         phase, within = self._place(step)
         return phase.part_sizes(within, parts)
 
-    def _place(self, step: int) -> tuple[PretrainingBatches, int]:
+    def _place(self, step: int) -> tuple[RowBatches, int]:
         """The phase that a step is in, and its number there."""
         phase = max(i for i, first in enumerate(self.first_steps) if first <= step)
         return self.phases[phase], step - self.first_steps[phase]

@@ -63,10 +63,6 @@ class Packed(NamedTuple):
         groups = numbers.unflatten(1, (-1, _GROUP)) * self.scales.to(dtype)[..., None]
         return groups.flatten(1)[:, : self.columns]
 
-    def to(self, device: torch.device) -> Packed:
-        """The same on a device."""
-        return Packed(self.codes.to(device), self.scales.to(device), self.columns)
-
 
 def pack(weight: Tensor, bits: int) -> Packed:
     """Round a matrix, (rows, columns), to 8 or 4 bits a number."""

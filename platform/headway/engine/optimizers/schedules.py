@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from functools import partial
 
 from torch.optim import Optimizer
@@ -13,9 +14,15 @@ from headway.config.training import ScheduleConfig
 
 
 def build_schedule(
-    optimizer: Optimizer, config: ScheduleConfig, total_steps: int, waiting_steps: int = 0
+    optimizer: Optimizer,
+    config: ScheduleConfig,
+    total_steps: int,
+    waiting_steps: int = 0,
+    scales: Sequence[tuple[int, float]] = (),
 ) -> LambdaLR:
     """Linear warm-up from 0 to the optimizer's rate, then the named decay up to the last step.
+
+    Each of `scales`, (first step, factor) in ascending order, multiplies all of it from its step on.
 
     Groups that wait for new weights (`split_new_weights`) have a rate of 0 for `waiting_steps`, and the whole
     schedule in the steps after them, since the gradients of a random head would ruin what is below it (Kumar
@@ -25,6 +32,9 @@ def build_schedule(
     def factor(step: int, first: int) -> float:
         if step < first:
             return 0.0
+        return _scale(scales, step) * shape(step, first)
+
+    def shape(step: int, first: int) -> float:
         step, steps = step - first, total_steps - first
         warmup_steps = round(config.warmup * steps)
         if step < warmup_steps:
@@ -34,6 +44,10 @@ def build_schedule(
 
     first_steps = [waiting_steps if group.get("waits") else 0 for group in optimizer.param_groups]
     return LambdaLR(optimizer, [partial(factor, first=first) for first in first_steps])
+
+
+def _scale(scales: Sequence[tuple[int, float]], step: int) -> float:
+    return next((scale for first, scale in reversed(scales) if first <= step), 1.0)
 
 
 def skip_to(schedule: LambdaLR, step: int) -> None:

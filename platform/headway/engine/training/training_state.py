@@ -49,7 +49,8 @@ class TrainingState:
             worker.split(self.objective, self.dtype)
         self.optimizer = build_optimizer(self.objective, config.optimizer, worker)
         waiting = round(config.new_weights_first * steps)
-        self.schedule = build_schedule(self.optimizer, config.schedule, steps, waiting)
+        scales = config.learning_rate_scales(steps)
+        self.schedule = build_schedule(self.optimizer, config.schedule, steps, waiting, scales)
 
     def restore(self, checkpoints: Checkpoints) -> Restored:
         """Load the newest undamaged state, if there is one."""

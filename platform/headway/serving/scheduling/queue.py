@@ -178,7 +178,7 @@ class TokenQueue:
         return min(self.pack_tokens, max_tokens or self.pack_tokens)
 
     def _share(self, limit: int) -> int:
-        """Tokens of one caller in a pack of so many; rounded up, so that all shares together fill the pack."""
+        """Tokens of one caller in a pack of so many; rounded up, so that all shares fill the pack."""
         return max(_QUANTUM, math.ceil(limit / max(1, self._callers.count())))
 
     def _admit(

@@ -118,6 +118,7 @@ class ModelService:
 
     async def attention(self, text: str, tokens: int, caller: Caller) -> Answer:
         """The tokens, and their attention weights, float16 (layers, heads, length, length)."""
+        self._require("attention")
         (piece,) = await self._pieces(caller, [text], limit=tokens)
         (weights,) = await self._compute(Operation("attention"), [piece], caller)
         return self._answer((piece.encoding.tokens, weights))
