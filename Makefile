@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test shuffle drill check format bench clean
+.PHONY: demo test shuffle mutate drill check format bench clean
 
 demo: .venv/demo
 	$(BIN)/headway run pipelines/quickstart.yaml
@@ -14,6 +14,11 @@ test: .venv/dev
 # The same in an order that is drawn at random; its seed is at the top.
 shuffle: .venv/dev
 	$(BIN)/pytest -q -n 2 --dist loadfile -p randomly
+
+# Changes the source a line at a time; fails if no test notices one that docs/mutants.md does not list. MODULES names
+# some only (tests/mutation/targets.py has all), and AGAIN=--again tries the last run's survivors only.
+mutate: .venv/dev
+	$(BIN)/python tests/mutation/mutate.py $(AGAIN) $(MODULES)
 
 # Slow fault drills: processes killed at random moments. DRILLS names some of them only.
 drill: .venv/dev

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -202,7 +203,9 @@ def test_more_and_longer_rows_than_64_bits_can_order_are_refused(longest, most_r
 
     def order(rows: int) -> np.ndarray:
         none = np.empty(0, np.int64)
-        layout = SimpleNamespace(lengths=np.full(rows, longest), owners=none, positions=none, starts=none)
+        layout: Any = SimpleNamespace(
+            lengths=np.full(rows, longest), owners=none, positions=none, starts=none
+        )
         return _random_order(layout, none.astype(np.uint64), none, Purpose.MASKED_TOKEN)
 
     assert len(order(most_rows)) == 0

@@ -108,6 +108,34 @@ def test_damaged_state_falls_back_to_the_one_before_and_says_so(
     assert "step 2 is damaged" in restored.notes[0]
 
 
+def test_a_run_all_of_whose_states_are_damaged_starts_at_the_beginning_and_says_so(tmp_path: Path) -> None:
+    save_steps(tmp_path, {1: None, 2: None})
+    for step in (1, 2):
+        cut(folder_of(tmp_path, step) / "__0_0.distcp")
+    restored = restored_from(tmp_path)
+    assert restored.step == 0
+    assert [note.partition(" is")[0] for note in restored.notes] == [
+        "the state after step 2",
+        "the state after step 1",
+    ]
+
+
+def test_a_parameter_that_never_had_a_gradient_has_nothing_to_restore(tmp_path: Path) -> None:
+    def parts() -> tuple[torch.nn.ModuleDict, torch.optim.Optimizer]:
+        model = torch.nn.ModuleDict({name: torch.nn.Linear(2, 2) for name in ("used", "unused")})
+        return model, torch.optim.AdamW(model.parameters())
+
+    model, optimizer = parts()
+    model["used"](torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    checkpoints = checkpoints_in(tmp_path)
+    checkpoints.save(1, model, optimizer)
+    checkpoints.wait()
+    other, other_optimizer = parts()
+    assert checkpoints_in(tmp_path).restore(other, other_optimizer).step == 1
+    assert same(other.state_dict(), model.state_dict())
+
+
 def test_only_the_newest_states_are_kept(tmp_path: Path) -> None:
     checkpoints = save_steps(tmp_path, dict.fromkeys([1, 2, 3, 4, 5]), keep=3)
     assert saved_steps(checkpoints.folder) == [3, 4, 5]

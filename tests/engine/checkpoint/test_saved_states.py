@@ -63,7 +63,7 @@ def test_a_manifest_is_sealed_by_the_checksum_of_its_body(states, tmp_path):
 
 def test_a_state_loses_its_manifest_first(states, monkeypatch):
     """Whoever looks meanwhile must not take what is left for a state."""
-    name, removed = add(states, 3), []
+    name, removed = add(states, 3), list[str]()
     monkeypatch.setattr(states.folder, "remove", removed.append)
     states.remove(name)
     assert removed == [f"{name}/manifest.json", name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,7 +156,7 @@ def test_a_checkpoints_files_are_summed_while_they_are_written(tmp_path: Path) -
     assert files.init_path(Path("state")) == "state"
     assert files.validate_checkpoint_id("state")
     files.mkdir("state")
-    content = np.arange(3_000_000, dtype=np.int32)
+    content: Any = np.arange(3_000_000, dtype=np.int32)
     with files.create_stream("state/draft", "wb") as stream:
         assert stream.writable()
         assert stream.write(memoryview(content)) == content.nbytes

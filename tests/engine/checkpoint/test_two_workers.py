@@ -155,7 +155,7 @@ def test_a_manifest_that_could_not_be_written_is_known_to_both(
 def test_of_what_torch_gathers_from_all_workers_the_first_failure_is_told(
     both: Both, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failures = {1: (OSError("the disk is full"), traceback.StackSummary())}
+    failures: dict[int, Any] = {1: (OSError("the disk is full"), traceback.StackSummary())}
     monkeypatch.setattr(module.dcp, "save", raising(CheckpointException("write", failures)))
     told = "the state after step 3 could not be saved: the disk is full"
     assert both(lambda mine: mine._write(3, {}, {}, None)) == [told, told]

@@ -158,7 +158,7 @@ def test_throughput_counts_the_time_of_steps_and_not_that_of_hooks(monkeypatch: 
 
 def test_evaluations_see_the_weights_that_would_be_the_result_and_do_not_disturb_training() -> None:
     """Schedule-free AdamW trains at one point and has its result at another."""
-    settings = {"optimizer": {"name": "schedule_free_adamw", "learning_rate": 1e-2}}
+    settings: dict[str, Any] = {"optimizer": {"name": "schedule_free_adamw", "learning_rate": 1e-2}}
     seen: dict[int, dict[str, torch.Tensor]] = {}
     modes: list[bool] = []
     runs = [trainer(**settings, evaluate_every=every) for every in (1, 6)]
@@ -303,7 +303,7 @@ def test_a_gpu_is_looked_at_after_every_tenth_step_and_whenever_something_is_due
     assert looked == [1, 10, 13, 16, 20, 26, 30, 32, 39, 40]
 
 
-def test_a_runs_batches_are_those_of_its_seed_and_step() -> None:
+def test_a_runs_batches_are_those_of_its_seed_and_step(monkeypatch: pytest.MonkeyPatch) -> None:
     run = trainer(gradient_accumulation=2)
     rows: list[list[int]] = []
     take = run.train_step
@@ -313,7 +313,7 @@ def test_a_runs_batches_are_those_of_its_seed_and_step() -> None:
         assert len(micro_batches) == 2
         take(step, micro_batches, *rest)
 
-    run.train_step = look  # type: ignore[method-assign]
+    monkeypatch.setattr(run, "train_step", look)
     run.run()
     expected = [
         [row for batch in tiny_batches().micro_batches(step, 0, 1, 2) for row in batch.row_ids.tolist()]

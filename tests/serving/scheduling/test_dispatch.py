@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -311,6 +312,65 @@ def test_a_replica_that_is_too_slow_shows_how_fast_it_can_be_at_most(replicas):
     assert speeds[3] == pytest.approx(8 / 0.2 * replicas)
 
 
+@pytest.mark.parametrize(("error", "reason"), [(ReplicaLostError("died"), "died"), (None, "TimeoutError")])
+def test_the_log_says_why_a_pack_is_sent_again(error, reason, caplog):
+    calls = 0
+
+    async def call(kind, pack):
+        nonlocal calls
+        calls += 1
+        if calls == 1 and error is not None:
+            raise error
+        if calls == 1:
+            await asyncio.sleep(60)
+        return Reply("r", sums(pack))
+
+    async def work(queue, dispatcher):
+        await ask(queue, sequence(1))
+
+    with caplog.at_level("WARNING"):
+        asyncio.run(run_with(call, work, pack_timeout=0.05, pause=0.001))
+    assert f"a pack of 1 sequences is sent again: {reason}" in caplog.messages
+
+
+def test_a_replica_is_told_the_kind_and_gets_no_more_than_it_computes_in_time():
+    packs = []
+
+    async def call(kind, pack):
+        packs.append((kind, len(pack.ids)))
+        return Reply("r", sums(pack))
+
+    async def work(queue, dispatcher):
+        queue.tokens_per_second = 1.3  # a quarter of 10 s is enough for three tokens
+        await asyncio.gather(*(ask(queue, sequence(1, i)) for i in range(6)))
+
+    asyncio.run(run_with(call, work))
+    assert packs[0] == ("k", 3)
+
+
+def test_the_next_pack_lies_ready_before_the_first_is_done():
+    """The first should take 0.1 s, and takes until the second is there."""
+    begun = 0
+    second = asyncio.Event()
+
+    async def call(kind, pack):
+        nonlocal begun
+        begun += 1
+        if begun == 2:
+            second.set()
+        await asyncio.wait_for(second.wait(), 5.0)
+        return Reply("r", sums(pack))
+
+    async def work(queue, dispatcher):
+        queue.tokens_per_second = 10.0
+        asking = [asyncio.create_task(ask(queue, sequence(1, 1)))]
+        await asyncio.sleep(0.02)
+        asking.append(asyncio.create_task(ask(queue, sequence(1, 2))))
+        assert await asyncio.gather(*asking) == [[1], [2]]
+
+    asyncio.run(run_with(call, work))
+
+
 class Clock:
     """Stands in for the module `time`."""
 
@@ -319,6 +379,11 @@ class Clock:
 
     def monotonic(self) -> float:
         return self.now
+
+
+def without_replicas(queue: TokenQueue) -> Any:
+    """A dispatcher that is only asked when it would send a pack."""
+    return Dispatcher(queue, call=None)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -351,7 +416,7 @@ def test_the_speed_of_all_replicas_is_a_moving_average(clock):
 def test_packs_that_overlap_count_the_time_since_the_last_one_was_done(clock):
     async def run():
         queue = TokenQueue(pack_tokens=8, max_tokens=1000, tokens_per_second=0.0)
-        dispatcher = Dispatcher(queue, call=None)
+        dispatcher = without_replicas(queue)
         clock.now = 1005.0
         dispatcher._measure(50, 1, started=1000.0)
         assert queue.tokens_per_second == pytest.approx(0.1 * 10)
@@ -367,7 +432,7 @@ def test_packs_that_overlap_count_the_time_since_the_last_one_was_done(clock):
 def test_a_pack_is_done_after_those_before_it_and_the_time_of_its_tokens(clock):
     async def run():
         queue = TokenQueue(pack_tokens=64, max_tokens=1000, tokens_per_second=100.0)
-        dispatcher = Dispatcher(queue, call=None)
+        dispatcher = without_replicas(queue)
         assert dispatcher._done_at(50) == 1000.5
         dispatcher._seen = {"one": 999.0, "other": 1000.0}
         assert dispatcher._done_at(50) == 1001.0, "each of two has half of the speed"
@@ -386,7 +451,7 @@ def test_a_pack_is_done_after_those_before_it_and_the_time_of_its_tokens(clock):
 def test_a_pack_for_a_busy_replica_is_sent_shortly_before_that_is_done(clock):
     async def run():
         queue = TokenQueue(pack_tokens=8, max_tokens=1000)
-        dispatcher = Dispatcher(queue, call=None)
+        dispatcher = without_replicas(queue)
         assert dispatcher._pause() == 0.0
         for done_in, pause in ((9.0, 0.01), (0.02, 0.005), (0.014, 0.0), (-1.0, 0.0)):
             dispatcher._sent = {"a": 1000.0 + done_in}
@@ -398,7 +463,12 @@ def test_a_pack_for_a_busy_replica_is_sent_shortly_before_that_is_done(clock):
         assert dispatcher._pause() == 0.0, "a full pack waits, for which there may be a new replica"
         dispatcher._sent = dict.fromkeys("abc", 1009.0)
         assert dispatcher._pause() is None
-        for task in asking:
-            task.cancel()
+        dispatcher._sent = {"a": 1009.0}
+        asking[0].cancel()
+        await asyncio.gather(asking[0], return_exceptions=True)
+        assert dispatcher._pause() == 0.01
+        queue.tokens_per_second = 1.7  # now four tokens are a pack, of which a quarter of 10 s is made
+        assert dispatcher._pause() == 0.0
+        asking[1].cancel()
 
     asyncio.run(run())

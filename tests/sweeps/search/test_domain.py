@@ -42,6 +42,22 @@ def test_all_multiples_are_equally_likely_the_ends_too():
 
 
 @pytest.mark.parametrize(
+    ("written", "fraction", "value"),
+    [
+        ("uniform(1.0, 3.0)", 0.25, 1.5),
+        ("loguniform(1e-4, 1e-2)", 0.5, 1e-3),
+        ("qlograndint(8, 32, 8)", 0.4, 16),  # the nearest multiple to 8 x 4 ** 0.4, which is 13.9
+        ("quniform(0.0, 1.0, 0.5)", 0.7, 1.0),  # each of three has a third
+    ],
+)
+def test_below_a_value_there_is_a_fraction_of_the_range(written, fraction, value):
+    domain = parse_domain("x", written)
+    assert isinstance(domain, Range)
+    assert domain.at(fraction) == pytest.approx(value)
+    assert (domain.at(0.0), domain.at(1.0)) == pytest.approx((domain.low, domain.high))
+
+
+@pytest.mark.parametrize(
     ("written", "value", "factor", "scaled"),
     [
         ("uniform(0.1, 1.0)", 0.5, 1.2, 0.6),

@@ -153,7 +153,7 @@ class Dispatcher:
             pack = Pack.of([item.sequence for item in items])
             reply = await asyncio.wait_for(self.call(items[0].kind, pack), self.pack_timeout)
         except (ReplicaLostError, TimeoutError) as error:
-            reason = error or type(error).__name__
+            reason = str(error) or type(error).__name__
             _log.warning("a pack of %d sequences is sent again: %s", len(items), reason)
             if isinstance(error, TimeoutError):
                 self._slow_down(sum(item.tokens for item in items))
