@@ -48,6 +48,7 @@ DATA_LEVELS = [
     ["sources", "batches", "contents"],
     ["batch", "framing", "token_packing", "atomic"],
     ["sampling"],
+    ["permutation"],
 ]
 
 # Only what the fork server loads ahead for those above it, each by name.

@@ -64,6 +64,29 @@ class Display:
             parts.append(f"{duration(left)} left")
         self._progress(name, "  ".join(parts), now, is_last=step == total)
 
+    def preparing(self, name: str, stage: str, done: int, total: int, counts: Mapping[str, int]) -> None:
+        """Show how far a stage of preparing data has come; shown as `training` shows steps.
+
+        Args:
+            name: of the step.
+            stage: what is done now.
+            done: pieces of work, or bytes if there are counts of `bytes`.
+            total: of these.
+            counts: what there is so far, each shown with its pace since the stage began.
+        """
+        now = time.monotonic()
+        first, began = self._began.setdefault(f"{name} {stage}", (done, now))
+        seconds = now - began
+        parts = [f"{stage} {done / max(total, 1):.0%}"]
+        for what, count in counts.items():
+            amount = f"{count / 1e6:,.1f} MB" if what == "bytes" else f"{count:,} {what}"
+            pace = count * (done - first) / max(done, 1) / seconds if seconds > 1 else 0.0
+            shown = f"{pace / 1e6:,.1f} MB/s" if what == "bytes" else f"{pace:,.0f}/s"
+            parts.append(f"{amount} ({shown})" if pace >= 1 and what != "dropped" else amount)
+        if first < done < total:
+            parts.append(f"{duration(seconds / (done - first) * (total - done))} left")
+        self._progress(name, "  ".join(parts), now)
+
     def counted(self, name: str, done: int, total: int, unit: str) -> None:
         """Show how much of something is done, with its rate and the time left; shown as `training` shows it.
 

@@ -14,7 +14,7 @@ from headway.data.sampling import (
     deal,
     dealt_sizes,
     derived_seed,
-    epoch_order,
+    epoch_rows,
     parts_of,
     random_generator,
     rows_of_step,
@@ -35,7 +35,7 @@ def test_every_row_is_drawn_once_an_epoch(rows, batch):
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():
-    orders = [tuple(epoch_order(seed, epoch, 50)) for seed in (0, 1) for epoch in (0, 1)]
+    orders = [tuple(epoch_rows(seed, epoch, np.arange(50), 50)) for seed in (0, 1) for epoch in (0, 1)]
     assert len(set(orders)) == 4
 
 

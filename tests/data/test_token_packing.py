@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headway.data.sampling import epoch_order
+from headway.data.sampling import epoch_rows
 from headway.data.token_packing import TokenPacking
 
 
@@ -16,7 +16,7 @@ def packed_one_by_one(
     filled: list[list[tuple[int, int]]] = [[]]
     space = capacity
     for epoch in range(epochs):
-        for row in epoch_order(seed, epoch, len(lengths)):
+        for row in epoch_rows(seed, epoch, np.arange(len(lengths)), len(lengths)):
             if lengths[row] > space:
                 filled.append([])
                 space = capacity
@@ -26,8 +26,10 @@ def packed_one_by_one(
 
 
 @pytest.mark.parametrize("capacity", [20, 21, 64, 500, 999, 1000, 1001, 5000])
+@pytest.mark.parametrize("chunk", [1, 5, 1 << 18])
 @pytest.mark.parametrize("rows", [1, 7, 90])
-def test_micro_batches_are_those_of_a_loop_in_any_order_asked(rows, capacity):
+def test_micro_batches_are_those_of_a_loop_in_any_order_asked(rows, capacity, chunk, monkeypatch):
+    monkeypatch.setattr("headway.data.token_packing._CHUNK", chunk)
     lengths = np.random.default_rng(0).integers(1, 21, rows)
     expected = packed_one_by_one(lengths, 3, capacity, epochs=7)[:-1]
     packing = TokenPacking(lengths, 3, capacity)

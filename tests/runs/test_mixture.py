@@ -21,6 +21,7 @@ from headway.engine.checkpoint.storage import Folder
 from headway.engine.parallel.worker import Worker
 from headway.engine.training.hooks import StepInfo
 from headway.engine.training.trainer import Stopped, Trainer
+from headway.ray_data.corpus import prepared_corpus
 from headway.runs.journal import read_journal
 from headway.runs.lineage.data_splits import pretraining_splits
 from headway.runs.pretraining import PretrainingJob, corpus_folder, mixture_notes
@@ -62,7 +63,7 @@ def settings(tiny_shape, other_pairs, tmp_path_factory) -> dict[str, Any]:
 @pytest.fixture
 def job(settings, make_context) -> PretrainingJob:
     config = validate(PretrainConfig, settings)
-    return PretrainingJob(config, corpus_folder(config, None, make_context("mixed")), None)
+    return PretrainingJob(config, corpus_folder(config, None, make_context("mixed"), prepared_corpus), None)
 
 
 def test_each_phase_reads_its_sources_and_goes_on_where_rows_of_its_length_stopped(job):
@@ -128,7 +129,7 @@ def test_a_run_stopped_in_one_phase_and_resumed_is_bit_identical(job, tmp_path):
 def test_a_prepared_mixture_is_opened_and_its_names_are_checked(settings, job, make_context):
     again = settings | {"corpus": str(job.corpus_folder)}
     config = validate(PretrainConfig, again)
-    assert corpus_folder(config, None, make_context("again")) == job.corpus_folder
+    assert corpus_folder(config, None, make_context("again"), prepared_corpus) == job.corpus_folder
     wrong = validate(PretrainConfig, again | {"phases": [{"fraction": 1.0, "sources": {"wep": 1}}]})
     with pytest.raises(ConfigError, match=r"phases: there is no source 'wep'; did you mean 'web'\?"):
         PretrainingJob(wrong, job.corpus_folder, None).batches()
@@ -141,7 +142,7 @@ def test_corpora_of_different_vocabularies_are_not_mixed(settings, corpus, make_
     sources = settings["corpus"]["sources"] | {"other": {"weight": 1, "corpus": str(corpus.folder)}}
     config = validate(PretrainConfig, settings | {"corpus": {"sources": sources}})
     with pytest.raises(ConfigError, match=r"corpus.sources.other: it was tokenised with another vocabulary"):
-        corpus_folder(config, None, make_context("mixed"))
+        corpus_folder(config, None, make_context("mixed"), prepared_corpus)
 
 
 def test_phases_of_one_length_on_one_corpus_do_not_read_the_same_rows_again(corpus, tiny_shape):

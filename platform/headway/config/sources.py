@@ -12,7 +12,8 @@ class SourceConfig(Config):
 
     source: str = Field(
         min_length=1,
-        description="a folder of .txt, a .jsonl/.csv/.parquet file, a `datasets` name or path, or bbc-news",
+        description="a folder of .txt, a .jsonl/.csv/.parquet file, a `datasets` name or path, or bbc-news; "
+        "of a corpus also a pattern such as `texts/**/*.jsonl.gz`, or an address such as `s3://bucket/texts`",
     )
     text_column: str = "text"
     subset: str | None = Field(None, description="the configuration of a `datasets` source")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from headway.config.base import ConfigError
 from headway.data.batch import Batch
 from headway.data.framing import Framing, cut_longest_first
 from headway.data.sampling import BatchSizes, Draw, deal, dealt_sizes, parts_of, rows_of_step
-from headway.data.token_packing import TokenPacking
+from headway.data.token_packing import Lengths, TokenPacking
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class DealtBatches:
     Subclasses make the sequence of a row, or several, or override `batch` to make all of them at once.
 
     Attributes:
-        lengths: int64, shape (rows,): the largest number of tokens that each row's sequences can have.
+        lengths: the largest number of tokens that each row's sequences can have.
         batch_tokens: positions of a step, instead of a number of rows. Rows are then packed, in order, into
             micro-batches of equally many positions, and the rest of each is padding.
         pad_token: the token that padding is made of. Nothing attends to padding, and nothing is learnt from
@@ -124,8 +124,8 @@ class DealtBatches:
     pad_token = 0
     sequences_a_row = 1
 
-    def __init__(self, lengths: np.ndarray, batch_sizes: BatchSizes, seed: int) -> None:
-        self.lengths = lengths
+    def __init__(self, lengths: Lengths, batch_sizes: BatchSizes, seed: int) -> None:
+        self.lengths: Any = lengths  # an array, if whoever made the batches has one
         self.batch_sizes = batch_sizes
         self.seed = seed
         self._packings: dict[int, TokenPacking] = {}
@@ -189,7 +189,7 @@ class DealtBatches:
 
     def in_order(self, rank: int, world_size: int, batch_size: int) -> Iterator[Batch]:
         """See `BatchSource`."""
-        mine = np.argsort(self.lengths, kind="stable")[rank::world_size]
+        mine = np.argsort(self.lengths[np.arange(self.rows)], kind="stable")[rank::world_size]
         for start in range(0, len(mine), batch_size):
             rows = mine[start : start + batch_size]
             yield self.batch(np.zeros_like(rows), rows)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from headway.config.training import BatchWarmupConfig
+from headway.data.permutation import permuted
 
 
 class Draw(NamedTuple):
@@ -28,10 +28,9 @@ def derived_seed(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
-@lru_cache(maxsize=4)
-def epoch_order(seed: int, epoch: int, rows: int) -> np.ndarray:
-    """The order of an epoch: every row once."""
-    return random_generator(seed, epoch).permutation(rows)
+def epoch_rows(seed: int, epoch: int, places: np.ndarray, rows: int) -> np.ndarray:
+    """The rows at some places of the order of an epoch, in which each row is once; all int64."""
+    return permuted(places, rows, seed, epoch)
 
 
 class BatchSizes(NamedTuple):
@@ -84,7 +83,7 @@ def rows_of_step(seed: int, step: int, batch: BatchSizes, rows: int) -> tuple[np
     """
     first = batch.before_step(step)
     epochs, positions = np.divmod(np.arange(first, first + batch.of_step(step)), rows)
-    drawn = [epoch_order(seed, int(epoch), rows)[positions[epochs == epoch]] for epoch in np.unique(epochs)]
+    drawn = [epoch_rows(seed, int(epoch), positions[epochs == epoch], rows) for epoch in np.unique(epochs)]
     return epochs, np.concatenate(drawn)
 
 

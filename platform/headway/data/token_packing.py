@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from array import array
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from headway.data.sampling import epoch_order
+from headway.data.sampling import epoch_rows
+
+_CHUNK = 1 << 18
+
+
+class Lengths(Protocol):
+    """The number of tokens of each row: an array, or something that computes them when asked."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any) -> Any:
+        """Those of some rows, int64, of the shape of `rows`."""
+        ...
+
+    def max(self) -> Any:
+        """The largest."""
+        ...
 
 
 class _Epoch(NamedTuple):
@@ -35,7 +53,7 @@ class TokenPacking:
         capacity: how many positions a micro-batch has.
     """
 
-    def __init__(self, lengths: np.ndarray, seed: int, capacity: int) -> None:
+    def __init__(self, lengths: Lengths, seed: int, capacity: int) -> None:
         """Take the number of tokens of each row, int64 of shape (rows,), none larger than `capacity`."""
         self.capacity = capacity
         self._lengths = lengths
@@ -50,13 +68,13 @@ class TokenPacking:
         index = number - begun.first
         start = int(begun.starts[index])
         if index + 1 < len(begun.starts):
-            order = self._order(epoch)[start : begun.starts[index + 1]]
+            order = self._order(epoch, start, int(begun.starts[index + 1]))
             return np.full(len(order), epoch), order
-        parts = [(epoch, self._order(epoch)[start:])]
+        parts = [(epoch, self._order(epoch, start, len(self._lengths)))]
         while True:
             epoch += 1
             later = self._epoch(epoch)
-            parts.append((epoch, self._order(epoch)[: later.offset]))
+            parts.append((epoch, self._order(epoch, 0, later.offset)))
             if later.offset < len(self._lengths):
                 break
         epochs = [np.full(len(order), number_of_epoch) for number_of_epoch, order in parts]
@@ -66,11 +84,20 @@ class TokenPacking:
         """How many micro-batches the first epoch fills; others differ by a row or two."""
         starts = self._epoch(0).starts
         if len(starts) == 1:
-            return int(self._lengths.sum()) / self.capacity
+            return self._total() / self.capacity
         return len(self._lengths) * (len(starts) - 1) / int(starts[-1])
 
-    def _order(self, epoch: int) -> np.ndarray:
-        return epoch_order(self._seed, epoch, len(self._lengths))
+    def _order(self, epoch: int, start: int, stop: int) -> np.ndarray:
+        return epoch_rows(self._seed, epoch, np.arange(start, stop), len(self._lengths))
+
+    def _chunks(self, epoch: int) -> Iterator[tuple[int, np.ndarray]]:
+        """The lengths of an epoch's rows in its order, some at a time, and the place of the first of them."""
+        for start in range(0, len(self._lengths), _CHUNK):
+            stop = min(start + _CHUNK, len(self._lengths))
+            yield start, self._lengths[self._order(epoch, start, stop)]
+
+    def _total(self) -> int:
+        return sum(int(lengths.sum()) for _, lengths in self._chunks(0))
 
     def _epoch(self, epoch: int) -> _Epoch:
         """Where micro-batches begin in an epoch; since it depends on the epoch before, all are kept."""
@@ -83,16 +110,17 @@ class TokenPacking:
         return self._epochs[epoch]
 
     def _cut(self, epoch: int, first: int, space: int) -> _Epoch:
-        ends = np.cumsum(self._lengths[self._order(epoch)])
-        offset = int(np.searchsorted(ends, space, side="right"))
-        starts: list[int] = []
-        row, filled_before = offset, int(ends[offset - 1]) if offset else 0
-        while row < len(ends):
-            starts.append(row)
-            space = filled_before + self.capacity
-            row = int(np.searchsorted(ends, space, side="right"))
-            space -= int(ends[row - 1])
-            filled_before = int(ends[row - 1])
-        if not starts:
-            space -= filled_before
+        starts = array("q")
+        for begin, lengths in self._chunks(epoch):
+            ends = np.cumsum(lengths)
+            row, filled = 0, 0
+            while True:
+                row = int(np.searchsorted(ends, filled + space, side="right"))
+                if row == len(ends):
+                    break
+                # The row that does not fit begins the next micro-batch.
+                starts.append(begin + row)
+                filled, space = int(ends[row - 1]) if row else 0, self.capacity
+            space -= int(ends[-1]) - filled
+        offset = starts[0] if starts else len(self._lengths)
         return _Epoch(first, np.asarray(starts, np.int64), offset, space)

@@ -11,14 +11,19 @@ from typing import Any
 
 import headway
 from headway.config.base import INPUT, Config, ConfigError, is_marked
+from headway.config.corpus import CorpusConfig
 from headway.config.loading import validate
 from headway.config.sources import SourceConfig
 from headway.data.contents import Contents
+from headway.data.pretraining.document_ranking import COUNTS, ORDER, RANKS
+from headway.data.pretraining.stored_plan import BOUNDS, FACTS
+from headway.data.sources.blocks import source_files
 from headway.data.sources.documents import source_places
 from headway.tracking import Tracking
 
-_MADE_OF_THE_REST = ["golden.json"]
-"""What registering a model puts beside its weights: what they answer, see `inference/golden.py`."""
+_MADE_OF_THE_REST = ["golden.json", BOUNDS, FACTS, ORDER, RANKS, COUNTS]
+"""Files that say nothing which those beside them do not: what registering a model puts beside its weights
+(`inference/golden.py`), and the rows of a token store, which training plans."""
 
 
 class Inputs:
@@ -80,6 +85,9 @@ def input_names(config: Config) -> Iterator[str]:
     for group in _groups(config):
         if isinstance(group, SourceConfig):
             yield from map(str, source_places(group))
+        if isinstance(group, CorpusConfig) and "://" in group.source:
+            # Reading them would take as long as the step: a file that changed has another size or time.
+            yield from (f"{file.address} {file.size} {file.changed}" for file in source_files(group))
         for name, field in type(group).model_fields.items():
             if is_marked(field, INPUT):
                 value = getattr(group, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from headway.config.corpus import CorpusConfig
 from headway.config.mistakes import suggest
 from headway.config.pretrain import PhaseConfig, PretrainConfig
 from headway.data.batches import BatchSource
+from headway.data.corpus.corpus import Corpus, open_corpus
 from headway.data.corpus.mixture import CorpusSource, is_mixture, open_sources, write_mixture
-from headway.data.corpus.prepare import Corpus, open_corpus, prepare_corpus, read_splits
 from headway.data.corpus.tokenizer import load_tokenizer
 from headway.data.pretraining.batches import PretrainingBatches
 from headway.data.pretraining.mixture import MixedBatches
@@ -39,6 +39,8 @@ from headway.engine.training.objectives import PretrainingObjective
 from headway.runs.context import Context
 from headway.tracking.references import model_folder
 
+Prepare = Callable[[CorpusConfig, Context], Corpus]
+"""Prepares a corpus by its settings."""
 _WORTH_A_LINE = 0.0005
 """Of the text: less is 0.0 % in words."""
 _FEW_PAIRS = 0.25
@@ -236,40 +238,48 @@ def _phases_of(batches: RowBatches | PhasedBatches) -> Sequence[RowBatches]:
     return batches.phases if isinstance(batches, PhasedBatches) else [batches]
 
 
-def corpus_folder(config: PretrainConfig, base: Path | None, context: Context) -> Path:
+def corpus_folder(config: PretrainConfig, base: Path | None, context: Context, prepare: Prepare) -> Path:
     """The folder of the prepared corpus, or of a mixture.
 
     To continue `base`, text is tokenised with its tokenizer.
+
+    Args:
+        config: names a prepared corpus, or has the settings of one or several.
+        base: folder of the model to continue.
+        context: of the step.
+        prepare: what prepares a corpus by its settings.
     """
     if isinstance(config.corpus, MixtureConfig):
-        folder = _mixture_folder(config.corpus, base, context)
+        folder = _mixture_folder(config.corpus, base, context, prepare)
     elif isinstance(config.corpus, str) and is_mixture(Path(config.corpus).expanduser()):
         folder = Path(config.corpus).expanduser().resolve()
     else:
-        folder = _prepared(config.corpus, base, context).folder
+        folder = _prepared(config.corpus, base, context, prepare).folder
     if base is not None:
         _check_vocabulary(_first_corpus(folder), base)
     return folder
 
 
-def _mixture_folder(config: MixtureConfig, tokenizer: Path | None, context: Context) -> Path:
+def _mixture_folder(
+    config: MixtureConfig, tokenizer: Path | None, context: Context, prepare: Prepare
+) -> Path:
     sources: dict[str, CorpusSource] = {}
     for name, source in config.sources.items():
-        corpus = _prepared(source.corpus, tokenizer, context)
+        corpus = _prepared(source.corpus, tokenizer, context, prepare)
         tokenizer = tokenizer or corpus.folder / "tokenizer"
         sources[name] = CorpusSource(corpus, source.weight)
     return write_mixture(context.stores / "mixtures", sources).resolve()
 
 
-def _prepared(config: str | CorpusConfig, tokenizer: Path | None, context: Context) -> Corpus:
+def _prepared(
+    config: str | CorpusConfig, tokenizer: Path | None, context: Context, prepare: Prepare
+) -> Corpus:
     """A corpus; if its settings name no tokenizer, it is tokenised with this one."""
     if not isinstance(config, CorpusConfig):
         return Corpus(open_corpus(Path(config).expanduser()).folder.resolve())
     if tokenizer is not None and config.tokenizer is None:
         config = config.model_copy(update={"tokenizer": tokenizer})
-    train, held_out, duplicates = read_splits(config)
-    prepared = prepare_corpus(train, held_out, config, context.stores / "corpora", duplicates)
-    return Corpus(prepared.folder.resolve())
+    return Corpus(prepare(config, context).folder.resolve())
 
 
 def _first_corpus(folder: Path) -> Corpus:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from headway.config.pretrain import PretrainConfig
+from headway.ray_data.corpus import prepared_corpus
 from headway.runs.context import Context, StepResult
 from headway.runs.journal import first_value, last_value, median_value
 from headway.runs.lineage.data_splits import pretraining_splits
@@ -26,7 +27,7 @@ def run_pretrain(config: PretrainConfig, context: Context) -> StepResult:
         # Checked before anything is written: a run that cannot start leaves no trace.
         context.join_cluster(config.min_workers)
     base = start_from(config, context)
-    corpus = corpus_folder(config, base, context)
+    corpus = corpus_folder(config, base, context, prepared_corpus)
     job = PretrainingJob(config, corpus, base, teacher_folder(config, corpus, context))
     batches = job.batches()[0]
     notes = pair_notes(batches) if job.pairs is not None else []

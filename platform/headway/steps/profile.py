@@ -5,6 +5,7 @@ from __future__ import annotations
 from headway.config.pretrain import PretrainConfig
 from headway.engine.training.profiler import profile_steps
 from headway.engine.training.trainer import Trainer
+from headway.ray_data.corpus import prepared_corpus
 from headway.runs.context import Context, StepResult
 from headway.runs.pretraining import PretrainingJob, corpus_folder, start_from, teacher_folder
 
@@ -15,7 +16,7 @@ def run_profile(config: PretrainConfig, context: Context) -> StepResult:
     """Train a few steps as `config` says, write a trace, and show the ten most expensive operations."""
     config = config.model_copy(update={"workers": 0})
     base = start_from(config, context)
-    corpus = corpus_folder(config, base, context)
+    corpus = corpus_folder(config, base, context, prepared_corpus)
     job = PretrainingJob(config, corpus, base, teacher_folder(config, corpus, context))
     trainer = Trainer(job.objective(), job.batches()[0], config)
     trace = context.folder / "trace.json"

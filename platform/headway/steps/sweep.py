@@ -13,6 +13,7 @@ from headway.config.pretrain import PretrainConfig
 from headway.config.sweep import COSTS, SuccessiveHalving, SweepConfig
 from headway.config.tasks import ClassificationTask
 from headway.data.atomic import write_atomically
+from headway.ray_data.corpus import prepared_corpus
 from headway.redaction import redacted
 from headway.runs.class_counts import tell_class_counts
 from headway.runs.context import Context, StepResult
@@ -125,7 +126,7 @@ def _sweep_job(config: SweepConfig, context: Context) -> tuple[SweepJob, list[st
     if config.pretrain is not None:
         settings = trial_settings(PretrainConfig, config.pretrain, {})
         start = start_from(settings, context)
-        corpus = corpus_folder(settings, start, context)
+        corpus = corpus_folder(settings, start, context, prepared_corpus)
         # The corpus is prepared once; every trial opens the same one.
         shared = config.pretrain | {"corpus": str(corpus)}
         base = PretrainingJob(settings, corpus, start, teacher_folder(settings, corpus, context))

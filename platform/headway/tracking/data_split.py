@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from headway.data.sources.globs import is_glob
 from headway.data.sources.origin import MEMORY, Origin
 
 
@@ -51,5 +52,7 @@ def _source(origin: Origin) -> tuple[str, dict[str, Any]]:
         return "local", {"uri": Path(origin["path"]).as_uri()}
     if origin["name"] == MEMORY:
         return "code", {"tags": {"mlflow.source.name": MEMORY}}
+    if "://" in origin["name"] or is_glob(origin["name"]):
+        return "code", {"tags": {"mlflow.source.name": origin["name"]}}
     found = {"path": origin["name"], "config_name": origin["subset"], "split": origin["split"]}
     return "hugging_face", found

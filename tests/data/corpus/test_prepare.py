@@ -10,7 +10,8 @@ from transformers import RobertaTokenizerFast
 
 from headway.config.base import ConfigError
 from headway.config.corpus import CorpusConfig
-from headway.data.corpus.prepare import open_corpus, prepare_corpus, read_splits
+from headway.data.corpus.corpus import open_corpus
+from headway.data.corpus.prepare import prepare_corpus, read_splits
 
 
 @pytest.fixture

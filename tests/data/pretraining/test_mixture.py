@@ -14,7 +14,8 @@ import torch
 from headway.config.corpus import CorpusConfig
 from headway.config.pretrain import MaskingConfig
 from headway.data.batch import Batch
-from headway.data.corpus.prepare import Corpus, prepare_corpus, read_splits
+from headway.data.corpus.corpus import Corpus
+from headway.data.corpus.prepare import prepare_corpus, read_splits
 from headway.data.pretraining.batches import PretrainingBatches
 from headway.data.pretraining.mixture import PATTERN, MixedBatches, pattern_of
 from headway.data.sampling import BatchSizes

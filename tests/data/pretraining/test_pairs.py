@@ -39,7 +39,7 @@ def store(numbered_store) -> TokenStore:
 def drawn(splitter: PairSplitter, store: TokenStore, epochs: int, seed: int = 0) -> list[Pair]:
     """All pairs of some epochs."""
     actual = []
-    rows = np.arange(len(splitter.rows.first))
+    rows = np.arange(splitter.rows.num_rows)
     for epoch in range(epochs):
         a, b, labels = splitter.pairs(rows, row_keys(seed, np.full_like(rows, epoch), rows))
         for row in rows:
@@ -59,7 +59,7 @@ def document_of(store: TokenStore, token: int) -> int:
 
 def test_b_follows_a_or_comes_from_another_document_half_and_half(store):
     splitter = splitter_of(store)
-    rows = splitter.rows
+    rows = plan_sentence_rows(store, BUDGET)
     labels = []
     for row, a, b, label in drawn(splitter, store, epochs=20):
         assert len(a) >= 1
@@ -86,14 +86,14 @@ def test_segments_are_runs_of_their_text(objective, store):
 
 def test_a_random_pair_is_never_longer_than_the_true_one(store):
     splitter = splitter_of(store)
-    rows = splitter.rows
+    rows = plan_sentence_rows(store, BUDGET)
     for row, a, b, _ in drawn(splitter, store, epochs=20):
         assert len(a) + len(b) <= min(rows.lengths[row], BUDGET) == splitter.longest[row]
 
 
 def test_a_random_pair_fills_the_budget_if_the_true_one_does(store):
     splitter = splitter_of(store)
-    rows = splitter.rows
+    rows = plan_sentence_rows(store, BUDGET)
     full = [
         len(a) + len(b) == BUDGET
         for row, a, b, label in drawn(splitter, store, epochs=20)
@@ -115,9 +115,10 @@ def test_of_two_documents_each_gives_to_the_other_whatever_its_length(tmp_path):
     write_store(tmp_path / "s", [long, short])
     store = open_store(tmp_path / "s")
     splitter = splitter_of(store)
+    rows = plan_sentence_rows(store, BUDGET)
     seen = set()
     for row, a, b, label in drawn(splitter, store, epochs=30):
-        own = int(splitter.rows.document[row])
+        own = int(rows.document[row])
         assert document_of(store, b[0]) == (own if label == IS_NEXT else 1 - own)
         assert 1 <= len(b) <= splitter.longest[row] - len(a)
         seen.add((own, label))
@@ -126,7 +127,7 @@ def test_of_two_documents_each_gives_to_the_other_whatever_its_length(tmp_path):
 
 def test_a_pair_depends_on_its_row_and_key_alone(store):
     splitter = splitter_of(store)
-    rows = np.arange(len(splitter.rows.first))
+    rows = np.arange(splitter.rows.num_rows)
     keys = row_keys(3, np.zeros_like(rows), rows)
     whole = splitter.pairs(rows, keys)
     order = np.random.default_rng(0).permutation(rows)[:17]
@@ -139,9 +140,10 @@ def test_a_pair_depends_on_its_row_and_key_alone(store):
 
 def test_sentences_stand_in_order_or_swapped_half_and_half(store):
     splitter = splitter_of(store, objective="sop")
+    rows = plan_sentence_rows(store, BUDGET)
     labels = []
     for row, a, b, label in drawn(splitter, store, epochs=20):
-        begin, end = (store.sentences[bound[row]] for bound in (splitter.rows.first, splitter.rows.last))
+        begin, end = (store.sentences[bound[row]] for bound in (rows.first, rows.last))
         first, second = (b, a) if label == SWAPPED else (a, b)
         if not len(second):  # a sentence of one token
             assert end - begin == 1
@@ -191,7 +193,7 @@ def test_what_a_pair_looks_like_does_not_tell_its_label(articles, budget):
     """Neither whether B ends with an end mark, nor whether the budget is filled, nor both."""
     store, marks = articles
     splitter = splitter_of(store, budget)
-    rows = np.arange(len(splitter.rows.first))
+    rows = np.arange(splitter.rows.num_rows)
     looks, labels = [], []
     for epoch in range(8):
         a, b, label = splitter.pairs(rows, row_keys(0, np.full_like(rows, epoch), rows))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from headway.config.base import ConfigError
 from headway.data.atomic import write_atomically
-from headway.data.corpus.prepare import Corpus
+from headway.data.corpus.corpus import Corpus
 
 _NAME = "mixture.json"
 

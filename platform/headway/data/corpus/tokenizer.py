@@ -19,14 +19,14 @@ _CHUNK = 4096
 
 
 def train_tokenizer(
-    texts: Sequence[str], vocab_size: int, lowercase: bool, max_length: int
+    texts: Iterable[str], vocab_size: int, lowercase: bool, max_length: int
 ) -> PreTrainedTokenizerBase:
     """A BERT tokenizer whose WordPiece vocabulary (Schuster and Nakajima 2012) is trained on `texts`.
 
     The same texts give the same vocabulary in the same order.
 
     Args:
-        texts: to train on.
+        texts: to train on; they are read twice.
         vocab_size: the largest number of entries, including special tokens.
         lowercase: fold case and strip accents.
         max_length: recorded as the longest input, in tokens.
@@ -40,7 +40,7 @@ def train_tokenizer(
 
 
 def _learn_vocabulary(
-    texts: Sequence[str], vocab_size: int, lowercase: bool, first: list[str]
+    texts: Iterable[str], vocab_size: int, lowercase: bool, first: list[str]
 ) -> dict[str, int]:
     """Token → number: first those of `first`, then characters, then merges up to `vocab_size`."""
     wordpiece = BertWordPieceTokenizer(lowercase=lowercase)

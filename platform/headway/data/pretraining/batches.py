@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -13,15 +11,15 @@ from headway.data.batch import Batch
 from headway.data.batches import DealtBatches
 from headway.data.corpus.store import TokenStore
 from headway.data.corpus.words import word_table
+from headway.data.permutation import permuted
 from headway.data.pretraining.counter_random import row_keys
 from headway.data.pretraining.masking import Vocabulary, mask_rows
 from headway.data.pretraining.pairs import PairObjective, PairSplitter, Segments, check_pairable
 from headway.data.pretraining.ragged import Ragged
-from headway.data.pretraining.row_plan import SentenceRows, TokenRows, plan_sentence_rows, plan_token_rows
+from headway.data.pretraining.row_plan import TokenRows
+from headway.data.pretraining.stored_plan import PlanFacts, PlannedRows, RowLengths, planned_rows, some_rows
 from headway.data.pretraining.views import two_parts
-from headway.data.sampling import BatchSizes, random_generator
-
-Plan = TypeVar("Plan", TokenRows, SentenceRows)
+from headway.data.sampling import BatchSizes
 
 
 class PretrainingBatches(DealtBatches):
@@ -60,25 +58,29 @@ class PretrainingBatches(DealtBatches):
         self.vocabulary = _vocabulary(tokenizer, masking)
         self.cls, self.sep = tokenizer.cls_token_id, tokenizer.sep_token_id
         self._store = store
-        self._segments: Segments | None = None
+        self._rows: PlannedRows[TokenRows] | None = None
         self._splitter: PairSplitter | None = None
         self.truncated_fraction = self.one_sentence_fraction = 0.0
         self.sequences_a_row = 2 if in_two_parts else 1
+        added = 2 if pairs is None else 3
         if pairs is None:
-            budget = max_length - 2
-            rows = _some(plan_token_rows(store, budget * self.sequences_a_row), max_rows)
-            self._segments = Segments(*rows)
-            # A row of one token is both of its parts.
-            lengths = np.maximum(rows.lengths, self.sequences_a_row)
+            budget = (max_length - added) * self.sequences_a_row
+            rows, facts = _some(*planned_rows(store, "tokens", budget), budget, max_rows)
+            self._rows = rows
         else:
-            budget = max_length - 3
-            planned = _some(plan_sentence_rows(store, budget), max_rows)
-            self._splitter = PairSplitter(store, planned, budget, pairs)
-            lengths = self._splitter.longest
-            truncated = np.maximum(planned.lengths - budget, 0).sum()
-            self.truncated_fraction = float(truncated / planned.lengths.sum())
-            self.one_sentence_fraction = float((planned.last - planned.first == 1).mean())
-        super().__init__(lengths + (max_length - budget) * self.sequences_a_row, batch_sizes, seed)
+            budget = max_length - added
+            rows, facts = _some(*planned_rows(store, "sentences", budget), budget, max_rows)
+            self._splitter = PairSplitter(store, rows, budget, pairs)
+            self.truncated_fraction = facts.left_out / facts.tokens
+            self.one_sentence_fraction = facts.one_sentence / facts.rows
+        lengths = RowLengths(
+            rows,
+            facts.longest,
+            at_least=self.sequences_a_row,  # a row of one token is both of its parts
+            at_most=budget,
+            added=added * self.sequences_a_row,
+        )
+        super().__init__(lengths, batch_sizes, seed)
         self.batch_tokens = batch_tokens
         self.pad_token = tokenizer.pad_token_id or 0
 
@@ -91,8 +93,8 @@ class PretrainingBatches(DealtBatches):
             first, second, labels = self._splitter.pairs(rows, keys)
             segments = [first, second]
         else:
-            assert self._segments is not None
-            segments = [Segments(*(column[rows] for column in self._segments))]
+            assert self._rows is not None
+            segments = [Segments(*self._rows.of(rows))]
             if self.sequences_a_row == 2:
                 segments = [two_parts(segments[0], self.max_length - 2, keys)]
                 rows, epochs = np.repeat(rows, 2), np.repeat(epochs, 2)
@@ -135,9 +137,11 @@ def _vocabulary(tokenizer: PreTrainedTokenizerBase, masking: MaskingConfig) -> V
     return Vocabulary(len(tokenizer), tokenizer.mask_token_id, special, words)
 
 
-def _some(plan: Plan, limit: int | None) -> Plan:
+def _some(
+    rows: PlannedRows, facts: PlanFacts, budget: int, limit: int | None
+) -> tuple[PlannedRows, PlanFacts]:
     """Up to `limit` rows of a plan, drawn at random, but the same each time."""
-    if limit is None or limit >= len(plan.lengths):
-        return plan
-    chosen = np.sort(random_generator(0).permutation(len(plan.lengths))[:limit])
-    return type(plan)(*(column[chosen] for column in plan))
+    if limit is None or limit >= rows.num_rows:
+        return rows, facts
+    chosen = np.sort(permuted(np.arange(limit), rows.num_rows, 0, 0))
+    return some_rows(rows, chosen, budget)

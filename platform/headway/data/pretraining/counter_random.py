@@ -13,10 +13,9 @@ from enum import IntEnum
 
 import numpy as np
 
+from headway.data.permutation import mix64
+
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
-# The constants of mix64, Stafford's variant 13.
-_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31)
 _COUNTERS_PER_PURPOSE = 1 << 32
 
 
@@ -45,7 +44,7 @@ def row_keys(seed: int, epochs: np.ndarray, rows: np.ndarray) -> np.ndarray:
     Returns:
         Uint64, shape (rows,).
     """
-    of_seed = _mix(np.asarray([seed], np.uint64) + _GAMMA)
+    of_seed = mix64(np.asarray([seed], np.uint64) + _GAMMA)
     of_epochs = _output(of_seed, epochs.astype(np.uint64))
     return _output(of_epochs, rows.astype(np.uint64))
 
@@ -86,14 +85,4 @@ def _output(keys: np.ndarray, counters: np.ndarray) -> np.ndarray:
         1
     )  # numpy warns when a scalar wraps around, not when an array does
     counters *= _GAMMA
-    return _mix(counters + keys)
-
-
-def _mix(state: np.ndarray) -> np.ndarray:
-    """The finaliser, in place: every output bit depends on every input bit."""
-    state ^= state >> _SHIFTS[0]
-    state *= _FIRST
-    state ^= state >> _SHIFTS[1]
-    state *= _SECOND
-    state ^= state >> _SHIFTS[2]
-    return state
+    return mix64(counters + keys)

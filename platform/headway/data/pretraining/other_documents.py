@@ -8,6 +8,7 @@ import numpy as np
 
 from headway.data.corpus.store import TokenStore
 from headway.data.pretraining.counter_random import Purpose, integers_below, random_bits
+from headway.data.pretraining.document_ranking import ranking
 
 
 class Runs(NamedTuple):
@@ -28,9 +29,8 @@ class OtherDocuments:
     def __init__(self, store: TokenStore) -> None:
         self._sentences = store.sentences
         self._documents = store.documents
-        bounds = store.sentences[store.documents]
-        self._by_length = _Ranking(np.diff(bounds))
-        self._by_last_sentence = _Ranking(bounds[1:] - store.sentences[store.documents[1:] - 1])
+        self._by_length = ranking(store, "length")
+        self._by_last_sentence = ranking(store, "last_sentence")
 
     def runs(self, excluded: np.ndarray, wanted: np.ndarray, keys: np.ndarray) -> Runs:
         """Whole sentences from anywhere in another document, as many as it takes to reach `wanted` tokens.
@@ -81,33 +81,3 @@ class OtherDocuments:
         last = self._documents[document + 1] - 1
         end = self._sentences[last + 1]
         return Runs(np.maximum(end - lengths, self._sentences[last]), end)
-
-
-class _Ranking:
-    """Documents ordered by a measure."""
-
-    def __init__(self, measure: np.ndarray) -> None:
-        self._order = np.argsort(measure, kind="stable")
-        self._sorted = measure[self._order]
-        self._ranks = np.empty(len(measure), np.int64)
-        self._ranks[self._order] = np.arange(len(measure))
-
-    def at_least(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The first rank, and the one after the last, of the documents whose measure is at least this."""
-        low = np.searchsorted(self._sorted, values, side="left")
-        return low, np.full_like(low, len(self._sorted))
-
-    def at_most(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The first rank, and the one after the last, of the documents whose measure is at most this."""
-        high = np.searchsorted(self._sorted, values, side="right")
-        return np.zeros_like(high), high
-
-    def draw(self, excluded: np.ndarray, low: np.ndarray, high: np.ndarray, bits: np.ndarray) -> np.ndarray:
-        """Documents of ranks from `low` up to `high`, or of any if only the excluded one has such a rank."""
-        rank = self._ranks[excluded]
-        others = high - low - ((low <= rank) & (rank < high))
-        low = np.where(others > 0, low, 0)
-        high = np.where(others > 0, high, len(self._order))
-        is_among = (low <= rank) & (rank < high)
-        drawn = low + integers_below(high - low - is_among, bits)
-        return self._order[drawn + (is_among & (drawn >= rank))]

@@ -17,6 +17,7 @@ from headway.data.corpus.store import TokenStore
 from headway.data.pretraining.counter_random import Purpose, coin_flips, integers_below, random_bits
 from headway.data.pretraining.other_documents import OtherDocuments, Runs
 from headway.data.pretraining.row_plan import SentenceRows
+from headway.data.pretraining.stored_plan import PlannedRows, RowLengths
 
 IS_NEXT, IS_RANDOM = 0, 1
 IN_ORDER, SWAPPED = 0, 1
@@ -55,16 +56,21 @@ class PairSplitter:
     """Makes pairs of up to `budget` tokens from planned rows, as functions of the rows' keys.
 
     Attributes:
-        longest: int64, shape (rows,): the largest number of tokens that a pair of each row can have.
+        rows: that are planned.
+        longest: the largest number of tokens that a pair of each row can have.
     """
 
     def __init__(
-        self, store: TokenStore, rows: SentenceRows, budget: int, objective: PairObjective = "nsp"
+        self,
+        store: TokenStore,
+        rows: PlannedRows[SentenceRows],
+        budget: int,
+        objective: PairObjective = "nsp",
     ) -> None:
         self.rows = rows
         self.objective = objective
         self._budget = budget
-        self.longest = np.minimum(rows.lengths, budget)
+        self.longest = RowLengths(rows, budget, at_most=budget)
         self._sentences = store.sentences
         self._others = OtherDocuments(store)
 
@@ -80,7 +86,8 @@ class PairSplitter:
             rows: int64, shape (rows,).
             keys: uint64, shape (rows,): each row's random numbers are a function of its key.
         """
-        first, last = self.rows.first[rows], self.rows.last[rows]
+        plan = self.rows.of(rows)
+        first, last, longest = plan.first, plan.last, np.minimum(plan.lengths, self._budget)
         several = last - first > 1
         splits = np.maximum(last - first - 1, 1)
         split = first + 1 + integers_below(splits, random_bits(keys, Purpose.SPLIT))
@@ -88,26 +95,25 @@ class PairSplitter:
         middle = np.where(several, middle, start + (end - start + 1) // 2)
         flips = coin_flips(random_bits(keys, Purpose.COIN))
         if self.objective == "sop":
-            return _swapped(*_cut(Runs(start, middle), Runs(middle, end), self.longest[rows], keys), flips)
+            return _swapped(*_cut(Runs(start, middle), Runs(middle, end), longest, keys), flips)
         labels = np.where(flips, IS_NEXT, IS_RANDOM)
         random = np.flatnonzero(labels == IS_RANDOM)
         second = Runs(middle.copy(), end)
-        runs = self._random_runs(rows[random], middle[random], keys[random])
+        runs = self._random_runs(plan.of(random), middle[random], keys[random])
         second.starts[random], second.ends[random] = runs
-        return Pairs(*_cut(Runs(start, middle), second, self.longest[rows], keys), labels)
+        return Pairs(*_cut(Runs(start, middle), second, longest, keys), labels)
 
-    def _random_runs(self, rows: np.ndarray, middle: np.ndarray, keys: np.ndarray) -> Runs:
+    def _random_runs(self, plan: SentenceRows, middle: np.ndarray, keys: np.ndarray) -> Runs:
         """A random B for each row, before truncation; `middle` is the end of its A.
 
         If a row fills the budget, its true B has as many sentences as it takes to fill it. Otherwise, its
         true B is the end of a document. If the row is one sentence, it is the end of a sentence.
         """
-        plan = self.rows
-        document = plan.document[rows]
-        wanted = self.longest[rows] - (middle - self._sentences[plan.first[rows]])
-        is_cut = plan.last[rows] - plan.first[rows] == 1
-        fills = ~is_cut & (plan.lengths[rows] >= self._budget)
-        chosen = Runs(np.empty_like(rows), np.empty_like(rows))
+        document = plan.document
+        wanted = np.minimum(plan.lengths, self._budget) - (middle - self._sentences[plan.first])
+        is_cut = plan.last - plan.first == 1
+        fills = ~is_cut & (plan.lengths >= self._budget)
+        chosen = Runs(np.empty_like(middle), np.empty_like(middle))
 
         some = np.flatnonzero(fills)
         at_least = np.maximum(wanted[some], 1)
@@ -115,7 +121,7 @@ class PairSplitter:
         some = np.flatnonzero(~fills & ~is_cut)
         chosen.starts[some], chosen.ends[some] = self._others.tails(document[some], wanted[some], keys[some])
         some = np.flatnonzero(is_cut)
-        halves = self._sentences[plan.last[rows[some]]] - middle[some]
+        halves = self._sentences[plan.last[some]] - middle[some]
         chosen.starts[some], chosen.ends[some] = self._others.endings(document[some], halves, keys[some])
         return chosen
 

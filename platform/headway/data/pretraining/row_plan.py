@@ -21,6 +21,19 @@ class TokenRows(NamedTuple):
     starts: np.ndarray
     lengths: np.ndarray
 
+    def of(self, rows: np.ndarray) -> TokenRows:
+        """Some of the rows, which are int64 indices."""
+        return TokenRows(*(column[rows] for column in self))
+
+    def lengths_of(self, rows: np.ndarray) -> np.ndarray:
+        """The lengths of some rows."""
+        return self.lengths[rows]
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are."""
+        return len(self.lengths)
+
 
 class SentenceRows(NamedTuple):
     """Rows to be split into pairs: runs of neighbouring sentences of one document.
@@ -36,6 +49,19 @@ class SentenceRows(NamedTuple):
     last: np.ndarray
     document: np.ndarray
     lengths: np.ndarray
+
+    def of(self, rows: np.ndarray) -> SentenceRows:
+        """Some of the rows, which are int64 indices."""
+        return SentenceRows(*(column[rows] for column in self))
+
+    def lengths_of(self, rows: np.ndarray) -> np.ndarray:
+        """The lengths of some rows."""
+        return self.lengths[rows]
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are."""
+        return len(self.lengths)
 
 
 def plan_token_rows(store: TokenStore, budget: int) -> TokenRows:

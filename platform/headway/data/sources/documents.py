@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from headway.config.base import ConfigError
 from headway.config.sources import SourceConfig
 from headway.data.sources.files import FILE_TYPES, file_rows, read_text
+from headway.data.sources.globs import glob_files, is_glob
+from headway.data.sources.streams import plain_name
 
 BBC_NEWS = "bbc-news"
 
@@ -58,11 +60,13 @@ def source_places(source: SourceConfig) -> list[Path]:
     """
     kept_apart = [getattr(source, name, None) for name in ("validation_source", "test_source")]
     named = [name for name in [source.source, *kept_apart] if name is not None]
-    return [place for name in named if (place := place_of(name)) is not None]
+    patterns = [name for name in named if is_glob(name)]
+    matched = [Path(address) for name in patterns if "://" not in name for address, _ in glob_files(name)]
+    return [place for name in named if (place := place_of(name)) is not None] + sorted(matched)
 
 
 def place_of(source: str) -> Path | None:
-    """The file or folder that a source stands for; None if it is a name that `datasets` knows.
+    """The file or folder that a source stands for; None for a pattern, a URI, a `datasets` name.
 
     Raises:
         ConfigError: the path does not exist, or an extra is not installed.
@@ -72,6 +76,9 @@ def place_of(source: str) -> Path | None:
     path = Path(source).expanduser()
     if path.exists():
         return path
+    if "://" in source or is_glob(source):
+        return None
+    path = Path(plain_name(source))
     if path.suffix.lower() in (".txt", *FILE_TYPES) or source.startswith((".", "/", "~")):
         raise ConfigError(f"source: {source!r} does not exist")
     return None

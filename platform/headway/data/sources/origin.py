@@ -6,6 +6,7 @@ from typing import TypedDict
 
 from headway.config.sources import SourceConfig
 from headway.data.sources.documents import BBC_NEWS, place_of
+from headway.data.sources.globs import is_glob
 
 MEMORY = "memory"
 """The source of texts that a Python caller passed."""
@@ -16,7 +17,8 @@ class Origin(TypedDict):
 
     Attributes:
         name: a short one, such as `reviews.csv`.
-        path: absolute, of a file or folder; None for a name that `datasets` knows, or texts in memory.
+        path: absolute, of a file or folder; None for a pattern, a URI, a name that `datasets` knows, or texts
+            in memory.
         subset: of a `datasets` source.
         split: of a `datasets` source.
     """
@@ -36,6 +38,8 @@ def origin_of(source: SourceConfig) -> Origin:
     if source.source == MEMORY:
         return in_memory()
     place = place_of(source.source)
+    if "://" in source.source or is_glob(source.source):
+        return Origin(name=source.source, path=None, subset=None, split=None)
     if place is None:
         return Origin(name=source.source, path=None, subset=source.subset, split=source.split)
     name = source.source if source.source == BBC_NEWS else place.resolve().name

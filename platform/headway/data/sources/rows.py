@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,9 @@ from headway.config.base import ConfigError
 from headway.config.sources import SourceConfig
 from headway.data.sources.documents import BBC_NEWS, is_saved_dataset, load_dataset, read_documents
 from headway.data.sources.files import file_rows
+from headway.data.sources.streams import ReadError, compression_of, lines, open_stream, plain_name
+
+_LINE_BYTES = 64 << 20
 
 
 class Row(NamedTuple):
@@ -52,10 +56,25 @@ def columns_of(source: SourceConfig) -> list[str] | None:
     path = Path(source.source).expanduser()
     if path.is_dir() and is_saved_dataset(path):
         return list(load_dataset(source).column_names)
-    if not path.is_file() or path.suffix.lower() == ".txt":
+    name = plain_name(path.name).lower()
+    if not path.is_file() or name.endswith(".txt"):
+        return None
+    if name.endswith(".jsonl") and (row := _first_json_row(path)) is not None:
+        return list(row)
+    if compression_of(path.name) is not None:
         return None
     row = next(file_rows(path, source), None)
     return None if row is None else list(row)
+
+
+def _first_json_row(path: Path) -> dict[str, Any] | None:
+    """The first row of a .jsonl file of any size, if it is one."""
+    try:
+        with open_stream(str(path)) as stream:
+            row = json.loads(next(line for _, line in lines(stream, 0, None, _LINE_BYTES) if line))
+    except (*ReadError, ValueError, StopIteration):
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def _document_rows(source: SourceConfig, label_column: str) -> Iterator[Row]:

@@ -20,14 +20,22 @@ def filesystem_of(address: str) -> tuple[fs.FileSystem, str]:
     return fs.LocalFileSystem(), address
 
 
+def split_options(address: str) -> tuple[str, str]:
+    """An address, and the options of a URI from the question mark on: `s3://bucket/texts?region=us-east-1`."""
+    path, mark, options = address.partition("?") if "://" in address else (address, "", "")
+    return path, mark + options
+
+
 def compression_of(address: str) -> str | None:
     """What pyarrow calls the compression that a file's name ends with; None for a plain file."""
-    return next((name for suffix, name in COMPRESSIONS.items() if address.lower().endswith(suffix)), None)
+    name = split_options(address)[0].lower()
+    return next((known for suffix, known in COMPRESSIONS.items() if name.endswith(suffix)), None)
 
 
 def plain_name(address: str) -> str:
-    """A file's name without the ending of its compression."""
-    return address[: address.rindex(".")] if compression_of(address) else address
+    """A file's name without the ending of its compression, and without the options of a URI."""
+    name = split_options(address)[0]
+    return name[: name.rindex(".")] if compression_of(name) else name
 
 
 def open_stream(address: str) -> Any:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from headway.data.corpus.corpus import Corpus
 from headway.data.corpus.mixture import open_sources
-from headway.data.corpus.prepare import Corpus
 from headway.data.sources.origin import Origin
 from headway.tasks.task import Task
 from headway.tracking.data_split import DataSplit

@@ -1,0 +1,1 @@
+"""The contestants of `benchmarks/corpus_scale.py`, and how they are watched."""
