@@ -175,10 +175,10 @@ def test_a_word_ends_with_its_row_even_if_no_special_token_stands_between():
 
 @pytest.mark.parametrize("whole_words", [False, True])
 def test_a_batch_may_end_with_rows_that_have_nothing_to_hide(whole_words):
-    rows = [sequence(9), np.asarray([2, 3], np.int64), np.asarray([2, 1, 3], np.int64)]
+    rows = [sequence(9), sequence(8, 1), np.asarray([2, 3], np.int64), np.asarray([2, 1, 3], np.int64)]
     config = MaskingConfig(rate=0.3, whole_words=whole_words)
-    masked = mask_together(rows, config, WORD_PIECES, keys_of(1, 3))
-    assert [len(one.positions) for one in masked[1:]] == [0, 0]
+    masked = mask_together(rows, config, WORD_PIECES, keys_of(1, 4))
+    assert [len(one.positions) for one in masked[2:]] == [0, 0]
     [alone] = mask_together(rows[:1], config, WORD_PIECES, keys_of(1, 1))
     assert np.array_equal(masked[0].positions, alone.positions)
 

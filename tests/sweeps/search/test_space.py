@@ -122,6 +122,24 @@ def test_conditions_that_no_trial_fulfils_together_are_no_way_to_a_setting():
     assert list(_ways_to("optimizer.name", space)) == [{}]
 
 
+def test_a_group_that_is_a_value_of_a_search_stays_as_it_was_written():
+    group: dict[str, Any] = {}
+    trial_settings(FinetuneConfig, {"model": "m", "task": "t"}, {"lora": group, "lora.rank": 5})
+    assert group == {}
+
+
+@pytest.mark.parametrize(
+    ("config_class", "shared", "name"),
+    [
+        (FinetuneConfig, {"model": "m", "task": "t"}, "finetune"),
+        (PretrainConfig, {"corpus": "c"}, "pretrain"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_told_with_the_settings_it_belongs_to(config_class, shared, name):
+    with pytest.raises(ConfigError, match=rf"^{name}\.seed"):
+        trial_settings(config_class, shared | {"steps": 5}, {"seed": -1})
+
+
 SEARCH = {"optimizer.learning_rate": "loguniform(1e-5, 1e-3)"} | CONDITIONAL
 
 
