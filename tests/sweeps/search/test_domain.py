@@ -95,6 +95,9 @@ def test_membership_is_by_bounds_and_quantum():
         ("uniform(0, 1, 0.1)", "should have two bounds"),
         ("lograndint(0, 4)", "are not above 0"),
         ("uniform(0, inf)", "are not in order"),
+        ("uniform(1, 1)", "are not in order"),
+        ("uniform(-1e308, 1e308)", "are not in order"),  # a number cannot be as large as their distance
+        ("choice([)", "search.x"),
         ("qchoice(1, 2)", "is not a search; allowed: uniform"),
     ],
 )
@@ -103,3 +106,14 @@ def test_a_search_that_is_not_written_right_is_told_in_one_line(written, message
         parse_domain("x", written)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_quantum_is_asked_for_only_if_it_is_missing():
+    with pytest.raises(ConfigError, match=r"two bounds$"):
+        parse_domain("x", "uniform(0, 1, 0.1)")
+
+
+def test_a_range_may_have_one_whole_number():
+    domain = parse_domain("x", "randint(4, 5)")
+    assert isinstance(domain, Range)
+    assert (domain.at(0.0), domain.at(1.0)) == (4, 4)

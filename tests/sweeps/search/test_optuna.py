@@ -49,6 +49,15 @@ def test_what_is_drawn_is_what_optuna_draws(written: str, suggest: Callable[[opt
     assert [sampler.propose(number) for number in range(12)] == expected
 
 
+def test_each_setting_is_drawn_under_its_own_name() -> None:
+    """Optuna gives two of one name the same value."""
+    sampler = sampler_of(algorithm="random", search={"x": "choice(a, b, c)", "y": "choice(a, b, c)"})
+    theirs = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=derived_seed(7, 0))).ask()
+    expected = {name: "abc"[theirs.suggest_categorical(name, range(3))] for name in ("x", "y")}
+    assert sampler.propose(0) == expected
+    assert any(point["x"] != point["y"] for point in map(sampler.propose, range(1, 9)))
+
+
 @pytest.mark.parametrize(
     ("samples", "random"), [(2, 2), (11, 2), (12, 3), (39, 9), (40, 10), (44, 10), (400, 10)]
 )

@@ -14,7 +14,7 @@ from headway.config.sweep import SweepConfig
 from headway.runs.journal import Journal
 from headway.sweeps.ledger import Ledger, Trial, TrialState
 from headway.sweeps.schedulers import make_scheduler, replay
-from headway.sweeps.search.sampler import Sampler, make_searcher, trial_source
+from headway.sweeps.search.sampler import Sampler, make_searcher, trial_count, trial_source
 from headway.sweeps.search.space import parse_search, trial_settings
 from headway.sweeps.time_budget import TimeBudget
 
@@ -63,6 +63,7 @@ def test_ray_tune_takes_every_remaining_trial_once(scheduler, once, ended, tmp_p
     else:
         numbers = [source.searcher.suggest(str(i))["point"]["number"] for i in range(source.num_samples)]
         assert numbers == list(range(ended, 5))
+        assert source.param_space == {}
         assert source.searcher.suggest("none is left") == source.searcher.FINISHED
 
 
@@ -96,6 +97,14 @@ def test_whole_quantised_and_conditional_values_are_proposed_as_written():
     assert len(with_decay) == sum(point["schedule.name"] == "wsd" for point in points)
     for point in points:
         settings_of(point)
+
+
+def test_a_sweep_has_as_many_trials_as_samples_or_as_its_grid_has_points():
+    search = {RATE: [1e-4, 1e-3], "batch_size": [8, 16, 32]}
+    for algorithm, trials in (("grid", 6), ("random", 5), ("tpe", 5)):
+        config = settings(search=search, algorithm=algorithm)
+        assert trial_count(config, parse_search(search, FinetuneConfig)) == trials
+        assert sampler_of(config).total == trials
 
 
 def test_first_points_are_tried_first_and_what_they_leave_out_is_sampled():
@@ -211,6 +220,20 @@ def test_a_trial_that_keeps_its_best_model_is_told_with_its_score(restarted, tmp
     if restarted:
         sampler = TellsWhatItIsTold(config)
         replay(ledger.trials(), None, sampler, config.model_copy(update={"scheduler": None}), settings_of)
+    [told] = sampler.told
+    assert told["accuracy"] == 0.8
+
+
+def test_a_trial_that_ray_tune_reports_no_error_of_is_told_as_it_ended(tmp_path):
+    config = settings(algorithm="tpe", search={RATE: "loguniform(1e-5, 1e-1)", "best_by": ["accuracy"]})
+    ledger, sampler = Ledger(tmp_path), TellsWhatItIsTold(config)
+    budget = TimeBudget(ledger, None, "accuracy", "max")
+    searcher = trial_source(config, sampler, ledger, settings_of, budget, remaining=5).searcher
+    searcher.suggest("a")
+    [trial] = ledger.trials()
+    measure(trial, {1: 0.8, 2: 0.6})
+    trial.end(TrialState.DONE)
+    searcher.on_trial_complete("a", {"accuracy": 0.6})
     [told] = sampler.told
     assert told["accuracy"] == 0.8
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from headway.config.base import ConfigError
+from headway.config.compression.compress import CandidateConfig
 from headway.config.finetune import FinetuneConfig
 from headway.config.loading import validate
 from headway.config.pretrain import PretrainConfig
@@ -138,6 +139,30 @@ def test_a_group_that_is_a_value_of_a_search_stays_as_it_was_written():
 def test_a_value_that_is_not_allowed_is_told_with_the_settings_it_belongs_to(config_class, shared, name):
     with pytest.raises(ConfigError, match=rf"^{name}\.seed"):
         trial_settings(config_class, shared | {"steps": 5}, {"seed": -1})
+
+
+def test_a_search_for_a_smaller_model_names_its_own_settings():
+    with pytest.raises(ConfigError, match=r"^search\.layers"):
+        trial_settings(CandidateConfig, {"finetune": {"model": "m", "task": "t"}}, {"layers": 0})
+
+
+def test_groups_within_a_group_stay_as_they_were_written_too():
+    group: dict[str, Any] = {"model": "m", "task": "t", "lora": {}}
+    settings = trial_settings(CandidateConfig, {}, {"finetune": group, "finetune.lora.rank": 5})
+    assert settings.finetune.lora is not None and settings.finetune.lora.rank == 5
+    assert group["lora"] == {}
+
+
+def test_all_that_a_first_point_needs_is_told():
+    search = {
+        "optimizer.name": ["adamw", "lamb"],
+        "frozen_layers": [0, 2],
+        "layers": {"values": [1, 2], "when": {"optimizer.name": "adamw", "frozen_layers": 0}},
+    }
+    with pytest.raises(
+        ConfigError, match=r"only with optimizer.name: \['adamw'\], frozen_layers: \[0\], which"
+    ):
+        checked(search, first_points=[{"layers": 1}])
 
 
 SEARCH = {"optimizer.learning_rate": "loguniform(1e-5, 1e-3)"} | CONDITIONAL
