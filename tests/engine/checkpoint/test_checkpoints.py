@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from tiny_states import checkpoints_in, folder_of, model_and_optimizer, restored_from, save_steps
 from tiny_training import same, train, weights
+from torch.distributed.checkpoint.staging import StagingOptions
 
 from headway.engine.checkpoint.checkpoints import CheckpointError, Checkpoints
 from headway.engine.checkpoint.saved_states import saved_steps
@@ -164,6 +167,44 @@ def test_what_the_metric_was_comes_back(tmp_path: Path) -> None:
     assert restored_from(tmp_path).metric == 0.25
 
 
+def test_what_a_worker_keeps_to_itself_comes_back(tmp_path: Path) -> None:
+    checkpoints = checkpoints_in(tmp_path)
+    checkpoints.save(1, *model_and_optimizer(1.0), worker_state={"seen": 3})
+    assert checkpoints.wait()
+    assert restored_from(tmp_path).worker_states == [{"seen": 3}]
+
+
+def test_two_states_are_kept_and_none_for_being_best_unless_it_is_set(tmp_path: Path) -> None:
+    save_steps(tmp_path, {1: 0.1, 2: 0.2, 3: 0.3})
+    assert saved_steps(Folder(tmp_path)) == [2, 3]
+
+
+def test_the_state_that_a_run_goes_on_from_is_one_of_the_newest(tmp_path: Path) -> None:
+    save_steps(tmp_path, {1: None, 2: None})
+    checkpoints = checkpoints_in(tmp_path, keep=2)
+    assert checkpoints.restore(*model_and_optimizer(0.0)).step == 2
+    checkpoints.save(3, *model_and_optimizer(3.0))
+    checkpoints.wait()
+    assert saved_steps(checkpoints.folder) == [2, 3]
+
+
+@pytest.mark.parametrize(("device", "is_gpu"), [("cpu", False), ("cuda", True)])
+def test_a_copy_is_made_by_way_of_pinned_memory_from_a_gpu_only(
+    device: str, is_gpu: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[StagingOptions] = []
+    monkeypatch.setattr("headway.engine.checkpoint.checkpoints.DefaultStager", made.append)
+    Checkpoints(Folder(tmp_path), Worker(device=torch.device(device)))
+    assert made == [
+        StagingOptions(
+            use_pinned_memory=is_gpu,
+            use_shared_memory=False,
+            use_async_staging=False,
+            use_non_blocking_copy=is_gpu,
+        )
+    ]
+
+
 class SlowFolder(Folder):
     """Does not finish a checkpoint before it is told to."""
 
@@ -264,6 +305,33 @@ def test_a_state_that_cannot_be_saved_is_told_and_training_goes_on(tmp_path: Pat
     assert [warning.partition(";")[0] for warning in warnings] == [
         f"the state after step {step} could not be saved: the storage timed out" for step in (1, 2)
     ]
+
+
+def test_each_attempt_comes_after_its_pause_and_has_a_name_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints, names, pauses = checkpoints_in(tmp_path, pauses=[1.0, 4.0]), list[str](), list[float]()
+    clock = SimpleNamespace(sleep=pauses.append, monotonic=time.monotonic)
+    monkeypatch.setattr("headway.engine.checkpoint.checkpoints.time", clock)
+
+    def fail(name: str, *_: Any) -> str:
+        names.append(name)
+        return "the storage timed out"
+
+    monkeypatch.setattr(checkpoints, "_attempt_to_write", fail)
+    checkpoints._write(3, {}, {}, None)
+    assert pauses == [1.0, 4.0]
+    assert names == [f"step-000000003-{checkpoints._attempt}{end}" for end in ("", "-1", "-2")]
+
+
+def test_only_failures_in_a_row_count(tmp_path: Path) -> None:
+    folder = UnreliableFolder(tmp_path, 0)
+    checkpoints = Checkpoints(folder, Worker(device=torch.device("cpu")), pauses=[])
+    assert checkpoints.wait(), "nothing is in flight"
+    for step, failures in enumerate([1, 1, 0, 1, 1, 0], start=1):
+        folder.failures = failures
+        checkpoints.save(step, *model_and_optimizer(step))
+        assert checkpoints.wait() == (not failures)
 
 
 def test_several_states_in_a_row_that_cannot_be_saved_end_a_run(tmp_path: Path) -> None:

@@ -118,6 +118,13 @@ def test_a_state_whose_file_has_another_length_is_not_counted_among_the_newest(s
     assert steps(states) == [1, 2]
 
 
+def test_a_state_whose_file_was_cut_is_none_of_the_best(states, tmp_path):
+    names = {step: add(states, step, metric=metric) for step, metric in {1: 0.1, 2: 0.2, 3: 0.3}.items()}
+    (tmp_path / names[1] / "part").write_bytes(b"1")
+    states.prune(1, 1, set(names.values()), set())
+    assert steps(states) == [2, 3]
+
+
 def test_a_state_whose_manifest_cannot_be_read_is_not_counted_among_the_newest(states, tmp_path):
     names = {step: add(states, step, metric=step / 10) for step in (1, 2, 3)}
     (tmp_path / names[3] / "manifest.json").write_text("{")

@@ -127,6 +127,13 @@ def test_what_is_written_is_not_seen_until_it_is_whole(
     assert folder.read("file") == b"new" and folder.names() == ["file"]
 
 
+def test_storage_that_shows_only_whole_files_is_written_to_without_a_draft() -> None:
+    folder = Folder("mock://bucket/run")
+    folder.create()
+    folder.write("file", b"1")
+    assert (folder.names(), folder.read("file")) == (["file"], b"1")
+
+
 def test_a_new_file_takes_the_place_of_none(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     assert folder.write_new("file", b"first")
@@ -172,10 +179,15 @@ def test_a_checkpoints_files_are_summed_while_they_are_written(tmp_path: Path) -
     assert not files.exists("state/part")
 
 
-def test_a_distributed_checkpoint_comes_back_from_a_folder(tmp_path: Path) -> None:
+def test_a_distributed_checkpoint_comes_back_from_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     state = {"weight": torch.arange(5.0), "step": torch.tensor(3)}
+    all_disks: list[None] = []
+    monkeypatch.setattr("os.sync", lambda: all_disks.append(None))
     writer = CheckedWriter(Folder(tmp_path), "state")
     dcp.save(state, storage_writer=writer, no_dist=True)
+    assert not all_disks, "others write to them too"
     written = {path.removeprefix("state/"): total for path, total in writer.checksums.items()}
     folder = Folder(tmp_path)
     assert written.keys() == set(folder.sizes("state")) == {".metadata", "__0_0.distcp"}

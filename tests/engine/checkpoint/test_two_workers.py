@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_states import folder_of, save_steps
+from tiny_states import folder_of, model_and_optimizer, save_steps
 from torch.distributed.checkpoint.api import CheckpointException
 
 from headway.engine.checkpoint import checkpoints as module
@@ -46,7 +46,7 @@ class Meeting:
 @pytest.fixture
 def meeting(monkeypatch: pytest.MonkeyPatch) -> Meeting:
     meeting = Meeting()
-    monkeypatch.setattr(module.dist, "new_group", lambda backend: meeting)
+    monkeypatch.setattr(module.dist, "new_group", lambda backend: {"gloo": meeting}[backend])
     monkeypatch.setattr(module.dist, "all_gather_object", meeting.gather)
     return meeting
 
@@ -89,7 +89,7 @@ def test_a_state_holds_the_files_and_the_words_of_both_workers(
     both: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meeting: Meeting
 ) -> None:
     def save(state: Any, storage_writer: Any, process_group: Any, no_dist: bool) -> None:
-        assert process_group is meeting and not no_dist
+        assert (process_group, no_dist) == (meeting, False)
         write(Folder(tmp_path), storage_writer, f"part-{meeting.rank.number}")
 
     monkeypatch.setattr(module.dcp, "save", save)
@@ -168,6 +168,31 @@ def test_a_draft_that_cannot_be_removed_either_ends_nothing(
     monkeypatch.setattr(module.SavedStates, "remove", raising(OSError("the storage is gone")))
     told = "the state after step 3 could not be saved: the storage is gone"
     assert both(lambda mine: mine._write(3, {}, {}, None)) == [told, told]
+
+
+def test_both_workers_load_together(
+    both: Both, meeting: Meeting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_steps(tmp_path, {1: None})
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        module.dcp, "load", lambda _, process_group, no_dist, **rest: asked.append((process_group, no_dist))
+    )
+    both(lambda mine: mine.restore(*model_and_optimizer(0.0)))
+    assert asked == [(meeting, False)] * 2
+
+
+def test_the_first_worker_alone_completes_a_state_and_only_if_both_wrote_their_parts(
+    both: Both, monkeypatch: pytest.MonkeyPatch, meeting: Meeting
+) -> None:
+    completed: list[int] = []
+    monkeypatch.setattr(module.SavedStates, "complete_with", lambda *_: completed.append(meeting.rank.number))
+    monkeypatch.setattr(module.dcp, "save", lambda *_, **__: None)
+    both(lambda mine: mine._write(3, {}, {}, None))
+    assert completed == [0]
+    monkeypatch.setattr(module.dcp, "save", raising(OSError("the storage is gone")))
+    both(lambda mine: mine._write(4, {}, {}, None))
+    assert completed == [0]
 
 
 def test_the_first_worker_alone_tidies_up(both: Both, tmp_path: Path) -> None:
