@@ -103,7 +103,7 @@ def test_a_sweep_has_as_many_trials_as_samples_or_as_its_grid_has_points():
     search = {RATE: [1e-4, 1e-3], "batch_size": [8, 16, 32]}
     for algorithm, trials in (("grid", 6), ("random", 5), ("tpe", 5)):
         config = settings(search=search, algorithm=algorithm)
-        assert trial_count(config, parse_search(search, FinetuneConfig)) == trials
+        assert trial_count(config, parse_search(config.search, FinetuneConfig)) == trials
         assert sampler_of(config).total == trials
 
 
