@@ -27,6 +27,8 @@ import headway
 from headway.config.corpus import CorpusConfig
 from headway.data.atomic import atomic_folder
 from headway.data.corpus.clean_block import SHOWN_DROPPED, CleanBlock, Report
+from headway.data.corpus.cleaning.duplicates import EXACT, NEAR, FindCopies, MarkCopies, ranges_of
+from headway.data.corpus.cleaning.minhash import HASHES, band_width
 from headway.data.corpus.corpus import (
     CARD,
     ContentDigests,
@@ -37,8 +39,6 @@ from headway.data.corpus.corpus import (
     write_facts,
 )
 from headway.data.corpus.data_card import data_card
-from headway.data.corpus.duplicates import EXACT, NEAR, FindCopies, MarkCopies, ranges_of
-from headway.data.corpus.minhash import HASHES, band_width
 from headway.data.corpus.parts import array, kept, texts, write_part_folders
 from headway.data.corpus.store import join_stores
 from headway.data.corpus.tokenize_part import SIDES, TokenizePart

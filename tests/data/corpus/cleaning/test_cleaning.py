@@ -6,8 +6,8 @@ import pytest
 
 from headway.config.base import ConfigError
 from headway.config.corpora.cleaning import CleaningConfig
-from headway.data.corpus.filters import broken_rule, duplicate_lines, letters, repeated_words
-from headway.data.corpus.normalize import normalize
+from headway.data.corpus.cleaning.filters import broken_rule, duplicate_lines, letters, repeated_words
+from headway.data.corpus.cleaning.normalize import normalize
 
 PLAIN = CleaningConfig()
 ENGLISH = (
