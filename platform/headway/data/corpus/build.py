@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import headway
+from headway.config.base import ConfigError
 from headway.config.corpus import CorpusConfig
 from headway.data.atomic import atomic_folder
 from headway.data.corpus.clean_block import SHOWN_DROPPED, CleanBlock, Report
@@ -156,6 +157,8 @@ class _Build:
             report = each()
             self._report.add(report)
             self._parts += [each.folder / f"{number:04d}" for number in range(len(report.parts))]
+        if not sum(self._report.parts):
+            raise ConfigError(f"source: {self._config.source!r} holds no text{_left_out(self._report)}")
 
     def _drop_copies(self) -> None:
         documents = sum(self._report.parts)
@@ -248,6 +251,12 @@ class _Build:
                 report.show(kind, list(islice(texts(part, mask), SHOWN_DROPPED)))
         found = {name: value for name, value in vars(report).items() if name != "parts"}
         return {**found, "languages": dict(report.languages.most_common())}
+
+
+def _left_out(report: Report) -> str:
+    """What was left out of a source, for a message."""
+    counts = sorted({**report.bad, **report.dropped}.items())
+    return f"; left out: {', '.join(f'{count:,} {name}' for name, count in counts)}" if counts else ""
 
 
 def _sums(reports: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
