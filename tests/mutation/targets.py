@@ -65,7 +65,12 @@ _ALL = (
     Target(
         "search",
         ("sweeps/search/domain.py", "sweeps/search/sampler.py", "sweeps/search/space.py"),
-        ("sweeps/search/test_domain.py", "sweeps/search/test_sampler.py", "sweeps/search/test_space.py"),
+        (
+            "sweeps/search/test_domain.py",
+            "sweeps/search/test_optuna.py",
+            "sweeps/search/test_sampler.py",
+            "sweeps/search/test_space.py",
+        ),
     ),
 )
 TARGETS = {target.name: target for target in _ALL}
