@@ -104,7 +104,7 @@ BAD_SOURCES = {
     "broken.jsonl": (b'{"text": "a"}\n{"text": \n', "line 2: not JSON"),
     "list.jsonl": (b'["a"]\n', "line 1: not a JSON object"),
     "column.jsonl": (b'{"body": "a"}\n', "has no column 'text'; known: body"),
-    "number.jsonl": (b'{"text": 3}\n', "row 1: column 'text' holds int, not text"),
+    "number.jsonl": (b'{"text": 3}\n', "line 1: column 'text' holds int, not text"),
     "column.csv": (b"body\nhello\n", "has no column 'text'; known: body"),
     "broken.parquet": (b"PAR1 no", "not Parquet"),
     "page.html": (b"<p>", "has an unknown type; allowed: a folder, .txt, .jsonl"),

@@ -69,14 +69,33 @@ def test_recovery_training_brings_a_pruned_classifier_back(classifier, task, run
     assert run.data.metrics["pruned_weights"] == summary["pruned_weights"] < summary["weights"]
 
 
-def test_importance_keeps_more_of_what_was_learned_than_magnitude(classifier, task, runs, make_context):
-    def loss(by, **more):
-        config = validate(PruneConfig, {"model": str(classifier), "neurons": 8, "by": by} | more)
-        folder = run_prune(config, make_context(f"by-{by}", runs)).output
-        again = validate(PruneConfig, {"model": folder, "task": task, "neurons": 8})
-        return run_prune(again, make_context(f"loss-{by}", runs)).summary["validation_loss"]
+@pytest.fixture
+def with_dead_neurons(classifier, tmp_path):
+    """The classifier with half of its neurons off for any text, though their weights are the largest."""
+    model = AutoModelForSequenceClassification.from_pretrained(classifier)
+    with torch.no_grad():
+        for layer in model.bert.encoder.layer:
+            layer.intermediate.dense.weight[::2] *= 10.0
+            layer.intermediate.dense.bias[::2] = -1e4
+            layer.output.dense.weight[:, ::2] *= 10.0
+    model.save_pretrained(tmp_path / "dead")
+    AutoTokenizer.from_pretrained(classifier).save_pretrained(tmp_path / "dead")
+    return tmp_path / "dead"
 
-    assert loss("importance", task=task) < loss("magnitude")
+
+def test_importance_keeps_neurons_that_do_something_and_magnitude_large_ones(
+    with_dead_neurons, task, runs, make_context
+):
+    def summary(by, **more):
+        settings = {"model": str(with_dead_neurons), "neurons": 64, "by": by} | more
+        folder = run_prune(validate(PruneConfig, settings), make_context(f"by-{by}", runs)).output
+        again = validate(PruneConfig, {"model": folder, "task": task, "neurons": 64})
+        return run_prune(again, make_context(f"loss-{by}", runs)).summary
+
+    whole = validate(PruneConfig, {"model": str(with_dead_neurons), "task": task, "neurons": 64})
+    before = run_prune(whole, make_context("dead", runs)).summary["validation_loss"]
+    assert summary("importance", task=task)["validation_loss"] == pytest.approx(before, rel=0.02)
+    assert summary("magnitude")["validation_loss"] > 1.5 * before
 
 
 def test_a_pruned_model_is_served_like_any_other(pruned):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+
+from headway.config.base import ConfigError
 from headway.config.corpus import CorpusConfig
-from headway.data.corpus.build import DoAll, Progress, build_corpus, in_this_process
+from headway.data.corpus.build import Progress, build_corpus, in_this_process
 from headway.data.corpus.corpus import Corpus
 from headway.data.sources.blocks import source_files
 from headway.ray_data.pieces import do_on_cluster
 from headway.runs.context import Context
 
-RAY_BYTES = 256_000_000
+LARGE_BYTES = 256_000_000
 """Size of the sources from which on `engine: auto` takes Ray; below, its start costs more than it saves."""
 
 
@@ -17,14 +20,23 @@ def prepared_corpus(config: CorpusConfig, context: Context) -> Corpus:
     """Prepare a corpus, or reuse one with the same content; shows the progress.
 
     Raises:
-        ConfigError: see `build_corpus`; or the cluster cannot be joined.
+        ConfigError: see `build_corpus`; or the cluster cannot be joined. What this process did by itself
+            is gone then; what the cluster did is kept, for the next try.
     """
 
     def tell(progress: Progress) -> None:
         context.display.preparing(context.step, *progress)
 
-    work = (context.folder / "corpus").resolve()
-    corpus = build_corpus(config, context.stores.resolve() / "corpora", work, _engine(config, context), tell)
+    work, stores = (context.folder / "corpus").resolve(), context.stores.resolve() / "corpora"
+    on_ray = uses_ray(config)
+    if on_ray:
+        context.join_cluster(1)
+    try:
+        corpus = build_corpus(config, stores, work, do_on_cluster if on_ray else in_this_process, tell)
+    except ConfigError:
+        if not on_ray:
+            shutil.rmtree(work, ignore_errors=True)
+        raise
     context.display.settle()
     return corpus
 
@@ -36,12 +48,5 @@ def uses_ray(config: CorpusConfig) -> bool:
         ConfigError: the source does not exist.
     """
     if config.engine == "auto":
-        return sum(file.size for file in source_files(config)) >= RAY_BYTES
+        return sum(file.size for file in source_files(config)) >= LARGE_BYTES
     return config.engine == "ray"
-
-
-def _engine(config: CorpusConfig, context: Context) -> DoAll:
-    if not uses_ray(config):
-        return in_this_process
-    context.join_cluster(1)
-    return do_on_cluster

@@ -24,9 +24,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import headway
+from headway.config.base import ConfigError
 from headway.config.corpus import CorpusConfig
 from headway.data.atomic import atomic_folder
 from headway.data.corpus.clean_block import SHOWN_DROPPED, CleanBlock, Report
+from headway.data.corpus.cleaning.duplicates import EXACT, NEAR, FindCopies, MarkCopies, ranges_of
+from headway.data.corpus.cleaning.minhash import HASHES, band_width
 from headway.data.corpus.corpus import (
     CARD,
     ContentDigests,
@@ -37,8 +40,6 @@ from headway.data.corpus.corpus import (
     write_facts,
 )
 from headway.data.corpus.data_card import data_card
-from headway.data.corpus.duplicates import EXACT, NEAR, FindCopies, MarkCopies, ranges_of
-from headway.data.corpus.minhash import HASHES, band_width
 from headway.data.corpus.parts import array, kept, texts, write_part_folders
 from headway.data.corpus.store import join_stores
 from headway.data.corpus.tokenize_part import SIDES, TokenizePart
@@ -156,6 +157,8 @@ class _Build:
             report = each()
             self._report.add(report)
             self._parts += [each.folder / f"{number:04d}" for number in range(len(report.parts))]
+        if not sum(self._report.parts):
+            raise ConfigError(f"source: {self._config.source!r} holds no text{_left_out(self._report)}")
 
     def _drop_copies(self) -> None:
         documents = sum(self._report.parts)
@@ -248,6 +251,12 @@ class _Build:
                 report.show(kind, list(islice(texts(part, mask), SHOWN_DROPPED)))
         found = {name: value for name, value in vars(report).items() if name != "parts"}
         return {**found, "languages": dict(report.languages.most_common())}
+
+
+def _left_out(report: Report) -> str:
+    """What was left out of a source, for a message."""
+    counts = sorted({**report.bad, **report.dropped}.items())
+    return f"; left out: {', '.join(f'{count:,} {name}' for name, count in counts)}" if counts else ""
 
 
 def _sums(reports: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from typing import Any
 from headway.config.base import ConfigError
 from headway.config.corpus import CorpusConfig
 from headway.data.atomic import atomic_folder
-from headway.data.corpus.filters import broken_rule, language_of
-from headway.data.corpus.minhash import band_width
-from headway.data.corpus.normalize import normalize
+from headway.data.corpus.cleaning.filters import broken_rule, language_of
+from headway.data.corpus.cleaning.minhash import band_width
+from headway.data.corpus.cleaning.normalize import normalize
 from headway.data.corpus.parts import PartWriter
 from headway.data.sources.block_reader import BadInput, read_block
 from headway.data.sources.blocks import BLOCK_BYTES, Block

@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow
 
 from headway.data.atomic import write_atomically
-from headway.data.corpus.minhash import band_hashes, signatures
+from headway.data.corpus.cleaning.minhash import band_hashes, signatures
 from headway.data.sources.splitting import text_key, unit_hash
 
 TRAINED = np.uint64(1 << 63)

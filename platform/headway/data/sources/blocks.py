@@ -111,6 +111,10 @@ def _listed(name: str, place: Path | None) -> list[File]:
     infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
     options = split_options(address)[1]
     files = [_file(scheme + info.path + options, info) for info in infos if info.type == fs.FileType.File]
+    if place is not None:
+        # A link to nothing is not listed, but it is a file that cannot be read, and reading it will say so.
+        links = (path for path in place.rglob("*") if path.is_symlink() and not path.exists())
+        files += [File(str(path), 0, 0) for path in links]
     texts = [file for file in files if plain_name(file.address).lower().endswith(".txt")]
     if name == BBC_NEWS or texts:
         return _sorted(texts)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from headway.data.atomic import write_atomically
-from headway.data.corpus.minhash import likeness
+from headway.data.corpus.cleaning.minhash import likeness
 from headway.data.corpus.parts import PART_SHIFT, TRAINED, array, kept, part_folders
 
 EXACT, NEAR = "exact", "near"

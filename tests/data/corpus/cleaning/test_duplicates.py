@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from headway.config.corpus import CorpusConfig
-from headway.data.corpus import duplicates
 from headway.data.corpus.build import build_corpus
-from headway.data.corpus.minhash import HASHES, band_width, likeness, run_hashes, signatures
+from headway.data.corpus.cleaning import duplicates
+from headway.data.corpus.cleaning.minhash import HASHES, band_width, likeness, run_hashes, signatures
 from headway.data.sources.splitting import text_key, unit_hash
 
 THRESHOLD = 0.8
