@@ -70,7 +70,7 @@ class Sampler:
         if self._config.algorithm == "tpe":
             # Random trials first, for the model to start from.
             startup = min(10, max(2, self.total // 4))
-            self._study.sampler = samplers.TPESampler(seed=seed, n_startup_trials=startup)
+            self._study.sampler = samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
         else:
             self._study.sampler = samplers.RandomSampler(seed=seed)
         draft = self._study.ask()
