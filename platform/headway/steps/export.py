@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headway.compress.comparison import distinct_texts, packs_of, split_of, spread_out
 from headway.compress.export import (
     GRAPHS,
     Exportable,
@@ -24,22 +25,14 @@ from headway.compress.export import (
 from headway.config.base import ConfigError
 from headway.config.compression.export import ExportConfig
 from headway.data.atomic import atomic_folder, link_or_copy
-from headway.data.sources.documents import read_documents
-from headway.data.sources.origin import origin_of
-from headway.data.sources.splitting import drop_duplicates
 from headway.engine.formats.static import MODEL_TYPE as STATIC
 from headway.engine.model.encoder import load_as_saved
 from headway.inference.model import EncoderModel
 from headway.inference.packing import Operation, Pack
-from headway.inference.tokens import TextTokenizer
 from headway.runs.context import Context, StepResult
-from headway.runs.lineage.provenance import digest_of
 from headway.runs.lineage.step_run import add_data, add_models, step_run
-from headway.tracking.data_split import DataSplit
 from headway.tracking.logged_models import log_reference
 from headway.tracking.references import model_folder
-
-_BATCH_TEXTS = 32
 
 
 class _Difference(NamedTuple):
@@ -66,24 +59,15 @@ def run_export(config: ExportConfig, context: Context) -> StepResult:
     """
     require_packages(config.format)
     original = model_folder(config.model, context.tracking).resolve()
-    texts = _texts(config)
+    texts = spread_out(distinct_texts(config.texts), config.samples)
     target = context.folder / "model"
     with step_run(config, context) as run:
-        origin = origin_of(config.texts)
-        data = DataSplit(f"{origin['name']}/texts", digest_of(texts), origin, "check", len(texts))
-        add_data(run, context, [data])
+        add_data(run, context, [split_of(config.texts, texts, "check")])
         summary = _made(config, texts, original, target)
         run.log_metrics([(0, {name: float(value) for name, value in summary.items()})])
         add_models(run, context, [(config.model, original)])
         log_reference(run, context.step, target, config.format, config.model_dump(mode="json"))
     return StepResult(str(target), _headline(config, summary), summary=summary)
-
-
-def _texts(config: ExportConfig) -> list[str]:
-    """Texts spread over the whole source."""
-    texts = [document.text for document in drop_duplicates(read_documents(config.texts))]
-    wanted = min(config.samples, len(texts))
-    return [texts[index * len(texts) // wanted] for index in range(wanted)]
 
 
 def _made(config: ExportConfig, texts: Sequence[str], original: Path, target: Path) -> dict[str, Any]:
@@ -93,11 +77,7 @@ def _made(config: ExportConfig, texts: Sequence[str], original: Path, target: Pa
     model.set_attn_implementation("sdpa")
     engine = EncoderModel(original, "fp32", torch.device("cpu"))
     longest = min(config.max_length, engine.description.max_length)
-    pieces = TextTokenizer(original, longest).pieces(texts)
-    packs = [
-        Pack.of([piece.sequence for piece in pieces[start : start + _BATCH_TEXTS]])
-        for start in range(0, len(pieces), _BATCH_TEXTS)
-    ]
+    packs = packs_of(texts, original, longest)
     # Two sequences at least, of different lengths: a size of 1 would become part of the graph.
     example = padded_inputs(model, [np.arange(5) % 2 + 1, np.arange(3) % 2 + 1])
     exportable = Exportable(model, example)

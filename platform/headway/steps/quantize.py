@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from headway.compress.comparison import (
+    PACK_TEXTS,
+    distinct_texts,
+    embedding_seconds,
+    split_of,
+    spread_out,
+    weight_bytes,
+)
 from headway.compress.quantize import calibrate
 from headway.config.base import ConfigError
 from headway.config.compression.quantize import QuantizeConfig
 from headway.data.atomic import atomic_folder, link_or_copy
-from headway.data.sources.documents import read_documents
-from headway.data.sources.origin import origin_of
-from headway.data.sources.splitting import drop_duplicates
 from headway.engine.formats.packed import is_packed, pack_folder
 from headway.engine.inference.int8 import FILE, write_roundings
 from headway.inference.model import EncoderModel
 from headway.inference.packing import Operation, OperationName, Pack
 from headway.inference.tokens import TextTokenizer
 from headway.runs.context import Context, StepResult
-from headway.runs.lineage.provenance import digest_of
 from headway.runs.lineage.step_run import add_data, add_models, step_run
-from headway.tracking.data_split import DataSplit
 from headway.tracking.logged_models import log_reference
 from headway.tracking.references import model_folder
-
-_PACK_TEXTS = 32
-_TIMED_RUNS = 3
 
 
 def run_quantize(config: QuantizeConfig, context: Context) -> StepResult:
@@ -48,18 +47,13 @@ def run_quantize(config: QuantizeConfig, context: Context) -> StepResult:
     with step_run(config, context) as run:
         target = context.folder / "model"
         texts = _texts(config)
-        add_data(run, context, [_split(config, texts)])
+        add_data(run, context, [split_of(config.texts, texts, "calibration")])
         summary = _made(config, texts, original, target)
         figures = {name: float(value) for name, value in summary.items()}
         run.log_metrics([(0, figures)])
         add_models(run, context, [(config.model, original)])
         log_reference(run, context.step, target, _said(config), config.model_dump(mode="json"))
     return StepResult(str(target), _headline(config, summary), summary=summary)
-
-
-def _split(config: QuantizeConfig, texts: list[str]) -> DataSplit:
-    origin = origin_of(config.texts)
-    return DataSplit(f"{origin['name']}/texts", digest_of(texts), origin, "calibration", len(texts))
 
 
 def _made(config: QuantizeConfig, texts: list[str], original: Path, target: Path) -> dict[str, Any]:
@@ -83,15 +77,10 @@ def _made(config: QuantizeConfig, texts: list[str], original: Path, target: Path
                 f"have a mean cosine of {summary['cosine']:.4f} to the original's; nothing is saved"
             )
         if config.weight_bits is not None:
-            summary |= {"bytes": _bytes(original), "packed_bytes": _bytes(draft)}
+            summary |= {"bytes": weight_bytes(original), "packed_bytes": weight_bytes(draft)}
         elif summary["speed_ratio_vs_floats"] < config.min_speedup:
             (draft / FILE).unlink()
     return summary
-
-
-def _bytes(folder: Path) -> int:
-    """The size of a model's weights."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def _said(config: QuantizeConfig) -> str:
@@ -102,17 +91,16 @@ def _said(config: QuantizeConfig) -> str:
 
 def _texts(config: QuantizeConfig) -> list[str]:
     """Texts spread over the whole source."""
-    texts = [document.text for document in drop_duplicates(read_documents(config.texts))]
-    wanted = min(2 * config.samples, len(texts))
-    if wanted < 2:
-        raise ConfigError(f"texts: {config.texts.source!r} has {wanted} texts; at least 2 are needed")
-    return [texts[index * len(texts) // wanted] for index in range(wanted)]
+    texts = distinct_texts(config.texts)
+    if len(texts) < 2:
+        raise ConfigError(f"texts: {config.texts.source!r} has {len(texts)} texts; at least 2 are needed")
+    return spread_out(texts, 2 * config.samples)
 
 
 def _packs(config: QuantizeConfig, texts: list[str], folder: Path, longest: int) -> list[Pack]:
     """Texts in packs: every other one sets the scales, the rest measure."""
     pieces = TextTokenizer(folder, min(config.max_length, longest)).pieces(texts)
-    count = max(2, 2 * (len(texts) // (2 * _PACK_TEXTS)))
+    count = max(2, 2 * (len(texts) // (2 * PACK_TEXTS)))
     return [Pack.of([piece.sequence for piece in pieces[start::count]]) for start in range(count)]
 
 
@@ -139,7 +127,7 @@ def _compared(
                 cosines += (before * after).sum(axis=1).tolist()
             else:
                 same += _same_classes(before, after).tolist()
-    seconds = {model: _seconds(model, packs) for model in (exact, floats, rounded)}
+    seconds = {model: embedding_seconds(model, packs) for model in (exact, floats, rounded)}
     summary = {
         "texts": len(cosines),
         "cosine": float(np.mean(cosines)),
@@ -155,17 +143,6 @@ def _same_classes(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     if before.shape[1] == 1:
         return (before[:, 0] > 0.5) == (after[:, 0] > 0.5)
     return before.argmax(axis=1) == after.argmax(axis=1)
-
-
-def _seconds(model: EncoderModel, packs: Sequence[Pack]) -> float:
-    """The shortest time for all packs, of several runs."""
-    seconds = []
-    for _ in range(_TIMED_RUNS):
-        started = time.perf_counter()
-        for pack in packs:
-            model.run(Operation("embed"), pack)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
 
 
 def _headline(config: QuantizeConfig, summary: dict[str, Any]) -> str:

@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from headway.compress.comparison import (
+    distinct_texts,
+    embedding_seconds,
+    packs_of,
+    split_of,
+    weight_bytes,
+)
 from headway.compress.static import distil_table, token_counts
 from headway.config.base import ConfigError
 from headway.config.compression.static import StaticConfig
 from headway.data.atomic import atomic_folder
 from headway.data.corpus.tokenizer import load_tokenizer
-from headway.data.sources.documents import read_documents
-from headway.data.sources.origin import origin_of
-from headway.data.sources.splitting import drop_duplicates
 from headway.engine.formats.static import MAX_TOKENS
 from headway.engine.model.encoder import save_model
 from headway.inference.model import EncoderModel
 from headway.inference.packing import Operation, Pack
-from headway.inference.tokens import TextTokenizer
 from headway.runs.context import Context, StepResult
-from headway.runs.lineage.provenance import digest_of
 from headway.runs.lineage.step_run import add_data, add_models, step_run
 from headway.tasks.regression import correlations
-from headway.tracking.data_split import DataSplit
 from headway.tracking.logged_models import log_reference
 from headway.tracking.references import model_folder
 
 _FEWEST_TEXTS = 8
-_PACK_TEXTS = 32
-_TIMED_RUNS = 3
 
 
 def run_static(config: StaticConfig, context: Context) -> StepResult:
@@ -42,24 +40,19 @@ def run_static(config: StaticConfig, context: Context) -> StepResult:
         ConfigError: there are too few texts to compare the table with its encoder.
     """
     original = model_folder(config.model, context.tracking).resolve()
-    texts = [document.text for document in drop_duplicates(read_documents(config.texts))]
+    texts = distinct_texts(config.texts)
     if len(texts) < _FEWEST_TEXTS:
         raise ConfigError(
             f"texts: {config.texts.source!r} has {len(texts)} texts; at least {_FEWEST_TEXTS} are needed"
         )
     target = context.folder / "model"
     with step_run(config, context) as run:
-        add_data(run, context, [_split(config, texts)])
+        add_data(run, context, [split_of(config.texts, texts, "comparison")])
         summary = _made(config, texts, original, target)
         run.log_metrics([(0, {name: float(value) for name, value in summary.items()})])
         add_models(run, context, [(config.model, original)])
         log_reference(run, context.step, target, "static", config.model_dump(mode="json"))
     return StepResult(str(target), _headline(summary), summary=summary)
-
-
-def _split(config: StaticConfig, texts: list[str]) -> DataSplit:
-    origin = origin_of(config.texts)
-    return DataSplit(f"{origin['name']}/texts", digest_of(texts), origin, "comparison", len(texts))
 
 
 def _made(config: StaticConfig, texts: list[str], original: Path, target: Path) -> dict[str, Any]:
@@ -75,15 +68,10 @@ def _made(config: StaticConfig, texts: list[str], original: Path, target: Path) 
         tokenizer.model_max_length = MAX_TOKENS
         tokenizer.save_pretrained(draft)
         compared = texts[1::2][: config.samples]
-        packs = _packs(compared, original, min(config.max_length, encoder.description.max_length))
+        packs = packs_of(compared, original, min(config.max_length, encoder.description.max_length))
         summary = _compared(encoder, EncoderModel(draft, "fp32"), packs)
-    sizes = {"bytes": _bytes(original), "static_bytes": _bytes(target)}
+    sizes = {"bytes": weight_bytes(original), "static_bytes": weight_bytes(target)}
     return summary | sizes | {"kept_variance": distilled.kept_variance}
-
-
-def _packs(texts: Sequence[str], folder: Path, longest: int) -> list[Pack]:
-    sequences = [piece.sequence for piece in TextTokenizer(folder, longest).pieces(texts)]
-    return [Pack.of(sequences[start : start + _PACK_TEXTS]) for start in range(0, len(texts), _PACK_TEXTS)]
 
 
 def _compared(encoder: EncoderModel, table: EncoderModel, packs: Sequence[Pack]) -> dict[str, Any]:
@@ -92,28 +80,12 @@ def _compared(encoder: EncoderModel, table: EncoderModel, packs: Sequence[Pack])
     for model in (encoder, table):
         vectors = np.concatenate([np.stack(model.run(Operation("embed"), pack)) for pack in packs])
         similarities.append((vectors @ vectors.T)[np.triu_indices(len(vectors), 1)])
-    seconds = [_seconds(model, packs) for model in (encoder, table)]
+    seconds = [embedding_seconds(model, packs) for model in (encoder, table)]
     return {
         "texts": sum(len(pack.lengths) for pack in packs),
         "similarity_spearman": correlations(*similarities)["spearman"],
         "speed_ratio_vs_fp32": seconds[0] / seconds[1],
     }
-
-
-def _seconds(model: EncoderModel, packs: Sequence[Pack]) -> float:
-    """The shortest time for all packs, of several runs."""
-    seconds = []
-    for _ in range(_TIMED_RUNS):
-        started = time.perf_counter()
-        for pack in packs:
-            model.run(Operation("embed"), pack)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
-
-
-def _bytes(folder: Path) -> int:
-    """The size of a model's weights."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def _headline(summary: dict[str, Any]) -> str:

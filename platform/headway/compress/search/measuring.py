@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from headway.compress.comparison import packs_of, spread_out
 from headway.compress.quantize import calibrate
 from headway.config.base import ConfigError
 from headway.config.serve import Precision
@@ -21,9 +22,7 @@ from headway.engine.parallel.worker import Worker
 from headway.engine.training.scoring import predict
 from headway.inference.description import describe
 from headway.inference.model import EncoderModel
-from headway.inference.packing import Pack
 from headway.inference.predictor import Predictor, kind_of
-from headway.inference.tokens import TextTokenizer
 from headway.runs.held_out import finetune_settings
 from headway.tasks.rows import Rows
 from headway.tasks.task import Task
@@ -105,8 +104,7 @@ def _timed(answer: Answer, texts: Sequence[str]) -> tuple[float, float]:
 
 def sample_texts(rows: Rows) -> list[str]:
     """Some rows of a task, spread over all of them; the texts of a pair are joined."""
-    count = min(_TEXTS, len(rows))
-    return [" ".join(rows.texts[index * len(rows) // count]) for index in range(count)]
+    return [" ".join(rows.texts[index]) for index in spread_out(range(len(rows)), _TEXTS)]
 
 
 def served_scores(folder: Path, precision: Precision, task: Task, split: str) -> dict[str, float]:
@@ -146,9 +144,7 @@ def quantised(folder: Path, rows: Rows) -> bool:
     if (folder / FILE).is_file():  # by a process that was stopped later
         return True
     model = EncoderModel(folder, "fp32")
-    tokenizer = TextTokenizer(folder, model.description.max_length)
-    pieces = [piece.sequence for piece in tokenizer.pieces([" ".join(texts) for texts in rows.texts])]
-    packs = [Pack.of(pieces[start : start + _BATCH_SIZE]) for start in range(0, len(pieces), _BATCH_SIZE)]
+    packs = packs_of([" ".join(texts) for texts in rows.texts], folder, model.description.max_length)
     try:
         roundings = calibrate(model, packs)
     except ConfigError:  # another kind of layers
