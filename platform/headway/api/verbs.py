@@ -20,6 +20,7 @@ from typing import Any
 from headway.api.inputs import finetune_config, plain, pretrain_config, reference
 from headway.api.results import TrainedModel
 from headway.api.step import make_context, run_step
+from headway.config.base import Config
 from headway.config.compression.export import ExportConfig, ExportFormat
 from headway.config.compression.prune import PruneConfig
 from headway.config.compression.quantize import QuantizeConfig
@@ -199,10 +200,7 @@ def quantize(
         ConfigError: a setting is not allowed, int8 does not support the encoder, or the result differs too
             much from the original.
     """
-    source = texts if isinstance(texts, SourceConfig | Mapping) else {"source": str(texts)}
-    given = {"model": reference(model), "texts": plain(source)}
-    config = validate(QuantizeConfig, settings | given)
-    return Path(run_step("quantize", config, make_context("quantize", Path(runs), Display(quiet))).output)
+    return _made_with_texts("quantize", QuantizeConfig, model, texts, settings, Path(runs), quiet)
 
 
 def static(
@@ -228,10 +226,7 @@ def static(
     Raises:
         ConfigError: a setting is not allowed, or there are too few texts.
     """
-    source = texts if isinstance(texts, SourceConfig | Mapping) else {"source": str(texts)}
-    given = {"model": reference(model), "texts": plain(source)}
-    config = validate(StaticConfig, settings | given)
-    return Path(run_step("static", config, make_context("static", Path(runs), Display(quiet))).output)
+    return _made_with_texts("static", StaticConfig, model, texts, settings, Path(runs), quiet)
 
 
 def export(
@@ -259,10 +254,8 @@ def export(
     Raises:
         ConfigError: a setting is not allowed, an extra is not installed, or the graph differs from PyTorch.
     """
-    source = texts if isinstance(texts, SourceConfig | Mapping) else {"source": str(texts)}
-    given = {"model": reference(model), "texts": plain(source), "format": format}
-    config = validate(ExportConfig, settings | given)
-    return Path(run_step("export", config, make_context("export", Path(runs), Display(quiet))).output)
+    settings["format"] = format
+    return _made_with_texts("export", ExportConfig, model, texts, settings, Path(runs), quiet)
 
 
 def serve(
@@ -316,6 +309,21 @@ def run(
     if not isinstance(pipeline, PipelineConfig):
         pipeline = load_pipeline(Path(pipeline), overrides)
     return run_pipeline(pipeline, Path(runs), Display(quiet), address)
+
+
+def _made_with_texts(
+    verb: str,
+    config_class: type[Config],
+    model: str | Path | TrainedModel,
+    texts: SourceConfig | Mapping[str, Any] | str | Path,
+    settings: Mapping[str, Any],
+    runs: Path,
+    quiet: bool,
+) -> Path:
+    """The folder that a step makes of a model with the help of texts."""
+    source = texts if isinstance(texts, SourceConfig | Mapping) else {"source": str(texts)}
+    config = validate(config_class, {**settings, "model": reference(model), "texts": plain(source)})
+    return Path(run_step(verb, config, make_context(verb, runs, Display(quiet))).output)
 
 
 def _trained(result: StepResult) -> TrainedModel:
