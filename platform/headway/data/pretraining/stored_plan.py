@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -90,20 +90,24 @@ class PlanFacts:
         )
 
 
-class StoredTokenRows:
-    """The rows that `plan_token_rows` plans, mapped from disk; pickled as the place where they are."""
+class _MappedRows:
+    """Bounds of rows, mapped from disk; pickled as the place where they are."""
 
     def __init__(self, store: TokenStore, folder: Path) -> None:
         self._store, self._folder = store, folder
         self._bounds = np.load(folder / BOUNDS, mmap_mode="r").view(np.ndarray)
 
-    def __reduce__(self) -> tuple[Callable[..., StoredTokenRows], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[Any, ...]]:
         return type(self), (self._store, self._folder)
 
     @property
     def num_rows(self) -> int:
         """How many rows there are."""
         return len(self._bounds) - 1
+
+
+class StoredTokenRows(_MappedRows):
+    """The rows that `plan_token_rows` plans, mapped from disk."""
 
     def of(self, rows: np.ndarray) -> TokenRows:
         """Some of the rows, which are int64 indices."""
@@ -115,20 +119,8 @@ class StoredTokenRows:
         return self._bounds[rows + 1] - self._bounds[rows]
 
 
-class StoredSentenceRows:
-    """The rows that `plan_sentence_rows` plans, mapped from disk; pickled as the place where they are."""
-
-    def __init__(self, store: TokenStore, folder: Path) -> None:
-        self._store, self._folder = store, folder
-        self._bounds = np.load(folder / BOUNDS, mmap_mode="r").view(np.ndarray)
-
-    def __reduce__(self) -> tuple[Callable[..., StoredSentenceRows], tuple[Any, ...]]:
-        return type(self), (self._store, self._folder)
-
-    @property
-    def num_rows(self) -> int:
-        """How many rows there are."""
-        return len(self._bounds) - 1
+class StoredSentenceRows(_MappedRows):
+    """The rows that `plan_sentence_rows` plans, mapped from disk."""
 
     def of(self, rows: np.ndarray) -> SentenceRows:
         """Some of the rows, which are int64 indices."""
