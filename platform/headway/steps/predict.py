@@ -21,13 +21,14 @@ import xxhash
 
 from headway.cluster.capacity import require_processes
 from headway.config.base import ConfigError
-from headway.data.predictions.inputs import BLOCK_BYTES, InputFile, blocks_of, list_files, without_query
+from headway.data.predictions.inputs import BLOCK_BYTES, InputFile, blocks_of, list_files
 from headway.data.predictions.plain_copy import PlainCopier
 from headway.data.predictions.plan import Plan
 from headway.data.predictions.records import Columns
 from headway.data.predictions.survey import SHOWN, Rows, Surveyor, put_together
 from headway.data.predictions.work_folder import PARTS, Output, WorkFolder
 from headway.data.predictions.writing import Joiner
+from headway.data.sources.streams import split_options
 from headway.display import Display
 from headway.inference.answer_columns import Dtype, answer_schema
 from headway.inference.description import Description, Kind, describe, kind_of
@@ -217,11 +218,11 @@ def _surveyed(
         for done, (i, survey) in enumerate(found, 1):
             surveys[i] = survey
             display.waiting("predict", f"{done} of {len(blocks)} blocks checked")
-        return put_together(plain, blocks, surveys, [without_query(file.address)[0] for file in files])
+        return put_together(plain, blocks, surveys, [split_options(file.address)[0] for file in files])
     except ConfigError as error:
         message = str(error)
         for file, copy in zip(files, plain, strict=True):
-            message = message.replace(copy.address, without_query(file.address)[0])
+            message = message.replace(copy.address, split_options(file.address)[0])
         raise ConfigError(message) from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -14,7 +13,14 @@ from pyarrow import fs
 from headway.config.base import ConfigError
 from headway.data.sources.files import FILE_TYPES
 from headway.data.sources.globs import glob_files, is_glob
-from headway.data.sources.streams import ReadError, compression_of, filesystem_of, open_stream, plain_name
+from headway.data.sources.streams import (
+    ReadError,
+    compression_of,
+    filesystem_of,
+    open_stream,
+    plain_name,
+    split_options,
+)
 
 BLOCK_BYTES = 32 << 20
 
@@ -31,13 +37,13 @@ class InputFile(NamedTuple):
     @property
     def kind(self) -> Kind:
         """How its rows are read, once it is plain."""
-        name = without_query(self.address)[0].lower()
+        name = split_options(self.address)[0].lower()
         return "parquet" if name.endswith(".parquet") else "csv" if ".csv" in _suffixes(name) else "lines"
 
     @property
     def is_plain(self) -> bool:
         """Whether it can be read from its middle. A compressed file cannot, nor can a list in JSON."""
-        name = without_query(self.address)[0].lower()
+        name = split_options(self.address)[0].lower()
         return compression_of(name) is None and not name.endswith(".json")
 
 
@@ -53,12 +59,6 @@ class Block(NamedTuple):
     file: int
     start: int = 0
     end: int | None = None
-
-
-def without_query(address: str) -> tuple[str, str]:
-    """A URI without the options of its filesystem, and those: `s3://a/b` and `?region=here`."""
-    found = re.search(r"\?[a-z_]+=[^/]*$|\?[a-z_]+=.*://.*$", address) if "://" in address else None
-    return (address[: found.start()], found[0]) if found else (address, "")
 
 
 def list_files(source: str) -> list[InputFile]:
@@ -85,7 +85,7 @@ def list_files(source: str) -> list[InputFile]:
 
 
 def _found(source: str) -> Iterator[InputFile]:
-    plain, query = without_query(source)
+    plain, query = split_options(source)
     if not query and is_glob(source):
         yield from (_file(address, info) for address, info in glob_files(source))
         return
@@ -117,7 +117,7 @@ def _suffixes(name: str) -> list[str]:
 
 
 def _is_known(address: str) -> bool:
-    name = without_query(address)[0].lower()
+    name = split_options(address)[0].lower()
     return name.endswith(FILE_TYPES) or (
         plain_name(name).endswith(FILE_TYPES) and not plain_name(name).endswith(".parquet")
     )

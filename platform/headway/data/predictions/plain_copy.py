@@ -9,10 +9,10 @@ from pathlib import Path
 
 from headway.config.base import ConfigError
 from headway.config.sources import SourceConfig
-from headway.data.predictions.inputs import InputFile, reading, without_query
+from headway.data.predictions.inputs import InputFile, reading
 from headway.data.predictions.work_folder import WorkFolder
 from headway.data.sources.files import file_rows
-from headway.data.sources.streams import open_stream, plain_name
+from headway.data.sources.streams import open_stream, plain_name, split_options
 
 _CHUNK = 1 << 20
 _MAX_LIST_BYTES = 1 << 30
@@ -37,7 +37,7 @@ class PlainCopier:
             ConfigError: it cannot be read to its end.
         """
         number, file = numbered
-        name = without_query(file.address)[0].lower()
+        name = split_options(file.address)[0].lower()
         suffix = ".csv" if file.kind == "csv" else ".jsonl"
         copy = f"plain/{number:06}{suffix}"
         with self._work.writing(copy) as draft:

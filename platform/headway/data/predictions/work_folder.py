@@ -11,8 +11,7 @@ from pyarrow import fs
 
 from headway.config.base import ConfigError
 from headway.data.atomic import flush_to_disk
-from headway.data.predictions.inputs import without_query
-from headway.data.sources.streams import filesystem_of
+from headway.data.sources.streams import filesystem_of, split_options
 
 OUTPUT_TYPES = (".csv", ".jsonl", ".parquet")
 PARTS = "parts"
@@ -30,7 +29,7 @@ class Output:
     """
 
     def __init__(self, address: str) -> None:
-        plain, query = without_query(address)
+        plain, query = split_options(address)
         self.is_folder = plain.endswith("/")
         self.suffix = ".parquet" if self.is_folder else Path(plain).suffix.lower()
         if self.suffix not in OUTPUT_TYPES:
@@ -66,7 +65,7 @@ class WorkFolder:
     """
 
     def __init__(self, output: Output) -> None:
-        plain, self._query = without_query(output.address)
+        plain, self._query = split_options(output.address)
         parent, _, name = plain.rpartition("/")
         self._base = f"{parent}/.{name}.parts"
         self.files, self._root = filesystem_of(self._base + self._query)
