@@ -16,8 +16,13 @@ LARGE_BYTES = 256_000_000
 """Size of the sources from which on `engine: auto` takes Ray; below, its start costs more than it saves."""
 
 
-def prepared_corpus(config: CorpusConfig, context: Context) -> Corpus:
+def prepared_corpus(config: CorpusConfig, context: Context, on_ray: bool | None = None) -> Corpus:
     """Prepare a corpus, or reuse one with the same content; shows the progress.
+
+    Args:
+        config: of the corpus.
+        context: of the step.
+        on_ray: what `uses_ray` says, if it was asked.
 
     Raises:
         ConfigError: see `build_corpus`; or the cluster cannot be joined. What this process did by itself
@@ -28,7 +33,8 @@ def prepared_corpus(config: CorpusConfig, context: Context) -> Corpus:
         context.display.preparing(context.step, *progress)
 
     work, stores = (context.folder / "corpus").resolve(), context.stores.resolve() / "corpora"
-    on_ray = uses_ray(config)
+    if on_ray is None:
+        on_ray = uses_ray(config)
     if on_ray:
         context.join_cluster(1)
     try:

@@ -17,9 +17,10 @@ def run_corpus(config: CorpusConfig, context: Context) -> StepResult:
 
     A small source is read before the run begins: one that is bad leaves nothing behind.
     """
-    small = None if uses_ray(config) else prepared_corpus(config, context)
+    on_ray = uses_ray(config)
+    small = None if on_ray else prepared_corpus(config, context, on_ray)
     with step_run(config, context) as run:
-        corpus = small or prepared_corpus(config, context)
+        corpus = small or prepared_corpus(config, context, on_ray)
         facts = corpus.facts
         add_data(run, context, list(corpus_splits(corpus).values()))
         run.log_metrics([(0, _figures(facts))])
