@@ -66,7 +66,7 @@ def test_outputs_are_computed_once_for_all_settings_of_the_student(make_job, mon
     def computed(*_):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(teaching, "_computed", computed)
+    monkeypatch.setattr(teaching, "_outputs", computed)
     second = make_job(seed=7, distill=first.config.distill.model_dump() | {"temperature": 5.0})
     assert second.teacher_outputs == first.teacher_outputs
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from headway.cluster import connect
 from headway.cluster.capacity import require_processes
+from headway.cluster.worker_group import call_resources
 from headway.display import Display
 from headway.runs.lineage.pipeline_run import PipelineRun
 from headway.tracking import Tracking
@@ -47,6 +50,23 @@ class Context:
         say = partial(self.display.waiting, self.step)
         require_processes(processes, self.address, self.tracking.uri, say)
         self.display.settle()
+
+    def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The result of `function(*arguments, threads)`, called where models are trained.
+
+        That is this process, with None for `threads`, or, since the driver may have no GPU and few cores, a
+        node of the cluster, with the number of its cores.
+
+        Raises:
+            ConfigError: no cluster answers.
+            Exception: whatever the function raised.
+        """
+        if connect.will_be_local(self.address):
+            return function(*arguments, None)
+        self.join_cluster()
+        resources = call_resources(1)
+        call = (*arguments, resources.cpus)
+        return connect.map_on_cluster(function, [call], resources.cpus, resources.gpus)[0]
 
     @property
     def stores(self) -> Path:

@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from headway.cluster import connect
-from headway.cluster.worker_group import call_resources
 from headway.config.base import ConfigError
 from headway.config.finetune import FinetuneConfig
 from headway.data.atomic import atomic_folder
@@ -67,29 +65,16 @@ def teacher_outputs(teacher: Path, job: FinetuningJob, context: Context) -> Path
     folder = context.stores / "teachers" / name
     if not folder.is_dir():
         context.display.step(context.step, f"computing what {str(teacher)!r} says to the task's rows")
-        keys, rows = _computed(teacher, task, job.model_folder, context)
+        keys, rows = context.compute(_outputs, teacher, task.folder.resolve(), job.model_folder)
         with atomic_folder(folder) as draft:
             write_teacher_outputs(draft, keys, rows)
     return folder.resolve()
 
 
-def _computed(
-    teacher: Path, task: Task, student: Path, context: Context
-) -> tuple[list[str], list[np.ndarray]]:
-    """Keys of all rows and the teacher's outputs, computed in this process or on a node of the cluster."""
-    if connect.will_be_local(context.address):
-        return _outputs(teacher, task.folder, student, None)
-    context.join_cluster()
-    resources = call_resources(1)
-    call = (teacher, task.folder.resolve(), student, resources.cpus)
-    found: tuple[list[str], list[np.ndarray]]
-    [found] = connect.map_on_cluster(_outputs, [call], resources.cpus, resources.gpus)
-    return found
-
-
 def _outputs(
     teacher: Path, task_folder: Path, student: Path, threads: int | None
 ) -> tuple[list[str], list[np.ndarray]]:
+    """Keys of all rows, and the teacher's outputs."""
     if threads is not None:
         torch.set_num_threads(threads)
     task = open_task(task_folder)

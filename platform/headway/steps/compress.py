@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from headway.cluster import connect
-from headway.cluster.worker_group import call_resources
 from headway.compress.search.candidates import Candidate, choose
 from headway.compress.search.card import card
 from headway.compress.search.job import SearchJob
@@ -70,7 +68,7 @@ def run_compress(config: CompressConfig, context: Context) -> StepResult:
     data = task_splits(base.task)
     with step_run(config, context, list(data.values())) as run:
         add_models(run, context, [(config.model, original)])
-        study = partial(_there, context, study_original, original, base.task_folder, config.calibration_rows)
+        study = partial(context.compute, study_original, original, base.task_folder, config.calibration_rows)
         studied = _once(context.folder / "original.json", partial(study, config.seed, "layers" in space))
         score = studied["scores"][base.task.primary]
         stores = (context.stores / "tasks").resolve()
@@ -105,15 +103,6 @@ def _once(path: Path, measure: Callable[[], Any]) -> Any:
     return found
 
 
-def _there(context: Context, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function where models are trained: in this process, or on a node of the cluster."""
-    if connect.will_be_local(context.address):
-        return function(*arguments)
-    resources = call_resources(1)
-    call = (*arguments, resources.cpus)
-    return connect.map_on_cluster(function, [call], resources.cpus, resources.gpus)[0]
-
-
 def _search(
     job: SearchJob,
     context: Context,
@@ -146,7 +135,7 @@ def _findings(job: SearchJob, ledger: Ledger, context: Context) -> Findings:
     """All candidates, those whose models are left measured again, and the one that is taken."""
     ended = [one.trial for one in finished_trials(ledger, job.settings_of, job.metrics)]
     kept = [trial for trial in ended if trial.model.is_dir()]
-    measure = partial(_there, context, measure_again, job, kept)
+    measure = partial(context.compute, measure_again, job, kept)
     again = _once(context.folder / "final.json", measure)
     finals = [Candidate(**row) for row in again["candidates"]]
     known = {(candidate.name, candidate.precision) for candidate in finals}
@@ -163,7 +152,7 @@ def _test(job: SearchJob, winner: Trial, findings: Findings, context: Context) -
     task = retokenized(job.base.task, load_tokenizer(winner.model), job.stores)
     models = [(job.original, "fp32"), (winner.model, findings.choice.candidate.precision)]
     folders = [job.base.task_folder, task.folder.resolve()]
-    before, after = _there(context, score_served, models, folders)
+    before, after = context.compute(score_served, models, folders)
     return {"original": before, "compressed": after}
 
 
