@@ -104,7 +104,7 @@ def test_the_same_command_continues_an_interrupted_run(encoder, labelled_file, t
     source.write_bytes(b"".join(labelled_file.read_bytes().splitlines(keepends=True)[:-1]))
     result = CliRunner().invoke(main, [*command, "--quiet"])
     assert result.exit_code == 0, result.output
-    assert str(folder) not in result.stdout
+    assert f"{folder}/" not in result.stdout  # its name may begin alike: both began in one second
 
     source.write_bytes(labelled_file.read_bytes())
     result = CliRunner().invoke(main, command)
