@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -40,6 +42,15 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     _flush(draft)  # otherwise a machine that fails may leave the new name without the content
     draft.replace(path)
     _flush(path.parent)
+
+
+def once(path: Path, make: Callable[[], Any]) -> Any:
+    """What `make` gives, in JSON's types; it is kept in a file, and not made again if that is there."""
+    if path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))
+    made = make()
+    write_atomically(path, json.dumps(made))
+    return made
 
 
 def flush_to_disk(path: Path) -> None:

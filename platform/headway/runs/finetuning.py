@@ -66,6 +66,12 @@ class FinetuningJob:
             train = train.few(self.labels_per_class, self.config.seed)
         return self.task.trained_on(train), validation
 
+    @property
+    def splits(self) -> dict[str, Rows]:
+        """The rows that are trained on, chosen by and held out, by the names of their splits."""
+        train, validation = self.rows
+        return {"train": train, "validation": validation, "test": self.task.split("test")}
+
     def __getstate__(self) -> dict[str, Any]:
         # Rows are not pickled: every process maps them from disk.
         return {name: value for name, value in vars(self).items() if name not in ("task", "rows")}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from headway.compress.search.study import score_served, study_original
 from headway.compress.search.trial import run_candidate
 from headway.config.compression.compress import CompressConfig
 from headway.config.finetune import FinetuneConfig
-from headway.data.atomic import atomic_folder, link_or_copy, write_atomically
+from headway.data.atomic import atomic_folder, link_or_copy, once, write_atomically
 from headway.data.corpus.tokenizer import load_tokenizer
 from headway.engine.model.encoder import load_as_saved
 from headway.engine.pruning.cut import sizes_of
@@ -69,7 +68,7 @@ def run_compress(config: CompressConfig, context: Context) -> StepResult:
     with step_run(config, context, list(data.values())) as run:
         add_models(run, context, [(config.model, original)])
         study = partial(context.compute, study_original, original, base.task_folder, config.calibration_rows)
-        studied = _once(context.folder / "original.json", partial(study, config.seed, "layers" in space))
+        studied = once(context.folder / "original.json", partial(study, config.seed, "layers" in space))
         score = studied["scores"][base.task.primary]
         stores = (context.stores / "tasks").resolve()
         job = SearchJob(config, taught_job(base, context), whole.sizes, studied["layer_order"], score, stores)
@@ -80,7 +79,7 @@ def run_compress(config: CompressConfig, context: Context) -> StepResult:
             _search(job, context, resources, ledger, Sampler(plan, space, board.metrics), board)
         findings = _findings(job, ledger, context)
         winner = next(one for one in ledger.trials() if one.folder.name == findings.choice.candidate.name)
-        test = _once(context.folder / "test.json", partial(_test, job, winner, findings, context))
+        test = once(context.folder / "test.json", partial(_test, job, winner, findings, context))
         model = _write(job, winner, findings, test, data, context)
         _tell(job, findings, test, data, context, run)
     ledger.keep_only(winner)
@@ -92,15 +91,6 @@ def _base(config: CompressConfig, original: Path, context: Context) -> Finetunin
     task = task_folder(config.task, original, context)
     shared = config.shared | {"model": str(original), "task": str(task)}
     return FinetuningJob(trial_settings(FinetuneConfig, shared, {}), original, task)
-
-
-def _once(path: Path, measure: Callable[[], Any]) -> Any:
-    """What was measured before a restart, or is measured now."""
-    if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
-    found = measure()
-    write_atomically(path, json.dumps(found))
-    return found
 
 
 def _search(
@@ -136,7 +126,7 @@ def _findings(job: SearchJob, ledger: Ledger, context: Context) -> Findings:
     ended = [one.trial for one in finished_trials(ledger, job.settings_of, job.metrics)]
     kept = [trial for trial in ended if trial.model.is_dir()]
     measure = partial(context.compute, measure_again, job, kept)
-    again = _once(context.folder / "final.json", measure)
+    again = once(context.folder / "final.json", measure)
     finals = [Candidate(**row) for row in again["candidates"]]
     known = {(candidate.name, candidate.precision) for candidate in finals}
     earlier = [candidate for trial in ended for candidate in candidates_of(trial)]

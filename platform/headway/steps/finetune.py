@@ -46,9 +46,7 @@ def run_finetune(config: FinetuneConfig, context: Context) -> StepResult:
     summary: dict[str, Any] = {}
     data = task_splits(job.task)
     with tracked(config, context, list(data.values())) as run:
-        train, validation = job.rows
-        splits = {"train": train, "validation": validation, "test": job.task.split("test")}
-        tell_class_counts(splits, context, run)
+        tell_class_counts(job.splits, context, run)
         if config.folds is not None:
             summary["cross_validation"] = _across_folds(job, config.folds, context, run)
         if config.seeds > 1:

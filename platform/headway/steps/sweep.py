@@ -12,7 +12,7 @@ from headway.config.finetune import FinetuneConfig
 from headway.config.pretrain import PretrainConfig
 from headway.config.sweep import COSTS, SuccessiveHalving, SweepConfig
 from headway.config.tasks import ClassificationTask
-from headway.data.atomic import write_atomically
+from headway.data.atomic import once, write_atomically
 from headway.ray_data.corpus import prepared_corpus
 from headway.redaction import redacted
 from headway.runs.class_counts import tell_class_counts
@@ -79,12 +79,9 @@ def run_sweep(config: SweepConfig, context: Context) -> StepResult:
     parent = _parent_run(config, context, list(data.values()))
     try:
         if isinstance(job.base, FinetuningJob):
-            train, validation = job.base.rows
-            splits = {"train": train, "validation": validation, "test": job.base.task.split("test")}
-            tell_class_counts(splits, context, parent)
-        read = [data["train"], data["validation"]]
+            tell_class_counts(job.base.splits, context, parent)
         with (
-            TrialLog(context, parent, read) as log,
+            TrialLog(context, parent, [data["train"], data["validation"]]) as log,
             EndedTrials(ledger, job.settings_of, metrics) as ended,
         ):
             board = Leaderboard(ledger, context.display, list(space), metrics, log, ended)
@@ -207,11 +204,10 @@ def _trial_settings(
 
 def _test(winner: Measured, task: Path, context: Context) -> dict[str, Any]:
     """The winner's scores on the held-out rows, which no trial has seen; measured only once."""
-    path = context.folder / "test.json"
-    if path.is_file():
-        earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return earlier
-    [scores] = score_models([winner.trial.model], [open_task(task)], context)
-    numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
-    write_atomically(path, json.dumps(numbers))
-    return numbers
+
+    def measure() -> dict[str, Any]:
+        [scores] = score_models([winner.trial.model], [open_task(task)], context)
+        return {name: value for name, value in scores.items() if isinstance(value, float)}
+
+    measured: dict[str, Any] = once(context.folder / "test.json", measure)
+    return measured
