@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +39,41 @@ def save_encoder(folder: Path, kind: str, operation: str) -> Path:
     )
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
+
+
+def save_bert(
+    folder: Path,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    architecture: str = "BertModel",
+    labels: list[str] | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> transformers.PreTrainedModel:
+    """Save a BERT of 2 layers of 32 columns with random weights, and its tokenizer.
+
+    Args:
+        folder: where to.
+        tokenizer: gives the size of the vocabulary.
+        architecture: transformers' class.
+        labels: of the head, in their order.
+        seed: of the weights.
+        **settings: of `BertConfig`.
+    """
+    torch.manual_seed(seed)
+    shape = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    if labels is not None:
+        shape |= label_settings(labels)
+    model = getattr(transformers, architecture)(transformers.BertConfig(**shape | settings)).eval()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model
 
 
 def random_pack(lengths: list[int], seed: int = 0) -> Pack:

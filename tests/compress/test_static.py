@@ -9,6 +9,7 @@ import transformers
 from sentence_transformers import SentenceTransformer
 from sklearn.decomposition import PCA
 
+from encoder_folders import save_bert
 from headway.compress.quantize import calibrate
 from headway.compress.static import (
     distil_table,
@@ -41,19 +42,8 @@ def encoder(tmp_path_factory):
     """A folder with a tiny encoder."""
     folder = tmp_path_factory.mktemp("encoder")
     tokenizer = train_tokenizer(TEXTS * 5, vocab_size=400, lowercase=False, max_length=24)
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(tokenizer) + 3,  # rows that stand for no token
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=48,
-        max_position_embeddings=40,
-        pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.3,
-    )
-    transformers.BertModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    rows = len(tokenizer) + 3  # 3 stand for no token
+    save_bert(folder, tokenizer, vocab_size=rows, max_position_embeddings=40, initializer_range=0.3)
     return folder
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-import transformers
 
+from encoder_folders import save_bert
 from headway.config.base import ConfigError
 from headway.data.corpus.tokenizer import train_tokenizer
 from headway.inference.predictor import Predictor
@@ -24,23 +24,8 @@ def made(tmp_path):
 
     def make(architecture, labels=LABELS, **settings):
         tokenizer = train_tokenizer(TEXTS * 5, vocab_size=400, lowercase=True, max_length=32)
-        torch.manual_seed(0)
-        config = transformers.BertConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=48,
-            max_position_embeddings=32,
-            id2label=dict(enumerate(labels)),
-            label2id={label: i for i, label in enumerate(labels)},
-            pad_token_id=tokenizer.pad_token_id,
-            initializer_range=0.5,
-            **settings,
-        )
-        model = getattr(transformers, architecture)(config).eval()
-        model.save_pretrained(tmp_path)
-        tokenizer.save_pretrained(tmp_path)
+        shape = {"max_position_embeddings": 32, "initializer_range": 0.5}
+        model = save_bert(tmp_path, tokenizer, architecture, labels, **shape | settings)
 
         @torch.inference_mode()
         def outputs(*texts):

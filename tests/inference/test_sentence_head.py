@@ -6,11 +6,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
-import transformers
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.sentence_transformer import modules as its
 from torch import nn
 
+from encoder_folders import save_bert
 from headway.config.base import ConfigError
 from headway.data.corpus.tokenizer import train_tokenizer
 from headway.inference.description import describe
@@ -41,19 +41,7 @@ def encoder(tmp_path_factory):
     """A folder with a tiny encoder whose tokenizer tells upper case from lower."""
     folder = tmp_path_factory.mktemp("encoder")
     tokenizer = train_tokenizer(TEXTS * 5, vocab_size=400, lowercase=False, max_length=24)
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=48,
-        max_position_embeddings=24,
-        pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.3,
-    )
-    transformers.BertModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_bert(folder, tokenizer, hidden_size=WIDTH, max_position_embeddings=24, initializer_range=0.3)
     return folder
 
 

@@ -12,11 +12,9 @@ from typing import Any
 
 import httpx
 import pytest
-import torch
-import transformers
 import uvicorn
-from transformers import BertConfig
 
+from encoder_folders import save_bert
 from headway.data.corpus.tokenizer import train_tokenizer
 from headway.inference.model import EncoderModel
 from headway.serving.http.app import Missing, add_middleware, build_app
@@ -60,22 +58,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("encoders")
     for number, (ability, architecture) in enumerate(HEADS.items()):
         labels = LABELS.get(ability, ["no", "yes"])
-        config = BertConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=48,
-            max_position_embeddings=32,
-            id2label=dict(enumerate(labels)),
-            label2id={label: i for i, label in enumerate(labels)},
-            pad_token_id=tokenizer.pad_token_id,
-            initializer_range=0.3,
-        )
-        torch.manual_seed(number)
-        model = getattr(transformers, architecture)(config).eval()
-        model.save_pretrained(root / ability)
-        tokenizer.save_pretrained(root / ability)
+        shape = {"max_position_embeddings": 32, "initializer_range": 0.3}
+        save_bert(root / ability, tokenizer, architecture, labels, seed=number, **shape)
     return {ability: root / ability for ability in HEADS}
 
 

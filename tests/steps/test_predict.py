@@ -26,6 +26,7 @@ import transformers
 from pyarrow import fs
 from transformers import AutoTokenizer
 
+from encoder_folders import save_bert
 from headway.config.base import ConfigError
 from headway.data.corpus.tokenizer import train_tokenizer
 from headway.data.predictions import records
@@ -69,22 +70,8 @@ def make_model(texts, tmp_path_factory):
     def make(architecture: str, labels: list[str] = LABELS, **settings: Any) -> Path:
         folder = tmp_path_factory.mktemp(architecture)
         tokenizer = train_tokenizer(texts, vocab_size=300, lowercase=True, max_length=64)
-        torch.manual_seed(0)
-        config = transformers.BertConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=48,
-            max_position_embeddings=64,
-            id2label=dict(enumerate(labels)),
-            label2id={label: i for i, label in enumerate(labels)},
-            pad_token_id=tokenizer.pad_token_id,
-            initializer_range=0.2,
-            **settings,
-        )
-        getattr(transformers, architecture)(config).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        shape = {"num_attention_heads": 2, "max_position_embeddings": 64, "initializer_range": 0.2}
+        save_bert(folder, tokenizer, architecture, labels, **shape | settings)
         return folder
 
     return make

@@ -47,20 +47,17 @@ def test_a_table_finds_what_its_encoder_finds_and_is_faster(encoder, labelled_fi
     assert run.data.metrics["similarity_spearman"] == pytest.approx(summary["similarity_spearman"])
 
 
+def trained(table, labelled_file, runs, **more):
+    """The folder of a table that was fine-tuned as a classifier."""
+    settings = {"max_length": 48, "epochs": 8, "batch_size": 16, "learning_rate": 1e-2} | more
+    return headway.finetune(str(labelled_file), model=table, runs=runs, quiet=True, **settings).path
+
+
 def test_a_table_is_fine_tuned_registered_and_answers_like_any_model(
     table, labelled_file, other_pairs, runs, make_context
 ):
     before = load_as_saved(table).embedding.weight.detach().clone()
-    folder = headway.finetune(
-        str(labelled_file),
-        model=table,
-        max_length=48,
-        epochs=8,
-        batch_size=16,
-        learning_rate=1e-2,
-        runs=runs,
-        quiet=True,
-    ).path
+    folder = trained(table, labelled_file, runs)
     after = load_as_saved(folder).embedding.weight.detach()
     assert (before != after).any()
     assert not after[list(load_as_saved(folder).config.ignored_token_ids)].any()
@@ -82,17 +79,7 @@ def test_a_table_is_fine_tuned_registered_and_answers_like_any_model(
 
 
 def test_a_table_learns_from_a_teacher_alone(table, classifier, labelled_file, other_pairs, runs):
-    folder = headway.finetune(
-        str(labelled_file),
-        model=table,
-        max_length=48,
-        epochs=8,
-        batch_size=16,
-        learning_rate=1e-2,
-        distill={"teacher": str(classifier), "labels": 0.0},
-        runs=runs,
-        quiet=True,
-    ).path
+    folder = trained(table, labelled_file, runs, distill={"teacher": str(classifier), "labels": 0.0})
     texts = [text for text, _ in other_pairs]
     students, teachers = (
         [row["label"] for row in Predictor(model, precision="fp32").rows(texts)]
