@@ -9,7 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headway.api.verbs import export, finetune, pretrain, prune, quantize, run, serve, static, sweep
+    from headway.api.compression import export, prune, quantize, static
+    from headway.api.verbs import finetune, pretrain, run, serve, sweep
     from headway.client import Client
     from headway.config.base import ConfigError
     from headway.engine.model.attention import multi_head_attention
@@ -35,15 +36,15 @@ __all__ = [
 _HOMES = {
     "Client": "headway.client",
     "ConfigError": "headway.config.base",
-    "export": "headway.api.verbs",
+    "export": "headway.api.compression",
     "finetune": "headway.api.verbs",
     "multi_head_attention": "headway.engine.model.attention",
     "pretrain": "headway.api.verbs",
-    "prune": "headway.api.verbs",
-    "quantize": "headway.api.verbs",
+    "prune": "headway.api.compression",
+    "quantize": "headway.api.compression",
     "run": "headway.api.verbs",
     "serve": "headway.api.verbs",
-    "static": "headway.api.verbs",
+    "static": "headway.api.compression",
     "sweep": "headway.api.verbs",
 }
 

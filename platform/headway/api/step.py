@@ -18,6 +18,9 @@ _NEVER_CONTINUED = {"serve", "profile"}
 _DIGEST = "digest"
 """A file in a run's folder, by which the same command finds it again."""
 
+RUNS = Path("runs")
+"""Folder of everything that is made, if no other is given."""
+
 
 def make_context(verb: str, runs: Path, display: Display, address: str | None = None) -> Context:
     """The context of a step outside any pipeline; its folder is named after the time, and not created yet."""
